@@ -1,0 +1,1 @@
+"""Looking at trained models: pictures, distances, calibration, comparisons and reports."""

@@ -1,0 +1,142 @@
+"""Pictures of a run as PNG files: image grids, two-dimensional samples, training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scnf.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GAP = 2  # pixels between the images of a grid
+_VISIBLE = 48  # pixels that the longer side of a small image is enlarged to, at least
+_GREY = "0.45"
+
+
+def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[str] | None = None) -> None:
+    """Write images as one grid, row by row; small images are enlarged without smoothing.
+
+    Args:
+        images: values in [0, 1], clamped to it [N, C, H, W]. C is 1 or 3; of any other, the first channel is shown.
+        path: the PNG file.
+        columns: images per row; a last row that is not full ends blank.
+        row_labels: a text to the left of each row.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "grid.png"
+        >>> image_grid(torch.rand(10, 1, 8, 8), target, columns=5, row_labels=["real", "model"])
+        >>> target.exists()
+        True
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    pixels = (shown.detach().float().nan_to_num().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    scale = max(1, math.ceil(_VISIBLE / max(pixels.shape[2:])))
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(0, 2, 3, 1)
+    height, width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
+
+    font = ImageFont.load_default(size=max(10, min(16, height // 3)))
+    labels = row_labels or []
+    margin = max((math.ceil(font.getlength(label)) + 4 * _GAP for label in labels), default=0)
+    size = (margin + columns * width + _GAP, math.ceil(len(pixels) / columns) * height + _GAP)
+    canvas = Image.new("RGB", size, "white")
+    for index, image in enumerate(pixels.numpy()):
+        row, column = divmod(index, columns)
+        canvas.paste(Image.fromarray(image), (margin + column * width + _GAP, row * height + _GAP))
+    for row, label in enumerate(labels):
+        position = (margin - 2 * _GAP, row * height + height // 2)
+        ImageDraw.Draw(canvas).text(position, label, fill="black", font=font, anchor="rm")
+    with atomic_write(path) as temporary:
+        canvas.save(temporary, format="png")
+
+
+def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+    """Write a scatter plot of two-dimensional samples, one colour per class.
+
+    Args:
+        points: the samples [N, 2].
+        labels: their classes [N]; negative ones are hidden labels and drawn in grey.
+        path: the PNG file.
+        density: a background as (xs [A], ys [B], values [B, A]), such as a density or a posterior.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    if density is not None:
+        xs, ys, values = (part.detach().float().cpu().numpy() for part in density)
+        figure.colorbar(axes.pcolormesh(xs, ys, values, cmap="Greys", shading="auto", alpha=0.35), ax=axes, shrink=0.8)
+    samples, classes = points.detach().float().cpu(), labels.detach().cpu()
+    present = sorted(set(classes.tolist()))
+    palette = matplotlib.colormaps["tab10"] if max(present, default=0) < 10 else matplotlib.colormaps["turbo"]
+    for label in present:
+        chosen = samples[classes == label]
+        color = _GREY if label < 0 else palette(label if palette.N <= 10 else label / max(present))
+        name = "hidden" if label < 0 else str(label)
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=8, color=color, linewidths=0, alpha=0.8, label=name)
+    if 0 < len(present) <= 12:
+        axes.legend(title="class", markerscale=2, frameon=True, fontsize=8)
+    axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"{len(samples)} samples", aspect="equal")
+    _save(figure, path)
+
+
+def curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write loss, validation accuracy and validation bits/dim (without it, NLL) against the epoch.
+
+    Args:
+        rows: rows of metrics, as `Run.read_metrics` gives them; any column may be missing anywhere.
+        path: the PNG file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, accuracy, likelihood = figure.subplots(1, 3)
+    _curve(loss, rows, "train.loss", "Training loss", "loss")
+    _curve(accuracy, rows, "validation.accuracy", "Validation accuracy", "accuracy [%]", factor=100)
+    if any("validation.bits_per_dim" in row for row in rows):
+        _curve(likelihood, rows, "validation.bits_per_dim", "Validation density", "bits/dim")
+    else:
+        _curve(likelihood, rows, "validation.nll", "Validation negative log-likelihood", "nats")
+    _save(figure, path)
+
+
+def _curve(
+    axes: Axes, rows: Sequence[Mapping[str, float]], column: str, title: str, unit: str, factor: float = 1.0
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [(row["epoch"], factor * row[column]) for row in rows if "epoch" in row and column in row]
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if drawn:
+        axes.plot(*zip(*drawn, strict=True), marker="o" if len(drawn) <= 40 else "", markersize=3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no values", ha="center", va="center", color=_GREY, transform=axes.transAxes)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)  # the temporary name does not end in .png

@@ -1,0 +1,43 @@
+"""Pictures of what a model draws for each class."""
+
+from pathlib import Path
+
+import torch
+
+from scnf.analysis import plots
+from scnf.models.base import JointModel
+
+
+@torch.no_grad()
+def sample_picture(
+    model: JointModel, path: Path, labels: list[int], per_label: int, shape: tuple[int, ...], device: torch.device
+) -> None:
+    """Write samples of each label as a PNG: one row of images a label, or a scatter plot of points.
+
+    Args:
+        model: what to draw from.
+        path: the PNG.
+        labels: which classes.
+        per_label: how many samples of each.
+        shape: shape of one input, (C, H, W) or (2,).
+        device: where the model is.
+    """
+    model.eval()
+    y = torch.tensor(labels, device=device).repeat_interleave(per_label)
+    x = model.sample(y).float().cpu()
+    if len(shape) == 3:
+        many = len(labels) > 1
+        columns = per_label if many else max(1, round(per_label**0.5))
+        plots.image_grid(x, path, columns, [str(label) for label in labels] if many else None)
+    else:
+        plots.points(x[:, :2], y.cpu(), path, _density(model, x, device) if shape == (2,) else None)
+
+
+def _density(
+    model: JointModel, x: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log p(x) on a grid around the samples: (xs [G], ys [G], values [G, G], row by row of ys)."""
+    low, high = x.quantile(0.005, dim=0) - 0.5, x.quantile(0.995, dim=0) + 0.5
+    xs, ys = (torch.linspace(float(low[axis]), float(high[axis]), 120) for axis in (0, 1))
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2).to(device)
+    return xs, ys, model.log_likelihood(grid).exp().cpu().view(len(ys), len(xs))

@@ -1,0 +1,377 @@
+"""The commands: scnf train | evaluate | sample | runs."""
+
+import argparse
+import logging
+import resource
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scnf import config, runs
+from scnf.config import SHIPPED, Settings
+from scnf.errors import UserError
+from scnf.runs import Run
+
+USAGE = """usage: scnf COMMAND ...
+
+  train      train a model: scnf train --config config.yaml [--section.key value ...] [--pretrained [PATH]] [--resume RUN]
+  evaluate   figures of a run or of weights: scnf evaluate RUN|PATH
+  sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
+  runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
+
+RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the console script `scnf`.
+
+    Args:
+        argv: the words after the program's name; those of this process by default.
+
+    Returns:
+        the exit code: 0, 2 for something that the user can put right, 128 + the signal's number after SIGINT or SIGTERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs}
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("scnf").setLevel(logging.INFO)
+    try:
+        if words[0] not in commands:
+            raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
+        return commands[words[0]](words[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+class _Workbench:
+    """Data, split and model of some settings: what every command that touches a model starts from."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        from scnf.data.labels import draw_split
+        from scnf.data.sources import load
+        from scnf.distributions import make_prior
+        from scnf.models.architectures import build
+
+        self.settings = settings
+        self.device = _device(settings.device)
+        data = settings.data
+        self.dataset = load(data.name, data.root)
+        classes = self.dataset.num_classes
+        self.split = draw_split(
+            self.dataset.train_y,
+            classes,
+            data.num_labels if data.labels_per_class is None else data.labels_per_class * classes,
+            data.num_validation,
+            data.data_seed,
+            data.balanced,
+        )
+        self.shape = tuple(self.dataset.train_x.shape[1:])
+        self.visible = self.split.visible(self.dataset.train_y)
+        torch.manual_seed(settings.seed)
+        try:
+            prior = make_prior(settings.model.prior, classes, self.visible)
+            self.model = build(settings.model.recipe, self.shape, classes, prior, **settings.model.arguments())
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        self.model.to(self.device)
+
+    def load_weights(self, path: Path) -> None:
+        """Load weights into the model; UserError where they do not fit."""
+        from scnf.training.checkpoint import load_tensors, load_weights
+
+        load_weights(self.model, load_tensors(path)[0], path)
+
+    def batches(self) -> Any:
+        """The training rows, on the device, with hidden labels gone."""
+        from scnf.data.batches import Batches
+
+        settings, rows = self.settings, self.split.train
+        x, y = self.dataset.train_x[rows].to(self.device), self.visible[rows].to(self.device)
+        share = settings.data.labelled_share
+        return Batches(x, y, settings.train.batch_size, share, settings.seed, self.dataset.levels)
+
+    def figures(self, split: str, model: Any = None) -> dict[str, float]:
+        """Figures on "validation" or "test"."""
+        from scnf.training.metrics import evaluate
+
+        data, rows = self.dataset, self.split.validation
+        x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
+        model = self.model if model is None else model
+        return evaluate(
+            model, x.to(self.device), y.to(self.device), data.levels, self.settings.train.eval_batch_size
+        )
+
+
+def train(words: Sequence[str]) -> int:
+    """`scnf train`: train, evaluate once on test, leave everything in a run directory."""
+    own, overrides = _take(words, "--config", "--resume")
+    if own["--resume"] and own["--config"]:
+        raise UserError("--resume goes on with the settings of its run: leave --config out")
+    run: Run | None = None
+    if own["--resume"]:
+        run = Run.find(Path(config.load(None, overrides).runs.root), own["--resume"])
+        settings = config.load(run.path / "config.yaml", overrides)
+        if not run.checkpoint("last").is_file():
+            raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
+    else:
+        settings = config.load(config.find_config(own["--config"]) if own["--config"] else None, overrides)
+    bench = _Workbench(settings)
+    batches = bench.batches()
+    if run is not None:
+        _check_split(run, bench)
+    elif settings.pretrained:
+        bench.load_weights(_find_weights(settings.pretrained, settings)[1])
+    resumed = run is not None
+    if run is None:
+        run = Run.create(Path(settings.runs.root), settings.runs.name or f"{bench.dataset.name}-{settings.model.recipe}")
+    try:
+        run.write_text("config.yaml", config.to_yaml(settings))
+        run.write_json("split.json", bench.split.to_json())
+        if not resumed:
+            run.write_json("env.json", runs.environment(sys.argv, str(bench.device)))
+        return _train(run, bench, batches, resumed)
+    finally:
+        run.close()
+
+
+def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
+    import torch
+
+    from scnf.objectives import semi_supervised_loss
+    from scnf.training.loop import OPTIMIZERS
+    from scnf.training.loop import train as train_model
+
+    settings, train = bench.settings, bench.settings.train
+    torch.manual_seed(settings.seed)
+    if not resumed and not settings.pretrained:
+        bench.model.initialize(*next(batches.epoch(0)))
+    parameters = sum(parameter.numel() for parameter in bench.model.parameters())
+    print(
+        f"{run.path}: {settings.model.recipe} with {parameters:,} parameters on {bench.dataset.name}, "
+        f"{len(batches.labelled)} labelled of {len(batches.x):,} training rows, {bench.device}",
+        flush=True,
+    )
+    objective = partial(
+        semi_supervised_loss,
+        labelled_weight=settings.objective.labelled_weight,
+        classifier_weight=settings.objective.classifier_weight,
+    )
+    optimizer = OPTIMIZERS[train.optimizer](
+        bench.model.parameters(),
+        lr=train.lr,  # type: ignore[call-arg]
+        weight_decay=train.weight_decay,
+    )
+    summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
+    try:
+        progress = train_model(
+            bench.model,
+            objective,
+            batches,
+            optimizer,
+            run,
+            evaluate=partial(bench.figures, "validation"),
+            epochs=train.epochs,
+            max_steps=train.max_steps,
+            schedule=train.schedule,
+            warmup=train.warmup,
+            grad_clip=train.grad_clip,
+            ema=train.ema,
+            select=train.select,
+            autocast=train.autocast and bench.device.type == "cuda",
+            compile=train.compile,
+            resume=resumed,
+            say=partial(print, flush=True),
+        )
+    except UserError:
+        run.write_json("summary.json", summary)
+        raise
+    summary |= {
+        "epochs": progress.epoch,
+        "steps": progress.total_step,
+        "minutes": round(progress.minutes, 3),
+        "images_per_second": round(progress.images / progress.train_seconds, 1) if progress.train_seconds else None,
+        "peak_memory_mb": _peak_memory_mb(bench.device),
+    }
+    if progress.stopped_by is not None:
+        run.write_json("summary.json", summary | {"status": "interrupted"})
+        print(f"interrupted after step {progress.total_step}; go on with: scnf train --resume {run.path}")
+        return 128 + progress.stopped_by
+    _finish(run, bench, summary | {"status": "finished", "selected_epoch": progress.best_epoch})
+    return 0
+
+
+def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
+    """The kept weights, their figures (the one look at the test split), pictures, and where all that is."""
+    from scnf.analysis import plots
+    from scnf.analysis.samples import sample_picture
+    from scnf.training.checkpoint import save_tensors
+
+    save_tensors(run.weights, bench.model.state_dict(), {"recipe": bench.settings.model.recipe})
+    summary["validation"], summary["test"] = bench.figures("validation"), bench.figures("test")
+    run.write_json("summary.json", summary)
+    classes = list(range(bench.dataset.num_classes))
+    sample_picture(bench.model, run.path / "samples.png", classes, 10, bench.shape, bench.device)
+    plots.curves(run.read_metrics(), run.path / "curves.png")
+    for split in ("validation", "test"):
+        print(f"{split:<10}  {_figures_line(summary[split])}")
+    rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
+    print(f"{summary['minutes']:.1f} minutes{rate}, {summary['peak_memory_mb']:.0f} MB at most; all is in {run.path}")
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """`scnf evaluate`: figures of a run or of weights, on validation and test."""
+    parser = _small_parser("evaluate", "Figures of a run, or of a directory or file of weights.")
+    parser.add_argument("--split", choices=["validation", "test", "both"], default="both")
+    options, overrides = parser.parse_known_args(words)
+    bench = _bench_of(options.weights, options.logs, overrides)
+    splits = ["validation", "test"] if options.split == "both" else [options.split]
+    for split in splits:
+        print(f"{split:<10}  {_figures_line(bench.figures(split))}")
+    return 0
+
+
+def sample(words: Sequence[str]) -> int:
+    """`scnf sample`: a picture of samples, of one class or of all."""
+    import torch
+
+    from scnf.analysis.samples import sample_picture
+
+    parser = _small_parser("sample", "Draw from a run, or from a directory or file of weights.")
+    parser.add_argument("--label", type=int, help="the class to draw; all classes, a row each, by default")
+    parser.add_argument("--num", type=int, default=None, help="samples: 64 of one class, or 10 of each")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the PNG to write (samples.png)")
+    parser.add_argument("--sample-seed", type=int, default=0, help="decides the draw (0)")
+    options, overrides = parser.parse_known_args(words)
+    bench = _bench_of(options.weights, options.logs, overrides)
+    classes = bench.dataset.num_classes
+    if options.label is not None and not 0 <= options.label < classes:
+        raise UserError(f"--label must lie between 0 and {classes - 1}, not at {options.label}")
+    if options.num is not None and options.num < 1:
+        raise UserError(f"--num must be 1 or more, not {options.num}")
+    labels = list(range(classes)) if options.label is None else [options.label]
+    torch.manual_seed(options.sample_seed)
+    sample_picture(bench.model, options.out, labels, options.num or (10 if len(labels) > 1 else 64), bench.shape, bench.device)
+    print(options.out)
+    return 0
+
+
+def list_runs(words: Sequence[str]) -> int:
+    """`scnf runs`: a table of all runs, or one of them in full."""
+    parser = argparse.ArgumentParser(prog="scnf runs", description="A table of all runs; `scnf runs show ID` for one.")
+    parser.add_argument("show", nargs="*", metavar="show RUN", help="one run in full")
+    parser.add_argument("--sort", default="id", help=f"column to sort by: {', '.join(runs.COLUMNS)}")
+    parser.add_argument("--reverse", action="store_true", help="largest first")
+    parser.add_argument("--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated")
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    options = parser.parse_args(list(words))
+    if options.show:
+        if options.show[0] != "show" or len(options.show) != 2:
+            raise UserError("`scnf runs` lists all; `scnf runs show RUN` shows one")
+        print(runs.describe(Run.find(options.logs, options.show[1])))
+    else:
+        print(runs.format_table(runs.list_runs(options.logs), options.sort, options.reverse, options.where))
+    return 0
+
+
+def _take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """Split options of the command itself, `--name value` or `--name=value`, from the settings."""
+    own: dict[str, str] = dict.fromkeys(names, "")
+    rest: list[str] = []
+    pending = iter(words)
+    for word in pending:
+        name, equals, value = word.partition("=")
+        if name not in names:
+            rest.append(word)
+            continue
+        own[name] = value if equals else next(pending, "")
+        if not own[name] or own[name].startswith("--"):
+            raise UserError(f"{name} needs a value")
+    return own, rest
+
+
+def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"scnf {command}", description=description, epilog="Settings such as --data.root may follow.", allow_abbrev=False
+    )
+    parser.add_argument("weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file")
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    return parser
+
+
+def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
+    """Data and model with the weights of `ref`, by the settings that lie beside them."""
+    settings = Settings()
+    settings.runs.root = str(logs)
+    directory, weights = _find_weights(ref, settings)
+    if not (directory / "config.yaml").is_file():
+        raise UserError(f"{directory} holds no config.yaml, which says what the weights belong to")
+    bench = _Workbench(config.load(directory / "config.yaml", overrides))
+    if (directory / "split.json").is_file():
+        _check_split(Run(directory), bench)
+    bench.load_weights(weights)
+    return bench
+
+
+def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
+    """(directory, weights) of what a user calls weights: shipped ones, a directory, a run, or a file."""
+    if ref == SHIPPED:
+        recipe = settings.model.recipe
+        places = [Path("pretrained") / recipe, Path(__file__).parent.parent / "pretrained" / recipe]
+        for place in places:
+            if (place / "model.safetensors").is_file():
+                return place, place / "model.safetensors"
+        raise UserError(f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without")
+    path = Path(ref)
+    if path.is_file():
+        return path.parent, path
+    directory = path if (path / "model.safetensors").is_file() else Run.find(Path(settings.runs.root), ref).path
+    for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
+        if weights.is_file():
+            return directory, weights
+    raise UserError(f"{directory} holds no weights yet: neither model.safetensors nor checkpoints/best.safetensors")
+
+
+def _check_split(run: Run, bench: _Workbench) -> None:
+    kept = run.read_json("split.json")
+    if not isinstance(kept, dict) or kept != bench.split.to_json():
+        raise UserError(
+            f"{run.path} was trained with another label split than these settings draw: training on would leak "
+            "labels, and validation would meet training rows. Use the run's own data.* settings, or start a new run"
+        )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda and this machine offers none to torch: use --device cpu, or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _peak_memory_mb(device: Any) -> float:
+    import torch
+
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _figures_line(figures: dict[str, float]) -> str:
+    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"{figures['nll']:.3f} nats"
+    return f"accuracy {100 * figures['accuracy']:.2f} %, {bits}, ECE {figures['ece']:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

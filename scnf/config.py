@@ -1,0 +1,396 @@
+"""Typed settings: defaults, then the YAML file, then what is typed.
+
+A name that nothing goes by is an error with a suggestion; it is never dropped. On the command line a leaf that is
+unique may stand alone (`--epochs 3` for `--train.epochs 3`), and a flag needs no value (`--compile`).
+"""
+
+import dataclasses
+import difflib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from scnf.errors import UserError
+
+SHIPPED = "shipped"
+"""`pretrained: shipped` means pretrained/<recipe>/, which is also what a bare `--pretrained` means."""
+
+
+@dataclass
+class DataSettings:
+    """What to learn from.
+
+    Attributes:
+        name: mnist, fashion, svhn, cifar10, digits, moons or circles.
+        root: directory of the data files; what is absent is downloaded into it.
+        num_labels: how many training rows keep their label, over all classes.
+        labels_per_class: the same per class; takes the place of num_labels where given.
+        balanced: the same number of labels for each class.
+        data_seed: decides which rows keep their label and which validate, apart from the seed of training.
+        num_validation: training rows set apart for validation; the test split is looked at once, at the end.
+        labelled_share: share of labelled rows in a batch.
+    """
+
+    name: str = "mnist"
+    root: str = "data"
+    num_labels: int = 100
+    labels_per_class: int | None = None
+    balanced: bool = True
+    data_seed: int = 0
+    num_validation: int = 5000
+    labelled_share: float = 0.25
+
+
+@dataclass
+class ModelSettings:
+    """Which p(x, y); an argument left out takes the default of the recipe.
+
+    Attributes:
+        recipe: scnf-fast, scnf-paper, scnf-gmm, scnf-digits or scnf-toy.
+        prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
+        alpha: of the logit that takes pixels to the real line.
+        channels: width of the coupling networks (scnf-fast and its kin take one per level).
+        steps: flow steps (scnf-fast and its kin take one number per level).
+        blocks: residual blocks in a coupling network.
+        linear: mixing of channels: full, plu, householder or qr.
+        scale: of the couplings: sigmoid (as in the paper) or symmetric.
+        conditional: class-conditional part: flow or gaussian.
+        conditional_hidden: width of its networks.
+        conditional_blocks: residual blocks in each.
+        conditional_steps: steps per scale.
+        conditional_scales: scales, between which half of the features are factored out.
+        embedding: width of the label embedding.
+        means: of class-conditional Gaussians: random, simplex or data.
+        spread: how far apart those means start.
+        learn_means: whether training moves them.
+        scales: shared by the classes or their own.
+        learn_scales: whether training changes them.
+        class_chunk: classes enumerated at once; fewer need less memory. All by default.
+    """
+
+    recipe: str = "scnf-fast"
+    prior: list[float] | str = "uniform"
+    alpha: float | None = None
+    channels: int | list[int] | None = None
+    steps: int | list[int] | None = None
+    blocks: int | None = None
+    linear: Literal["full", "plu", "householder", "qr"] | None = None
+    scale: Literal["sigmoid", "symmetric"] | None = None
+    conditional: Literal["flow", "gaussian"] | None = None
+    conditional_hidden: int | None = None
+    conditional_blocks: int | None = None
+    conditional_steps: int | None = None
+    conditional_scales: int | None = None
+    embedding: int | None = None
+    means: Literal["random", "simplex", "data"] | None = None
+    spread: float | None = None
+    learn_means: bool | None = None
+    scales: Literal["shared", "own"] | None = None
+    learn_scales: bool | None = None
+    class_chunk: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the recipe that are given here."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in ("recipe", "prior") and value is not None}
+
+
+@dataclass
+class ObjectiveSettings:
+    """The semi-supervised loss.
+
+    Attributes:
+        labelled_weight: weight of a labelled row, beside 1 for an unlabelled one.
+        classifier_weight: weight of the cross-entropy of p(y | x) on labelled rows.
+    """
+
+    labelled_weight: float = 1.0
+    classifier_weight: float = 0.0
+
+
+@dataclass
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training rows; 0 only evaluates.
+        max_steps: stop after so many optimiser steps, whatever the epochs.
+        batch_size: rows of a batch, labelled and unlabelled.
+        lr: learning rate at its highest.
+        optimizer: adam, adamw or adamax.
+        weight_decay: of the optimizer.
+        schedule: of the learning rate: none, linear (to 0), hat (up, then linear to 0) or cosine (up, then to 0).
+        warmup: share of all steps in which hat and cosine rise.
+        grad_clip: largest norm of the gradient; 0 for no limit.
+        ema: decay of the averaged weights that are evaluated and saved; 0 for none.
+        autocast: bf16 inside the networks, on CUDA; densities stay float32.
+        compile: compile the model with torch.compile.
+        select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
+        eval_batch_size: rows at once in evaluation.
+    """
+
+    epochs: int = 20
+    max_steps: int | None = None
+    batch_size: int = 128
+    lr: float = 1e-3
+    optimizer: Literal["adam", "adamw", "adamax"] = "adam"
+    weight_decay: float = 0.0
+    schedule: Literal["none", "linear", "hat", "cosine"] = "cosine"
+    warmup: float = 0.05
+    grad_clip: float = 0.0
+    ema: float = 0.99
+    autocast: bool = True
+    compile: bool = False
+    select: Literal["accuracy", "bits_per_dim", "last"] = "accuracy"
+    eval_batch_size: int = 500
+
+
+@dataclass
+class RunSettings:
+    """Where runs are kept.
+
+    Attributes:
+        root: directory of all run directories.
+        name: of the run; data and recipe by default.
+    """
+
+    root: str = "logs"
+    name: str | None = None
+
+
+@dataclass
+class Settings:
+    """Everything that can be set.
+
+    Attributes:
+        seed: of initial weights, batches and noise.
+        device: auto takes CUDA where there is one.
+        pretrained: weights to start from: a directory, a run, or a .safetensors file; "shipped" for those that come
+            with the project.
+        data: what to learn from.
+        model: which p(x, y).
+        objective: the loss.
+        train: how to train.
+        runs: where runs are kept.
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    pretrained: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    runs: RunSettings = field(default_factory=RunSettings)
+
+
+SOURCE_NAMES = {
+    "supervised": "data.num_labels",
+    "sup_weight": "objective.labelled_weight",
+    "cl_weight": "objective.classifier_weight",
+    "sup_sample_weight": "data.labelled_share (a weight w is a share of w / (1 + w))",
+    "train_bs": "train.batch_size",
+    "dataset": "data.name",
+    "ssl_seed": "data.data_seed",
+}
+"""Names in the sources' configurations, and the setting to use here."""
+
+
+def _leaves() -> dict[str, Any]:
+    """Every setting by its full name, with its type."""
+    leaves: dict[str, Any] = {}
+    for top in dataclasses.fields(Settings):
+        if dataclasses.is_dataclass(top.type):
+            leaves |= {f"{top.name}.{leaf.name}": leaf.type for leaf in dataclasses.fields(top.type)}
+        else:
+            leaves[top.name] = top.type
+    return leaves
+
+
+def _unknown(name: str, where: str) -> UserError:
+    leaves = list(_leaves())
+    short = name.rpartition(".")[2]
+    if short in SOURCE_NAMES:
+        return UserError(f"{where}: {name!r} is called {SOURCE_NAMES[short]} here")
+    exact = [leaf for leaf in leaves if leaf.rpartition(".")[2] == short]
+    close = difflib.get_close_matches(name, leaves, n=2, cutoff=0.7)
+    close += [leaf for leaf in leaves if difflib.get_close_matches(short, [leaf.rpartition(".")[2]], cutoff=0.7)]
+    suggestions = list(dict.fromkeys(exact or close))[:3]
+    hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else "--help lists all settings"
+    return UserError(f"{where}: there is no setting {name!r}; {hint}")
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+    """Full names for what is typed: unique leaves completed, bare flags given a value; unknown names refused."""
+    leaves = _leaves()
+    expanded: list[str] = []
+    for index, token in enumerate(argv):
+        if not re.match(r"--?[A-Za-z]", token):
+            if not expanded or not expanded[-1].startswith("--") or "=" in expanded[-1]:
+                raise UserError(f"{token!r} stands alone: settings are given as --name value")
+            expanded.append(token)
+            continue
+        name, equals, value = token.lstrip("-").partition("=")
+        if name in ("help", "h"):
+            expanded.append("--help")
+            continue
+        name = name.replace("-", "_")
+        if name == "print_config":
+            expanded.append("--" + name + equals + value)
+            continue
+        if name not in leaves:
+            found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]
+            if len(found) != 1 or name in SOURCE_NAMES:
+                raise _unknown(name, "command line")
+            name = found[0]
+        follows = index + 1 < len(argv) and not re.match(r"--?[A-Za-z]", argv[index + 1])
+        expanded.append(f"--{name}{equals}{value}")
+        if not equals and not follows:
+            if leaves[name] is bool or leaves[name] == (bool | None):
+                expanded.append("true")
+            elif name == "pretrained":
+                expanded.append(SHIPPED)
+            else:
+                raise UserError(f"command line: --{name} needs a value")
+    return expanded
+
+
+def find_config(name: str) -> Path:
+    """A configuration as given, then in `configs/` here, then in the project's own `configs/`."""
+    places = [Path(name), Path("configs") / name, Path(__file__).parent.parent / "configs" / name]
+    for place in places:
+        if place.is_file():
+            return place
+    known = sorted(path.name for path in places[-1].parent.glob("*.yaml"))
+    close = difflib.get_close_matches(Path(name).name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else "give its path"
+    raise UserError(f"there is no configuration {name!r}, neither as given nor in configs/; {hint}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, safely loaded.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
+    return tree
+
+
+def _check_names(tree: dict[Any, Any], path: Path) -> None:
+    leaves = _leaves()
+    sections = {leaf.partition(".")[0] for leaf in leaves if "." in leaf}
+    for key, value in tree.items():
+        if key in sections and isinstance(value, dict):
+            for leaf in value:
+                if f"{key}.{leaf}" not in leaves:
+                    raise _unknown(f"{key}.{leaf}", str(path))
+        elif key in sections:
+            raise UserError(f"{path}: {key} is a section; its settings go on indented lines under `{key}:`")
+        elif key not in leaves:
+            raise _unknown(str(key), str(path))
+
+
+def _parser() -> Any:
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    parser = ArgumentParser(
+        prog="train_flow_ssl.py",
+        description="Train a semi-supervised model. Also called as `scnf train`.",
+        epilog="Besides: --resume RUN continues a run, with its settings. A setting whose last part is unique may be "
+        "given by that part alone: --epochs 3.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file, looked up as given, then in configs/")
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from a YAML file and what is typed; what is typed wins.
+
+    Args:
+        config: the YAML file, None for the defaults.
+        overrides: command-line words, `--name value`.
+
+    Raises:
+        UserError: an unknown name, a wrong type, a value out of range.
+        SystemExit: after `--help` or `--print_config`.
+
+    Example:
+        >>> load(None, ["--epochs", "3", "--data.name", "digits"]).train.epochs
+        3
+    """
+    words = _expand(overrides)
+    if config is not None:
+        _check_names(read_yaml(config), config)
+        words = ["--config", str(config), *words]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser = _parser()
+        try:
+            settings: Settings = _instantiate(parser.parse_args(words))
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"wrong setting: {' '.join(str(error).split())}") from error
+    _check_values(settings)
+    return settings
+
+
+def _instantiate(namespace: Any) -> Settings:
+    tree = namespace.as_dict()
+    sections = {top.name: top.type for top in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, kind in sections.items():
+        value = tree.get(name)
+        values[name] = kind(**(value or {})) if dataclasses.is_dataclass(kind) and isinstance(kind, type) else value
+    return Settings(**values)
+
+
+def _check_values(settings: Settings) -> None:
+    data, objective, train = settings.data, settings.objective, settings.train
+    if data.labels_per_class is not None and data.labels_per_class < 0:
+        raise UserError(f"data.labels_per_class must not be negative: {data.labels_per_class}")
+    rules = {
+        "data.labelled_share": (data.labelled_share, 0 <= data.labelled_share <= 1, "between 0 and 1"),
+        "data.num_labels": (data.num_labels, data.num_labels >= 0, "0 or more"),
+        "data.data_seed": (data.data_seed, 0 <= data.data_seed < 2**63, "0 or more"),
+        "seed": (settings.seed, 0 <= settings.seed < 2**31, "between 0 and 2147483647"),
+        "objective.labelled_weight": (objective.labelled_weight, objective.labelled_weight >= 0, "0 or more"),
+        "objective.classifier_weight": (objective.classifier_weight, objective.classifier_weight >= 0, "0 or more"),
+        "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
+        "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),
+        "train.batch_size": (train.batch_size, train.batch_size >= 1, "1 or more"),
+        "train.eval_batch_size": (train.eval_batch_size, train.eval_batch_size >= 1, "1 or more"),
+        "train.lr": (train.lr, 0 < train.lr < float("inf"), "above 0"),
+        "train.weight_decay": (train.weight_decay, train.weight_decay >= 0, "0 or more"),
+        "train.warmup": (train.warmup, 0 <= train.warmup < 1, "in [0, 1)"),
+        "train.grad_clip": (train.grad_clip, train.grad_clip >= 0, "0 or more"),
+        "train.ema": (train.ema, 0 <= train.ema < 1, "in [0, 1)"),
+    }
+    for name, (value, holds, wanted) in rules.items():
+        if not holds:
+            raise UserError(f"{name} must be {wanted}, not {value}")
+
+
+def to_yaml(settings: Settings) -> str:
+    """The settings as YAML that :func:`load` reads back."""
+    tree = dataclasses.asdict(settings)
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            tree[name] = {key: leaf for key, leaf in value.items() if leaf is not None}
+    return yaml.safe_dump({name: value for name, value in tree.items() if value is not None}, sort_keys=False)

@@ -1,0 +1,89 @@
+"""Batches drawn on the device: images stay there as uint8, a batch is an index draw."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.errors import UserError
+
+
+def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform dequantisation: grey levels 0..levels-1 become numbers in [0, 1).
+
+    log p of the result bounds the log-probability of the grey levels from below, in expectation (Theis et al.,
+    https://arxiv.org/abs/1511.01844, section 3.1).
+
+    Args:
+        x: uint8 [N, C, H, W]; or points, float32 [N, D], which are given back as they are.
+        levels: number of grey levels; None for points.
+        generator: source of the noise; the global one by default.
+    """
+    if levels is None:
+        return x
+    noise = torch.rand(x.shape, device=x.device, generator=generator)
+    return ((x + noise) / levels).clamp(max=1 - 2**-24)  # 255 + noise can round up to 256
+
+
+class Batches:
+    """Batches of labelled and unlabelled rows in a fixed proportion.
+
+    An epoch passes once over all rows as unlabelled ones (the labelled rows too, with their label hidden), while the
+    labelled rows come round as often as their share asks for. The draw depends on the seed and the epoch alone, so any
+    step of any epoch can be drawn again.
+
+    Args:
+        x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
+        y: int64 [N], UNLABELLED where hidden.
+        batch_size: rows of a batch.
+        labelled_share: share of a batch that is labelled, in [0, 1].
+        seed: decides the order.
+        levels: as in :func:`dequantize`.
+
+    Raises:
+        UserError: the batch is too small to hold the share, or there are no labels to fill it.
+
+    Example:
+        >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
+        >>> y[:4] = torch.arange(4)
+        >>> batches = Batches(x, y, batch_size=10, labelled_share=0.2, seed=0, levels=256)
+        >>> images, labels = next(batches.epoch(0))
+        >>> images.shape, int((labels >= 0).sum()), batches.steps_per_epoch
+        (torch.Size([10, 1, 4, 4]), 2, 5)
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, batch_size: int, labelled_share: float, seed: int, levels: int | None
+    ) -> None:
+        self.x, self.y, self.seed, self.levels = x, y, seed, levels
+        self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
+        self.num_labelled = round(batch_size * labelled_share)
+        self.num_unlabelled = batch_size - self.num_labelled
+        if labelled_share > 0 and not len(self.labelled):
+            raise UserError("no row has a label: set data.labelled_share to 0 or data.num_labels above 0")
+        if (labelled_share > 0 and not self.num_labelled) or (labelled_share < 1 and not self.num_unlabelled):
+            raise UserError(
+                f"a batch of {batch_size} cannot hold a labelled share of {labelled_share:g}: it would have "
+                f"{self.num_labelled} labelled and {self.num_unlabelled} unlabelled rows. Raise train.batch_size "
+                "or change data.labelled_share"
+            )
+        self.steps_per_epoch = max(1, len(x) // self.num_unlabelled if self.num_unlabelled else len(x) // batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        labelled = self._draw(self.labelled, self.num_labelled, generator)
+        unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
+        rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
+        hidden = torch.full((self.num_unlabelled,), UNLABELLED, device=self.x.device)
+        for step in range(start, self.steps_per_epoch):
+            y = torch.cat([self.y[rows[step, : self.num_labelled]], hidden])
+            yield dequantize(self.x[rows[step]], self.levels), y
+
+    def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
+        """[steps, per_step]: `rows` in random order, begun anew as often as needed."""
+        needed = per_step * self.steps_per_epoch
+        rounds = -(-needed // len(rows)) if needed else 0
+        shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)]
+        return torch.cat([rows[:0], *shuffled])[:needed].view(self.steps_per_epoch, per_step)

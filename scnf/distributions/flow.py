@@ -1,0 +1,48 @@
+"""A small flow that depends on the class: the conditional part of SCNF."""
+
+import torch
+from torch import Tensor, nn
+
+from scnf.distributions.base import ClassConditional
+from scnf.distributions.gaussian import DiagonalGaussian
+from scnf.transforms.base import Transform
+
+
+class ClassConditionalFlow(ClassConditional):
+    """log p(z | y) = log N(h(z; y)) + log |det dh/dz|  (arXiv 1905.00505, section 3).
+
+    The label enters as a learned embedding, given to the transform as its context.
+
+    Args:
+        transform: h, of vectors [N, D], with context [N, embedding].
+        features: D.
+        num_classes: K.
+        embedding: width of the label embedding.
+        chunk: as in :class:`ClassConditional`.
+
+    Example:
+        >>> from scnf.nn import MLP
+        >>> from scnf.transforms import AffineCoupling, ChannelPartition
+        >>> h = AffineCoupling(MLP(1, 2, 16, context_features=10), ChannelPartition(2))
+        >>> flow = ClassConditionalFlow(h, features=2, num_classes=3)
+        >>> flow.log_prob_all(torch.zeros(5, 2)).shape, flow.sample(torch.tensor([0, 2])).shape
+        (torch.Size([5, 3]), torch.Size([2, 2]))
+    """
+
+    def __init__(
+        self, transform: Transform, features: int, num_classes: int, embedding: int = 10, chunk: int | None = None
+    ) -> None:
+        super().__init__(num_classes, chunk)
+        self.transform = transform
+        self.embedding = nn.Embedding(num_classes, embedding)
+        self.base = DiagonalGaussian(features)
+
+    def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
+        """log p(z | y) [N], in nats."""
+        noise, logabsdet = self.transform(z, self.embedding(y))
+        return self.base.log_prob(noise) + logabsdet
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One z [N, D] for each label of y [N]."""
+        return self.transform.inverse(self.base.sample(y.shape[0]), self.embedding(y))[0]

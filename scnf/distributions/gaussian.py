@@ -1,0 +1,129 @@
+"""Gaussians with diagonal covariance, alone and one per class."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from scnf.distributions.base import ClassConditional
+
+
+def gaussian_log_prob(z: Tensor, mean: Tensor | float, log_scale: Tensor) -> Tensor:
+    """Log density [N] of N(mean, diag(exp(log_scale))^2) at z [N, D], in nats."""
+    standard = (z - mean) * (-log_scale).exp()
+    return -(0.5 * standard.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(dim=1)
+
+
+class DiagonalGaussian(nn.Module):
+    """N(0, diag(scale)^2) with learned scales, 1 at the start.
+
+    Args:
+        features: D.
+
+    Example:
+        >>> base = DiagonalGaussian(3)
+        >>> base.log_prob(torch.zeros(2, 3)).shape, base.sample(5).shape
+        (torch.Size([2]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density [N] of z [N, D], in nats."""
+        return gaussian_log_prob(z, 0.0, self.log_scale)
+
+    @torch.no_grad()
+    def sample(self, num: int) -> Tensor:
+        """[num, D] draws."""
+        noise = torch.randn(num, self.log_scale.shape[0], device=self.log_scale.device, dtype=self.log_scale.dtype)
+        return noise * self.log_scale.exp()
+
+
+def simplex_vertices(num_classes: int, features: int) -> Tensor:
+    """K points [K, D] at unit distance from the origin, all pairs equally far apart; needs D >= K - 1."""
+    if features < num_classes - 1:
+        raise ValueError(f"a simplex of {num_classes} vertices needs at least {num_classes - 1} features, not {features}")
+    centred = torch.eye(num_classes, dtype=torch.float64) - 1.0 / num_classes
+    basis = torch.linalg.svd(centred).U[:, : num_classes - 1]  # the K - 1 directions that the vertices span
+    vertices = torch.zeros(num_classes, features, dtype=torch.float64)
+    vertices[:, : num_classes - 1] = centred @ basis
+    return (vertices / vertices.norm(dim=1, keepdim=True).clamp_min(1e-12)).float()
+
+
+class ClassConditionalGaussian(ClassConditional):
+    """p(z | y) = N(mean_y, diag(scale_y)^2): with a flow in front, FlowGMM (https://arxiv.org/abs/1912.13025).
+
+    With learned means and shared scales it is the SCNF-GMM of arXiv 1905.00505: a learned shift per class.
+
+    Args:
+        num_classes: K.
+        features: D.
+        means: how the means are placed: "random" (Gaussian), "simplex" (equally far apart), or "data" (class averages
+            of labelled latents, at :meth:`initialize`; random until then).
+        spread: distance of the means from the origin, per root of D ("random") or in all ("simplex").
+        learn_means: whether training moves the means.
+        scales: "shared" by all classes or each its "own".
+        learn_scales: whether training changes the scales, 1 at the start.
+        chunk: as in :class:`ClassConditional`.
+
+    Raises:
+        ValueError: `means` or `scales` is unknown, or the simplex does not fit into D.
+
+    Example:
+        >>> mixture = ClassConditionalGaussian(num_classes=3, features=2, means="simplex", spread=4.0)
+        >>> mixture.log_prob_all(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
+    """
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        features: int,
+        means: str = "random",
+        spread: float = 1.0,
+        learn_means: bool = True,
+        scales: str = "shared",
+        learn_scales: bool = True,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(num_classes, chunk)
+        if means not in ("random", "simplex", "data") or scales not in ("shared", "own"):
+            raise ValueError(f"means is random, simplex or data, not {means!r}; scales shared or own, not {scales!r}")
+        self.means = means
+        if means == "simplex":
+            mean = spread * simplex_vertices(num_classes, features)
+        else:
+            mean = spread * torch.randn(num_classes, features)
+        self._keep("mean", mean, learn_means)
+        self._keep("log_scale", torch.zeros(num_classes if scales == "own" else 1, features), learn_scales)
+
+    def _keep(self, name: str, value: Tensor, learned: bool) -> None:
+        if learned:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def _scales(self, y: Tensor) -> Tensor:
+        return self.log_scale[y] if self.log_scale.shape[0] > 1 else self.log_scale
+
+    def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
+        """log p(z | y) [N], in nats."""
+        return gaussian_log_prob(z, self.mean[y], self._scales(y))
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One z [N, D] for each label of y [N]."""
+        mean = self.mean[y]
+        return mean + torch.randn_like(mean) * self._scales(y).exp()
+
+    @torch.no_grad()
+    def initialize(self, z: Tensor, y: Tensor) -> None:
+        """With means="data", move each class mean to the average of its labelled latents z [N, D]."""
+        if self.means == "data":
+            for label in y.unique().tolist():
+                self.mean[label] = z[y == label].mean(dim=0)

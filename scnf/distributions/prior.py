@@ -1,0 +1,73 @@
+"""The class prior p(y)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassPrior(nn.Module):
+    """p(y) = softmax(logits), uniform unless told otherwise.
+
+    Args:
+        num_classes: K.
+        probabilities: K positive numbers that sum to 1; uniform by default.
+        learned: whether training changes it.
+
+    Raises:
+        ValueError: probabilities of the wrong number, not positive, or not summing to 1.
+
+    Example:
+        >>> ClassPrior(4).log_prob_all().exp()
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+
+    def __init__(
+        self, num_classes: int, probabilities: Sequence[float] | Tensor | None = None, learned: bool = False
+    ) -> None:
+        super().__init__()
+        if probabilities is None:
+            values = torch.full((num_classes,), 1.0 / num_classes)
+        else:
+            values = torch.as_tensor(probabilities, dtype=torch.float32)
+        if values.shape != (num_classes,) or bool((values <= 0).any()) or abs(float(values.sum()) - 1) > 1e-4:
+            raise ValueError(f"a prior over {num_classes} classes needs {num_classes} positive numbers that sum to 1")
+        if learned:
+            self.logits = nn.Parameter(values.log())
+        else:
+            self.register_buffer("logits", values.log())
+
+    @classmethod
+    def empirical(cls, y: Tensor, num_classes: int) -> "ClassPrior":
+        """From the visible labels of y [N] (hidden ones are negative), one added to each count so that none is zero."""
+        counts = torch.bincount(y[y >= 0].cpu(), minlength=num_classes) + 1.0
+        return cls(num_classes, counts / counts.sum())
+
+    def log_prob_all(self) -> Tensor:
+        """log p(y) [K], in nats."""
+        return torch.log_softmax(self.logits, dim=0)
+
+    @torch.no_grad()
+    def sample(self, num: int) -> Tensor:
+        """[num] labels."""
+        return torch.multinomial(self.log_prob_all().exp(), num, replacement=True)
+
+
+def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor) -> ClassPrior:
+    """The prior that a setting names.
+
+    Args:
+        kind: "uniform", "empirical", "learned" (uniform at the start), or K probabilities.
+        num_classes: K.
+        visible: labels [N] that training may see, negative where hidden.
+
+    Raises:
+        ValueError: an unknown name, or probabilities that are none.
+    """
+    if not isinstance(kind, str):
+        return ClassPrior(num_classes, kind)
+    if kind == "empirical":
+        return ClassPrior.empirical(visible, num_classes)
+    if kind not in ("uniform", "learned"):
+        raise ValueError(f"model.prior is uniform, empirical, learned or a list of probabilities, not {kind!r}")
+    return ClassPrior(num_classes, learned=kind == "learned")

@@ -1,0 +1,327 @@
+"""Recipes: whole architectures as code, read as lists of layers.
+
+A flow recipe is a shared flow, a class-conditional part and the defaults of both. Their keyword arguments are the
+`model.*` settings. Images are squeezed (2x2 blocks become channels) while their sides are even; at an odd side the
+squeezing stops and the layers go on at that size. Nothing is padded, so densities stay exact.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from scnf.distributions import (
+    ClassConditional,
+    ClassConditionalFlow,
+    ClassConditionalGaussian,
+    ClassPrior,
+    DiagonalGaussian,
+)
+from scnf.models.flow import SemiConditionalFlow
+from scnf.nn import MLP, ConvNet
+from scnf.transforms import (
+    LINEAR,
+    ActNorm,
+    AffineCoupling,
+    ChannelPartition,
+    CheckerboardPartition,
+    CompositeTransform,
+    FactorOut,
+    Flatten,
+    Logit,
+    Squeeze,
+    Transform,
+    two_way_coupling,
+)
+
+Shape = tuple[int, ...]
+SharedFlow = tuple[Transform, int]
+"""A transform of inputs to vectors, and how many of its last outputs are semantic."""
+
+MAX_SEMANTIC = 4096
+"""The widest vector that a dense class-conditional part is built for."""
+
+
+def _even(shape: Shape) -> bool:
+    return shape[1] % 2 == 0 and shape[2] % 2 == 0
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return 4 * shape[0], shape[1] // 2, shape[2] // 2
+
+
+def _kept(shape: Shape) -> Shape:
+    """What stays when the first half of the channels is factored out."""
+    return shape[0] - shape[0] // 2, *shape[1:]
+
+
+def _require_image(shape: Shape) -> None:
+    if len(shape) != 3 or min(shape[1:]) < 2:
+        raise ValueError("it takes images [C, H, W] of at least 2x2 pixels; for points use model.recipe scnf-toy")
+
+
+def paper_flow(
+    shape: Shape, alpha: float = 0.05, channels: int = 64, blocks: int = 4, linear: str = "full", scale: str = "sigmoid"
+) -> SharedFlow:
+    """The shared flow of arXiv 1905.00505: at most two squeezes, residual networks with reflection padding.
+
+    At every level three [1x1 convolution, checkerboard coupling, ActNorm]; after a squeeze two [1x1 convolution, two-way
+    channel coupling, ActNorm] and half of the channels factored out; the last level ends in two channel couplings.
+    """
+    _require_image(shape)
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        return ConvNet(inputs, outputs, channels, blocks, padding="reflect")
+
+    def checkerboards(shape: Shape) -> list[Transform]:
+        layers: list[Transform] = []
+        for swap in (False, True, False):
+            part = CheckerboardPartition(shape[0], swap)
+            coupling = AffineCoupling(network(part.num_identity, 2 * part.num_transformed), part, scale)
+            layers += [LINEAR[linear](shape[0]), coupling, ActNorm(shape[0])]
+        return layers
+
+    def channel_couplings(shape: Shape) -> list[Transform]:
+        if shape[0] < 2:  # one channel at an odd size: there are no halves
+            return []
+        layers: list[Transform] = []
+        for _ in range(2):
+            layers += [LINEAR[linear](shape[0]), two_way_coupling(network, shape[0], scale), ActNorm(shape[0])]
+        return layers
+
+    def level(shape: Shape, squeezes: int) -> SharedFlow:
+        layers = checkerboards(shape)
+        if squeezes == 0 or not _even(shape) or min(shape[1:]) < 4:
+            return CompositeTransform([*layers, *channel_couplings(shape), Flatten(shape)]), math.prod(shape)
+        shape = _squeezed(shape)
+        inner, semantic = level(_kept(shape), squeezes - 1)
+        return CompositeTransform([*layers, Squeeze(), *channel_couplings(shape), FactorOut(inner, shape)]), semantic
+
+    body, semantic = level(shape, squeezes=2)
+    return CompositeTransform([Logit(alpha), body]), semantic
+
+
+def fast_flow(
+    shape: Shape,
+    alpha: float = 0.05,
+    channels: Sequence[int] = (32, 96),
+    steps: Sequence[int] = (4, 8),
+    blocks: int = 0,
+    linear: str = "full",
+    scale: str = "symmetric",
+) -> SharedFlow:
+    """Squeezed before the first convolution, then Glow steps [ActNorm, 1x1 convolution, channel coupling] at every level.
+
+    A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Levels go on while the side
+    is even and above 8; `channels` and `steps` are given per level, the last entry serves all further levels.
+    """
+    _require_image(shape)
+
+    def at(values: Sequence[int], depth: int) -> int:
+        return values[min(depth, len(values) - 1)]
+
+    def glow_steps(shape: Shape, depth: int) -> list[Transform]:
+        layers: list[Transform] = []
+        for index in range(at(steps, depth)):
+            one_channel = shape[0] == 1  # at an odd size: there are no halves
+            part = CheckerboardPartition(1, swap=index % 2 == 1) if one_channel else ChannelPartition(shape[0])
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, at(channels, depth), blocks)
+            layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
+        return layers
+
+    def level(shape: Shape, depth: int) -> SharedFlow:
+        layers: list[Transform] = []
+        if _even(shape):
+            shape = _squeezed(shape)
+            layers.append(Squeeze())
+        layers += glow_steps(shape, depth)
+        if not _even(shape) or min(shape[1:]) <= 8:
+            return CompositeTransform([*layers, Flatten(shape)]), math.prod(shape)
+        inner, semantic = level(_kept(shape), depth + 1)
+        return CompositeTransform([*layers, FactorOut(inner, shape)]), semantic
+
+    body, semantic = level(shape, depth=0)
+    return CompositeTransform([Logit(alpha), body]), semantic
+
+
+def point_flow(
+    shape: Shape, channels: int = 64, steps: int = 6, blocks: int = 1, linear: str = "plu", scale: str = "symmetric"
+) -> SharedFlow:
+    """Steps of [ActNorm, dense mixing, two-way coupling] on vectors [N, D]."""
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError("it takes points [D] of at least 2 dimensions; for images use model.recipe scnf-fast")
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        return MLP(inputs, outputs, channels, blocks)
+
+    layers: list[Transform] = []
+    for _ in range(steps):
+        layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), two_way_coupling(network, shape[0], scale)]
+    return CompositeTransform([*layers, ActNorm(shape[0])]), shape[0]
+
+
+def conditional_flow(
+    num_classes: int,
+    features: int,
+    conditional_hidden: int = 128,
+    conditional_blocks: int = 1,
+    conditional_steps: int = 3,
+    conditional_scales: int = 1,
+    embedding: int = 10,
+    linear: str = "full",
+    scale: str = "symmetric",
+    class_chunk: int | None = None,
+) -> ClassConditionalFlow:
+    """h(z; y) of arXiv 1905.00505: steps of [ActNorm, dense mixing, two-way coupling on the half and a label embedding].
+
+    There are `conditional_scales` groups of such steps, with half of the features factored out between them.
+    """
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        return MLP(inputs, outputs, conditional_hidden, conditional_blocks, context_features=embedding)
+
+    def level(size: int, more: int) -> Transform:
+        layers: list[Transform] = []
+        for _ in range(conditional_steps):
+            layers += [ActNorm(size), LINEAR[linear](size), two_way_coupling(network, size, scale)]
+        if more and size >= 4:
+            layers.append(FactorOut(level(size - size // 2, more - 1), (size,)))
+        return CompositeTransform(layers)
+
+    return ClassConditionalFlow(level(features, conditional_scales - 1), features, num_classes, embedding, class_chunk)
+
+
+def conditional_gaussian(
+    num_classes: int,
+    features: int,
+    means: str = "random",
+    spread: float = 1.0,
+    learn_means: bool = True,
+    scales: str = "shared",
+    learn_scales: bool = True,
+    class_chunk: int | None = None,
+) -> ClassConditionalGaussian:
+    """One Gaussian per class: SCNF-GMM of arXiv 1905.00505 as it stands, FlowGMM (arXiv 1912.13025) in general."""
+    return ClassConditionalGaussian(
+        num_classes, features, means, spread, learn_means, scales, learn_scales, chunk=class_chunk
+    )
+
+
+CONDITIONALS: dict[str, Callable[..., ClassConditional]] = {"flow": conditional_flow, "gaussian": conditional_gaussian}
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """A named semi-conditional flow.
+
+    Attributes:
+        summary: one line for people who choose.
+        shared: builds the shared flow from the shape and some of the arguments.
+        defaults: the arguments in which the recipe differs from those of its parts; `conditional` names the
+            class-conditional part, "flow" or "gaussian".
+    """
+
+    summary: str
+    shared: Callable[..., SharedFlow]
+    defaults: Mapping[str, Any]
+
+    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of the recipe, with `given` in place of its defaults.
+
+        Raises:
+            ValueError: an argument that this recipe does not take, or an unknown `conditional`.
+        """
+        kind = given.get("conditional", self.defaults["conditional"])
+        if kind not in CONDITIONALS:
+            raise ValueError(f"conditional is {' or '.join(CONDITIONALS)}, not {kind!r}")
+        arguments = {"conditional": kind}
+        for part in (self.shared, CONDITIONALS[kind]):
+            parameters = inspect.signature(part).parameters.values()
+            arguments |= {p.name: p.default for p in parameters if p.default is not p.empty}
+        arguments |= {name: value for name, value in self.defaults.items() if name in arguments}
+        for name in given:
+            if name not in arguments:
+                raise ValueError(f"it takes no argument {name!r}; it takes {', '.join(sorted(arguments))}")
+        return arguments | dict(given)
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, given: Mapping[str, Any]) -> SemiConditionalFlow:
+        """The model for inputs of `shape`."""
+        arguments = self.resolve(given)
+
+        def pick(part: Callable[..., Any]) -> dict[str, Any]:
+            return {name: arguments[name] for name in inspect.signature(part).parameters if name in arguments}
+
+        transform, semantic = self.shared(shape, **pick(self.shared))
+        if semantic > MAX_SEMANTIC:
+            raise ValueError(
+                f"{semantic} features are left for the class-conditional part, which takes at most {MAX_SEMANTIC}: "
+                "crop or resize the images so that height and width can be halved more often"
+            )
+        conditional = CONDITIONALS[arguments["conditional"]]
+        part = conditional(num_classes, semantic, **pick(conditional))
+        rest = math.prod(shape) - semantic
+        return SemiConditionalFlow(transform, DiagonalGaussian(rest) if rest else None, part, prior, semantic)
+
+
+RECIPES: dict[str, FlowRecipe] = {
+    "scnf-paper": FlowRecipe(
+        "the architecture of arXiv 1905.00505; for a GPU",
+        paper_flow,
+        dict(
+            conditional="flow",
+            conditional_hidden=256,
+            conditional_blocks=4,
+            conditional_steps=4,
+            conditional_scales=2,
+            scale="sigmoid",
+        ),
+    ),
+    "scnf-fast": FlowRecipe(
+        "the same idea for small machines: no convolution at full size", fast_flow, dict(conditional="flow")
+    ),
+    "scnf-gmm": FlowRecipe(
+        "the shared flow of scnf-fast, one Gaussian per class", fast_flow, dict(conditional="gaussian")
+    ),
+    "scnf-digits": FlowRecipe(
+        "scnf-fast for 8x8 images",
+        fast_flow,
+        dict(conditional="flow", channels=(32,), steps=(6,), conditional_hidden=64, conditional_steps=2),
+    ),
+    "scnf-toy": FlowRecipe(
+        "points in the plane",
+        point_flow,
+        dict(conditional="gaussian", means="data"),
+    ),
+}
+
+
+def build(
+    recipe: str, shape: Sequence[int], num_classes: int, prior: ClassPrior | None = None, **arguments: Any
+) -> SemiConditionalFlow:
+    """Build a model by its recipe.
+
+    Args:
+        recipe: a key of `RECIPES`.
+        shape: shape of one input: (C, H, W), or (D,) for points.
+        num_classes: K.
+        prior: p(y); uniform by default.
+        **arguments: settings of the recipe, in place of its defaults.
+
+    Raises:
+        ValueError: unknown recipe or argument, or a shape that the recipe cannot take.
+
+    Example:
+        >>> model = build("scnf-digits", shape=(1, 8, 8), num_classes=10)
+        >>> model.semantic_features
+        64
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    try:
+        return RECIPES[recipe].build(tuple(shape), num_classes, prior or ClassPrior(num_classes), arguments)
+    except (ValueError, KeyError) as error:
+        reason = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"the recipe {recipe} cannot be built for inputs of shape {list(shape)}: {reason}") from error

@@ -1,0 +1,65 @@
+"""What every model p(x, y) answers, whether its likelihood is exact or a bound."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scnf import UNLABELLED
+
+
+class JointOutput(NamedTuple):
+    """One row per image, in nats.
+
+    Attributes:
+        log_likelihood: [N]: log p(x, y) where y is known and log p(x) where it is hidden, or lower bounds of them.
+        class_log_probs: [N, K]: log q(y | x), the classifier; the exact posterior for a flow.
+    """
+
+    log_likelihood: Tensor
+    class_log_probs: Tensor
+
+
+def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor) -> JointOutput:
+    """From the table log p(x, y = k) to the output: the form that every model which enumerates its labels shares.
+
+    Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k) with q = softmax(class_logits):
+    M2's bound (Kingma et al., https://arxiv.org/abs/1406.5298, eq. 7). Where q is the exact posterior, that is where
+    `class_logits` is `log_joint` itself, it equals logsumexp_k log_joint_k in value and in gradient.
+
+    Args:
+        log_joint: [N, K], log p(x, y = k) or a lower bound.
+        class_logits: [N, K].
+        y: [N], UNLABELLED where hidden.
+    """
+    log_q = torch.log_softmax(class_logits, dim=1)
+    visible = log_joint.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
+    hidden = (log_q.exp() * (log_joint - log_q)).sum(dim=1)
+    return JointOutput(torch.where(y == UNLABELLED, hidden, visible), log_q)
+
+
+class JointModel(nn.Module):
+    """p(x, y) over images x [N, C, H, W] in [0, 1] (or points [N, D]) and labels y [N].
+
+    Attributes:
+        exact: whether log-likelihoods are exact; lower bounds otherwise.
+        num_classes: K.
+    """
+
+    exact: bool
+    num_classes: int
+
+    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+        """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden."""
+        raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
+        """log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
+        raise NotImplementedError
+
+    def sample(self, y: Tensor) -> Tensor:
+        """One x for each label of y [N]."""
+        raise NotImplementedError
+
+    def initialize(self, x: Tensor, y: Tensor) -> None:
+        """Data-dependent start from a first batch x [N, ...], y [N] (UNLABELLED where hidden)."""

@@ -1,0 +1,100 @@
+"""The semi-conditional normalizing flow: exact log p(x), log p(x | y) and p(y | x) from one pass."""
+
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.distributions import ClassConditional, ClassPrior, DiagonalGaussian
+from scnf.models.base import JointModel, JointOutput, output_from_table
+from scnf.transforms.base import Transform
+
+
+class SemiConditionalFlow(JointModel):
+    """log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|, with [z_aux, z_f] = f(x).
+
+    Atanov et al., "Semi-Conditional Normalizing Flows for Semi-Supervised Learning"
+    (https://arxiv.org/abs/1905.00505), section 3. The shared flow f runs once for an image, only the small
+    class-conditional part runs for each of the K classes; log p(x) = logsumexp_y log p(x, y) is exact and the
+    classifier is Bayes' rule.
+
+    Args:
+        transform: f, from images [N, C, H, W] (or points [N, D]) to vectors [N, D], deepest features last.
+        auxiliary: p(z_aux) of the first features, None where all features are semantic.
+        conditional: p(z_f | y) of the remaining features.
+        prior: p(y).
+        semantic_features: how many features z_f has.
+
+    Example:
+        >>> from scnf.models.architectures import build
+        >>> model = build("scnf-toy", shape=(2,), num_classes=2)
+        >>> output = model(torch.randn(6, 2), torch.tensor([0, 1, 0, -1, -1, -1]))
+        >>> output.log_likelihood.shape, output.class_log_probs.shape
+        (torch.Size([6]), torch.Size([6, 2]))
+        >>> model.sample(torch.tensor([0, 1])).shape
+        torch.Size([2, 2])
+    """
+
+    exact = True
+
+    def __init__(
+        self,
+        transform: Transform,
+        auxiliary: DiagonalGaussian | None,
+        conditional: ClassConditional,
+        prior: ClassPrior,
+        semantic_features: int,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.auxiliary = auxiliary
+        self.conditional = conditional
+        self.prior = prior
+        self.semantic_features = semantic_features
+        self.num_classes = conditional.num_classes
+
+    def latents(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(z_aux [N, D - d], z_f [N, d], log |det df/dx| [N])."""
+        z, logabsdet = self.transform(x)
+        return z[:, : -self.semantic_features], z[:, -self.semantic_features :], logabsdet
+
+    def _shared(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z_f [N, d], and what all classes have in common [N]: log p(z_aux) + log |det df/dx|."""
+        z_aux, z_f, logabsdet = self.latents(x)
+        return z_f, logabsdet if self.auxiliary is None else logabsdet + self.auxiliary.log_prob(z_aux)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log p(x, y = k) [N, K], in nats."""
+        z_f, common = self._shared(x)
+        return common.unsqueeze(1) + self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
+
+    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+        """log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
+        table = self.log_joint(x)
+        return output_from_table(table, table, y)
+
+    def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
+        """Exact log p(x) [N] in nats; `num_samples` is ignored."""
+        return self.log_joint(x).logsumexp(dim=1)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Exact log p(x | y) [N] in nats, for known labels y [N]."""
+        z_f, common = self._shared(x)
+        return common + self.conditional.log_prob(z_f, y)
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One x for each label of y [N]."""
+        z = self.conditional.sample(y)
+        if self.auxiliary is not None:
+            z = torch.cat([self.auxiliary.sample(y.shape[0]), z], dim=1)
+        return self.transform.inverse(z)[0]
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, y: Tensor) -> None:
+        """Start ActNorm layers, and class means where they come from data, from a first batch."""
+        training = self.training
+        self.train()
+        self.log_joint(x)
+        _, z_f, _ = self.latents(x)
+        self.conditional.initialize(z_f[y != UNLABELLED], y[y != UNLABELLED])
+        self.train(training)

@@ -1,0 +1,1 @@
+"""Training as a function over (model, objective, batches, optimizer, run)."""

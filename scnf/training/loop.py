@@ -1,0 +1,320 @@
+"""The training loop, read from top to bottom."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from scnf.data.batches import Batches
+from scnf.errors import UserError
+from scnf.models.base import JointModel, JointOutput
+from scnf.runs import Run
+from scnf.training.checkpoint import (
+    flatten_optimizer,
+    load_tensors,
+    load_weights,
+    restore_optimizer,
+    save_tensors,
+    under_prefix,
+    with_prefix,
+)
+from scnf.training.schedules import learning_rate_factor
+
+Objective = Callable[[JointOutput, Tensor], tuple[Tensor, dict[str, Tensor]]]
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+}
+SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
+    "accuracy": lambda figures: figures["accuracy"],
+    "bits_per_dim": lambda figures: -figures["nll"],
+    "last": lambda figures: math.inf,
+}
+"""What makes one set of validation figures better than another: the higher score is kept, ties go to the later."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; kept in every checkpoint.
+
+    Attributes:
+        epoch: epochs done.
+        step: steps done in the epoch under way.
+        total_step: optimiser steps done in all.
+        minutes: spent training and evaluating so far.
+        train_seconds: of those, spent in training steps.
+        images: rows trained on so far.
+        best_score: of the weights kept as best, see `SELECTORS`.
+        best_epoch: epochs that had been done when they were kept.
+        stopped_by: the signal that ended the training before its time, None otherwise.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_step: int = 0
+    minutes: float = 0.0
+    train_seconds: float = 0.0
+    images: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    stopped_by: int | None = None
+
+
+@dataclass
+class _Interrupt:
+    """The first SIGINT or SIGTERM asks the loop to end after its step; a second one acts at once."""
+
+    received: int | None = None
+    previous: dict[int, Any] = field(default_factory=dict)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        for watched, handler in self.previous.items():
+            signal.signal(watched, handler)
+
+
+@contextmanager
+def _watch_signals() -> Iterator[_Interrupt]:
+    interrupt = _Interrupt()
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            interrupt.previous[number] = signal.signal(number, interrupt)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield interrupt
+    finally:
+        for number, handler in interrupt.previous.items():
+            signal.signal(number, handler)
+
+
+def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
+    """The name of the first layer of `model` whose output is not finite when `compute` runs it again."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            tensors = output if isinstance(output, tuple) else (output,)
+            if not found and any(isinstance(t, Tensor) and not bool(t.isfinite().all()) for t in tensors):
+                found.append(f"{name or 'the model'} ({type(module).__name__})")
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if found:
+        return f"the first layer with a non-finite output is {found[0]}"
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return f"all outputs are finite, the first parameter with a non-finite gradient is {name}"
+    return "no single layer is to blame"
+
+
+def train(
+    model: JointModel,
+    objective: Objective,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    run: Run,
+    *,
+    evaluate: Callable[[JointModel], dict[str, float]],
+    epochs: int,
+    max_steps: int | None = None,
+    schedule: str = "none",
+    warmup: float = 0.0,
+    grad_clip: float = 0.0,
+    ema: float = 0.0,
+    select: str = "accuracy",
+    autocast: bool = False,
+    compile: bool = False,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Train `model`, leaving its best weights in it, and metrics and checkpoints in `run`.
+
+    Args:
+        model: already initialised (ActNorm started) unless `resume`.
+        objective: (output, y) -> (loss, metrics), see :func:`scnf.objectives.semi_supervised_loss`.
+        batches: where batches come from.
+        optimizer: over the parameters of `model`; its learning rate is taken as the highest.
+        run: the directory for metrics and checkpoints.
+        evaluate: figures on the validation split, "accuracy" and "nll" among them.
+        epochs: passes over the data.
+        max_steps: fewer optimiser steps than the epochs would take.
+        schedule: see :mod:`scnf.training.schedules`.
+        warmup: likewise.
+        grad_clip: largest norm of the gradient, 0 for no limit.
+        ema: decay of the averaged weights that are evaluated and kept, 0 for none.
+        select: which weights are best, a key of `SELECTORS`.
+        autocast: bf16 inside the networks (the model keeps its densities in float32).
+        compile: run the model through torch.compile.
+        resume: go on from the run's last checkpoint; on the CPU the end is the same, bit for bit.
+        say: takes one line per epoch.
+
+    Returns:
+        where the training stands; `stopped_by` tells of a signal.
+
+    Raises:
+        UserError: the loss is not finite, or nothing can be written to the run directory.
+    """
+    from tqdm import tqdm
+
+    device = batches.x.device
+    total_steps = min(epochs * batches.steps_per_epoch, max_steps if max_steps is not None else 2**62)
+    progress, sums = Progress(), {}
+    if resume:
+        progress, sums, averaged = _restore(model, optimizer, run, ema, device)
+    else:
+        averaged = _averaged(model, ema)
+    forward = torch.compile(model) if compile else model
+    peak_lr = [group["lr"] for group in optimizer.param_groups]
+    check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
+    started, minutes_before = time.perf_counter(), progress.minutes
+
+    def loss_and_metrics(x: Tensor, y: Tensor, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = run_model(x, y)
+        return objective(output, y)
+
+    def save_last() -> None:
+        progress.minutes = minutes_before + (time.perf_counter() - started) / 60
+        _save(model, averaged, optimizer, peak_lr, progress, sums, run)
+
+    bar = tqdm(total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False)
+    with _watch_signals() as interrupt, bar:
+        while progress.total_step < total_steps:
+            model.train()
+            step_started = time.perf_counter()
+            for x, y in batches.epoch(progress.epoch, start=progress.step):
+                for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
+                    group["lr"] = lr * learning_rate_factor(schedule, progress.total_step, total_steps, warmup)
+                loss, metrics = loss_and_metrics(x, y, forward)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+                if progress.total_step % check_every == 0 and not bool(torch.isfinite(loss + norm)):
+                    reason = first_non_finite(model, lambda x=x, y=y: loss_and_metrics(x, y, model))  # type: ignore[misc]
+                    raise UserError(
+                        f"the loss or its gradient is not finite at step {progress.total_step} (epoch "
+                        f"{progress.epoch + 1}): {reason}. Training stopped; the last good checkpoint is kept in "
+                        f"{run.path / 'checkpoints'}. Lower train.lr or set train.grad_clip"
+                    )
+                optimizer.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
+                for name, value in {**metrics, "grad_norm": norm.detach()}.items():
+                    sums[name] = sums.get(name, 0) + value
+                progress.step += 1
+                progress.total_step += 1
+                progress.images += len(y)
+                bar.update()
+                if interrupt.received or progress.total_step == total_steps:
+                    break
+            progress.train_seconds += time.perf_counter() - step_started
+            if interrupt.received and progress.step < batches.steps_per_epoch and progress.total_step < total_steps:
+                break
+            means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
+            progress.epoch, progress.step, sums = progress.epoch + 1, 0, {}
+            kept = averaged.module if averaged is not None else model
+            figures = evaluate(kept)
+            if (score := SELECTORS[select](figures)) >= progress.best_score or progress.best_epoch == 0:
+                progress.best_score, progress.best_epoch = score, progress.epoch
+                save_tensors(run.checkpoint("best"), kept.state_dict(), {"epoch": progress.epoch, **figures})
+            save_last()
+            run.log_metrics(
+                {
+                    "epoch": progress.epoch,
+                    "step": progress.total_step,
+                    "minutes": round(progress.minutes, 4),
+                    "images_per_second": round(progress.images / progress.train_seconds, 1),
+                    "lr": optimizer.param_groups[0]["lr"],
+                    **means,
+                    **{f"validation.{name}": value for name, value in figures.items()},
+                }
+            )
+            bar.clear()
+            say(_epoch_line(progress, epochs, total_steps, means, figures))
+            if interrupt.received:
+                break
+        if interrupt.received and progress.total_step < total_steps:
+            progress.stopped_by = interrupt.received
+        save_last()
+    if progress.best_epoch:
+        load_weights(model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))
+    return progress
+
+
+def _averaged(model: JointModel, decay: float) -> AveragedModel | None:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+def _save(
+    model: JointModel,
+    averaged: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    peak_lr: list[float],
+    progress: Progress,
+    sums: dict[str, Any],
+    run: Run,
+) -> None:
+    """Everything that the rest of the training depends on, in one file."""
+    tensors = with_prefix("model", model.state_dict())
+    tensors |= with_prefix("optimizer", flatten_optimizer(optimizer))
+    tensors |= with_prefix("sums", {name: torch.as_tensor(value) for name, value in sums.items()})
+    tensors |= {"rng.cpu": torch.get_rng_state()}
+    if averaged is not None:
+        tensors |= with_prefix("ema", averaged.state_dict())
+    if torch.cuda.is_available():
+        tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
+    metadata = {name: value for name, value in vars(progress).items() if name != "stopped_by"}
+    metadata["best_score"] = repr(progress.best_score)  # may be infinite, which JSON does not know
+    save_tensors(run.checkpoint("last"), tensors, metadata)
+
+
+def _restore(
+    model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: float, device: torch.device
+) -> tuple[Progress, dict[str, Any], AveragedModel | None]:
+    """Undo :func:`_save`."""
+    path = run.checkpoint("last")
+    if not path.is_file():
+        raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start it anew")
+    tensors, metadata = load_tensors(path)
+    load_weights(model, under_prefix("model", tensors), path)
+    averaged = _averaged(model, ema)
+    if averaged is not None:
+        load_weights(averaged, under_prefix("ema", tensors), path)
+    restore_optimizer(optimizer, under_prefix("optimizer", tensors))
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    progress = Progress(**{**metadata, "best_score": float(metadata["best_score"])})
+    run.truncate_metrics(progress.epoch)
+    sums = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
+    return progress, sums, averaged
+
+
+def _epoch_line(
+    progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
+) -> str:
+    left = progress.minutes / max(progress.total_step, 1) * (total_steps - progress.total_step)
+    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"{figures['nll']:.3f} nats"
+    return (
+        f"epoch {progress.epoch:>3}/{epochs}  loss {means['train.loss']:.2f}  "
+        f"validation {100 * figures['accuracy']:.2f} %  {bits}  ECE {figures['ece']:.3f}  "
+        f"{progress.images / progress.train_seconds:.0f} images/s  "
+        f"{progress.minutes:.1f} min  ETA {left:.1f} min"
+    )

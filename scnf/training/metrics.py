@@ -1,0 +1,77 @@
+"""Figures of a model on a data split, all from one pass."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.batches import dequantize
+from scnf.models.base import JointModel
+
+
+def bits_per_dim(log_likelihood: Tensor | float, dims: int, levels: int) -> Tensor | float:
+    """-log2 p per dimension of the grey levels, from log p(x) in nats of x dequantised to [0, 1).
+
+    A pixel of `levels` grey levels spread over [0, 1) has density times 1/levels: -(log p(x) / D - log levels) / log 2.
+
+    Example:
+        >>> round(bits_per_dim(0.0, dims=784, levels=256), 6)  # the uniform density
+        8.0
+    """
+    return (math.log(levels) - log_likelihood / dims) / math.log(2.0)
+
+
+def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al., arXiv 1706.04599, eq. 3).
+
+    Args:
+        class_log_probs: [N, K].
+        y: true labels [N].
+        bins: number of bins.
+    """
+    confidence, prediction = class_log_probs.exp().max(dim=1)
+    index = (confidence * bins).long().clamp(0, bins - 1)
+    gap = (prediction == y).double() - confidence.double()
+    return float(torch.zeros(bins, dtype=torch.double).index_add(0, index.cpu(), gap.cpu()).abs().sum() / len(y))
+
+
+@torch.no_grad()
+def evaluate(
+    model: JointModel, x: Tensor, y: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0
+) -> dict[str, float]:
+    """Accuracy, likelihood and calibration on one split; the labels are used only to score.
+
+    Dequantisation noise comes from `seed`, so the same weights give the same figures.
+
+    Args:
+        model: evaluated as it would meet unlabelled data.
+        x: uint8 [N, C, H, W], or points float32 [N, D].
+        y: true labels [N].
+        levels: grey levels; None for points.
+        batch_size: rows at once.
+        seed: of the dequantisation noise.
+
+    Returns:
+        "accuracy", "nll" (nats per image: -log p(x), or minus a lower bound of it), "ece", and for grey levels
+        "bits_per_dim".
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator(device=x.device).manual_seed(seed)
+    likelihoods, posteriors = [], []
+    for rows in torch.arange(len(x), device=x.device).split(batch_size):
+        hidden = torch.full((len(rows),), UNLABELLED, device=x.device)
+        output = model(dequantize(x[rows], levels, generator), hidden)
+        likelihoods.append(output.log_likelihood)
+        posteriors.append(output.class_log_probs)
+    model.train(was_training)
+    log_likelihood, class_log_probs = torch.cat(likelihoods).double().mean().item(), torch.cat(posteriors)
+    figures = {
+        "accuracy": float((class_log_probs.argmax(dim=1) == y).double().mean()),
+        "nll": -log_likelihood,
+        "ece": expected_calibration_error(class_log_probs, y),
+    }
+    if levels is not None:
+        figures["bits_per_dim"] = float(bits_per_dim(log_likelihood, math.prod(x.shape[1:]), levels))
+    return figures

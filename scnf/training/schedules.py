@@ -1,0 +1,45 @@
+"""Learning-rate schedules: factors of the highest rate, counted in optimiser steps."""
+
+import math
+from collections.abc import Callable
+
+
+def _none(progress: float, warmup: float) -> float:
+    return 1.0
+
+
+def _linear(progress: float, warmup: float) -> float:
+    return 1.0 - progress
+
+
+def _hat(progress: float, warmup: float) -> float:
+    return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)
+
+
+def _cosine(progress: float, warmup: float) -> float:
+    return progress / warmup if progress < warmup else 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "none": _none,
+    "linear": _linear,
+    "hat": _hat,
+    "cosine": _cosine,
+}
+
+
+def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: float = 0.0) -> float:
+    """Factor in [0, 1] for the optimiser step `step` of 0..total_steps-1.
+
+    Args:
+        schedule: "none", "linear" (to 0), "hat" (up, then linear to 0) or "cosine" (up, then along a cosine to 0).
+        step: index of the step about to be taken.
+        total_steps: steps in all.
+        warmup: share of the steps in which hat and cosine rise.
+
+    Example:
+        >>> [learning_rate_factor("linear", step, 4) for step in range(4)]
+        [1.0, 0.75, 0.5, 0.25]
+    """
+    rising = schedule in ("hat", "cosine") and step < warmup * total_steps
+    return SCHEDULES[schedule]((step + 1 if rising else step) / max(total_steps, 1), warmup)

@@ -1,0 +1,40 @@
+"""The flow core: invertible layers under one contract, see :mod:`scnf.transforms.base`."""
+
+from scnf.transforms.base import CompositeTransform, InverseTransform, Transform
+from scnf.transforms.coupling import AffineCoupling, ChannelPartition, CheckerboardPartition, two_way_coupling
+from scnf.transforms.linear import (
+    LINEAR,
+    FullLinear,
+    HouseholderLinear,
+    InvertibleLinear,
+    PLULinear,
+    QRLinear,
+    haar_matrix,
+)
+from scnf.transforms.normalization import ActNorm
+from scnf.transforms.pixels import Logit
+from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
+
+__all__ = [
+    "LINEAR",
+    "ActNorm",
+    "AffineCoupling",
+    "ChannelPartition",
+    "CheckerboardPartition",
+    "CompositeTransform",
+    "FactorOut",
+    "Flatten",
+    "FullLinear",
+    "HouseholderLinear",
+    "InverseTransform",
+    "InvertibleLinear",
+    "Logit",
+    "PLULinear",
+    "Permutation",
+    "QRLinear",
+    "Squeeze",
+    "Transform",
+    "Unsqueeze",
+    "haar_matrix",
+    "two_way_coupling",
+]

