@@ -16,7 +16,8 @@ from scnf.runs import Run
 
 USAGE = """usage: scnf COMMAND ...
 
-  train      train a model: scnf train --config config.yaml [--section.key value ...] [--pretrained [PATH]] [--resume RUN]
+  train      train a model: scnf train --config config.yaml [--section.key value ...]
+             [--pretrained [PATH]] [--resume RUN]
   evaluate   figures of a run or of weights: scnf evaluate RUN|PATH
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
 
     Returns:
-        the exit code: 0, 2 for something that the user can put right, 128 + the signal's number after SIGINT or SIGTERM.
+        the exit code: 0; 2 for something that the user can put right; 128 + the signal after SIGINT or SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs}
@@ -99,7 +100,9 @@ class _Workbench:
         settings, rows = self.settings, self.split.train
         x, y = self.dataset.train_x[rows].to(self.device), self.visible[rows].to(self.device)
         share = settings.data.labelled_share
-        return Batches(x, y, settings.train.batch_size, share, settings.seed, self.dataset.levels)
+        views = settings.objective.consistency_weight > 0
+        size, augment = settings.train.batch_size, settings.data.augment
+        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views)
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
         """Figures on "validation" or "test"."""
@@ -108,9 +111,7 @@ class _Workbench:
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
         model = self.model if model is None else model
-        return evaluate(
-            model, x.to(self.device), y.to(self.device), data.levels, self.settings.train.eval_batch_size
-        )
+        return evaluate(model, x.to(self.device), y.to(self.device), data.levels, self.settings.train.eval_batch_size)
 
 
 def train(words: Sequence[str]) -> int:
@@ -125,7 +126,7 @@ def train(words: Sequence[str]) -> int:
         if not run.checkpoint("last").is_file():
             raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
     else:
-        settings = config.load(config.find_config(own["--config"]) if own["--config"] else None, overrides)
+        settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
     bench = _Workbench(settings)
     batches = bench.batches()
     if run is not None:
@@ -134,11 +135,13 @@ def train(words: Sequence[str]) -> int:
         bench.load_weights(_find_weights(settings.pretrained, settings)[1])
     resumed = run is not None
     if run is None:
-        run = Run.create(Path(settings.runs.root), settings.runs.name or f"{bench.dataset.name}-{settings.model.recipe}")
+        run = Run.create(
+            Path(settings.runs.root), settings.runs.name or f"{bench.dataset.name}-{settings.model.recipe}"
+        )
     try:
-        run.write_text("config.yaml", config.to_yaml(settings))
-        run.write_json("split.json", bench.split.to_json())
         if not resumed:
+            run.write_text("config.yaml", config.to_yaml(settings))
+            run.write_json("split.json", bench.split.to_json())
             run.write_json("env.json", runs.environment(sys.argv, str(bench.device)))
         return _train(run, bench, batches, resumed)
     finally:
@@ -148,8 +151,8 @@ def train(words: Sequence[str]) -> int:
 def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     import torch
 
-    from scnf.objectives import semi_supervised_loss
-    from scnf.training.loop import OPTIMIZERS
+    from scnf.objectives import Consistency, semi_supervised_loss
+    from scnf.training.loop import OPTIMIZERS, restore
     from scnf.training.loop import train as train_model
 
     settings, train = bench.settings, bench.settings.train
@@ -162,16 +165,27 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         f"{len(batches.labelled)} labelled of {len(batches.x):,} training rows, {bench.device}",
         flush=True,
     )
-    objective = partial(
-        semi_supervised_loss,
-        labelled_weight=settings.objective.labelled_weight,
-        classifier_weight=settings.objective.classifier_weight,
-    )
+    chosen = settings.objective
+
+    def objective(output: Any, y: Any, done: float) -> Any:
+        weight = chosen.consistency_weight * min(1.0, done / max(chosen.consistency_ramp, 1e-9))
+        return semi_supervised_loss(
+            output,
+            y,
+            chosen.labelled_weight,
+            chosen.classifier_weight,
+            chosen.temperature,
+            Consistency(batches.num_views, weight, chosen.confidence),
+        )
+
     optimizer = OPTIMIZERS[train.optimizer](
         bench.model.parameters(),
         lr=train.lr,  # type: ignore[call-arg]
         weight_decay=train.weight_decay,
     )
+    restart = restore(bench.model, optimizer, run, train.ema) if resumed else None
+    if resumed:  # only now: settings that the checkpoint does not fit must not stay behind
+        run.write_text("config.yaml", config.to_yaml(settings))
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
@@ -190,7 +204,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             select=train.select,
             autocast=train.autocast and bench.device.type == "cuda",
             compile=train.compile,
-            resume=resumed,
+            resume=restart,
             say=partial(print, flush=True),
         )
     except UserError:
@@ -261,7 +275,9 @@ def sample(words: Sequence[str]) -> int:
         raise UserError(f"--num must be 1 or more, not {options.num}")
     labels = list(range(classes)) if options.label is None else [options.label]
     torch.manual_seed(options.sample_seed)
-    sample_picture(bench.model, options.out, labels, options.num or (10 if len(labels) > 1 else 64), bench.shape, bench.device)
+    sample_picture(
+        bench.model, options.out, labels, options.num or (10 if len(labels) > 1 else 64), bench.shape, bench.device
+    )
     print(options.out)
     return 0
 
@@ -272,7 +288,9 @@ def list_runs(words: Sequence[str]) -> int:
     parser.add_argument("show", nargs="*", metavar="show RUN", help="one run in full")
     parser.add_argument("--sort", default="id", help=f"column to sort by: {', '.join(runs.COLUMNS)}")
     parser.add_argument("--reverse", action="store_true", help="largest first")
-    parser.add_argument("--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated")
+    parser.add_argument(
+        "--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated"
+    )
     parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     options = parser.parse_args(list(words))
     if options.show:
@@ -302,9 +320,14 @@ def _take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]
 
 def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"scnf {command}", description=description, epilog="Settings such as --data.root may follow.", allow_abbrev=False
+        prog=f"scnf {command}",
+        description=description,
+        epilog="Settings such as --data.root may follow.",
+        allow_abbrev=False,
     )
-    parser.add_argument("weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file")
+    parser.add_argument(
+        "weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
+    )
     parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     return parser
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -34,6 +34,7 @@ class DataSettings:
         data_seed: decides which rows keep their label and which validate, apart from the seed of training.
         num_validation: training rows set apart for validation; the test split is looked at once, at the end.
         labelled_share: share of labelled rows in a batch.
+        augment: strength of random affine maps of labelled rows, and of views for consistency; 0 for none.
     """
 
     name: str = "mnist"
@@ -44,6 +45,7 @@ class DataSettings:
     data_seed: int = 0
     num_validation: int = 5000
     labelled_share: float = 0.25
+    augment: float = 0.0
 
 
 @dataclass
@@ -54,8 +56,10 @@ class ModelSettings:
         recipe: scnf-fast, scnf-paper, scnf-gmm, scnf-digits or scnf-toy.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
         alpha: of the logit that takes pixels to the real line.
-        channels: width of the coupling networks (scnf-fast and its kin take one per level).
-        steps: flow steps (scnf-fast and its kin take one number per level).
+        channels: width of the coupling networks.
+        steps: flow steps.
+        detail_channels: width of the networks for details (scnf-fast and its kin).
+        detail_steps: couplings of the details at each level (scnf-fast and its kin).
         blocks: residual blocks in a coupling network.
         linear: mixing of channels: full, plu, householder or qr.
         scale: of the couplings: sigmoid (as in the paper) or symmetric.
@@ -76,8 +80,10 @@ class ModelSettings:
     recipe: str = "scnf-fast"
     prior: list[float] | str = "uniform"
     alpha: float | None = None
-    channels: int | list[int] | None = None
-    steps: int | list[int] | None = None
+    channels: int | None = None
+    steps: int | None = None
+    detail_channels: int | None = None
+    detail_steps: int | None = None
     blocks: int | None = None
     linear: Literal["full", "plu", "householder", "qr"] | None = None
     scale: Literal["sigmoid", "symmetric"] | None = None
@@ -107,10 +113,18 @@ class ObjectiveSettings:
     Attributes:
         labelled_weight: weight of a labelled row, beside 1 for an unlabelled one.
         classifier_weight: weight of the cross-entropy of p(y | x) on labelled rows.
+        temperature: of p(y | x) in cross-entropies and confidences.
+        consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
+        consistency_ramp: share of all steps in which that weight rises from 0.
+        confidence: how sure is sure.
     """
 
     labelled_weight: float = 1.0
     classifier_weight: float = 0.0
+    temperature: float = 1.0
+    consistency_weight: float = 0.0
+    consistency_ramp: float = 0.3
+    confidence: float = 0.9
 
 
 @dataclass
@@ -231,9 +245,9 @@ def _expand(argv: Sequence[str]) -> list[str]:
     expanded: list[str] = []
     for index, token in enumerate(argv):
         if not re.match(r"--?[A-Za-z]", token):
-            if not expanded or not expanded[-1].startswith("--") or "=" in expanded[-1]:
+            if not expanded or "=" in expanded[-1]:
                 raise UserError(f"{token!r} stands alone: settings are given as --name value")
-            expanded.append(token)
+            expanded[-1] += f"={token}"  # one word, or a negative number would pass for an option
             continue
         name, equals, value = token.lstrip("-").partition("=")
         if name in ("help", "h"):
@@ -252,9 +266,9 @@ def _expand(argv: Sequence[str]) -> list[str]:
         expanded.append(f"--{name}{equals}{value}")
         if not equals and not follows:
             if leaves[name] is bool or leaves[name] == (bool | None):
-                expanded.append("true")
+                expanded[-1] += "=true"
             elif name == "pretrained":
-                expanded.append(SHIPPED)
+                expanded[-1] += f"={SHIPPED}"
             else:
                 raise UserError(f"command line: --{name} needs a value")
     return expanded
@@ -280,7 +294,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, an impossible date
         raise UserError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if tree is None:
         return {}
@@ -335,8 +349,8 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
         3
     """
     words = _expand(overrides)
-    if config is not None:
-        _check_names(read_yaml(config), config)
+    if config is not None and (tree := read_yaml(config)):
+        _check_names(tree, config)
         words = ["--config", str(config), *words]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -347,6 +361,7 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"wrong setting: {' '.join(str(error).split())}") from error
+    _check_nulls(settings)
     _check_values(settings)
     return settings
 
@@ -361,8 +376,24 @@ def _instantiate(namespace: Any) -> Settings:
     return Settings(**values)
 
 
+def _check_nulls(settings: Settings) -> None:
+    """Refuse `null` in YAML where a setting has no such value."""
+    for name, kind in _leaves().items():
+        section, _, leaf = name.rpartition(".")
+        value = getattr(getattr(settings, section) if section else settings, leaf)
+        if value is None and type(None) not in get_args(kind):
+            raise UserError(f"{name} needs a value, and null is none")
+
+
 def _check_values(settings: Settings) -> None:
     data, objective, train = settings.data, settings.objective, settings.train
+    sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
+    sizes += ["embedding", "class_chunk"]
+    counts = ["detail_steps", "blocks", "conditional_blocks", "spread"]
+    for leaf, least in {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0)}.items():
+        value = getattr(settings.model, leaf)
+        if value is not None and not least <= value < float("inf"):
+            raise UserError(f"model.{leaf} must be {least} or more, not {value}")
     if data.labels_per_class is not None and data.labels_per_class < 0:
         raise UserError(f"data.labels_per_class must not be negative: {data.labels_per_class}")
     rules = {
@@ -372,12 +403,17 @@ def _check_values(settings: Settings) -> None:
         "seed": (settings.seed, 0 <= settings.seed < 2**31, "between 0 and 2147483647"),
         "objective.labelled_weight": (objective.labelled_weight, objective.labelled_weight >= 0, "0 or more"),
         "objective.classifier_weight": (objective.classifier_weight, objective.classifier_weight >= 0, "0 or more"),
+        "objective.temperature": (objective.temperature, 0 < objective.temperature < float("inf"), "above 0"),
+        "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),
+        "objective.consistency_ramp": (objective.consistency_ramp, 0 <= objective.consistency_ramp <= 1, "in [0, 1]"),
+        "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
+        "data.augment": (data.augment, 0 <= data.augment <= 3, "between 0 and 3"),
         "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
         "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),
         "train.batch_size": (train.batch_size, train.batch_size >= 1, "1 or more"),
         "train.eval_batch_size": (train.eval_batch_size, train.eval_batch_size >= 1, "1 or more"),
-        "train.lr": (train.lr, 0 < train.lr < float("inf"), "above 0"),
-        "train.weight_decay": (train.weight_decay, train.weight_decay >= 0, "0 or more"),
+        "train.lr": (train.lr, 0 < train.lr <= 1e30, "above 0 and not above 1e30"),
+        "train.weight_decay": (train.weight_decay, 0 <= train.weight_decay <= 1e30, "between 0 and 1e30"),
         "train.warmup": (train.warmup, 0 <= train.warmup < 1, "in [0, 1)"),
         "train.grad_clip": (train.grad_clip, train.grad_clip >= 0, "0 or more"),
         "train.ema": (train.ema, 0 <= train.ema < 1, "in [0, 1)"),
@@ -387,10 +423,20 @@ def _check_values(settings: Settings) -> None:
             raise UserError(f"{name} must be {wanted}, not {value}")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the parser of settings would take for a number, and YAML's own rules would not: 1e3."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
 def to_yaml(settings: Settings) -> str:
     """The settings as YAML that :func:`load` reads back."""
     tree = dataclasses.asdict(settings)
     for name, value in tree.items():
         if isinstance(value, dict):
             tree[name] = {key: leaf for key, leaf in value.items() if leaf is not None}
-    return yaml.safe_dump({name: value for name, value in tree.items() if value is not None}, sort_keys=False)
+    tree = {name: value for name, value in tree.items() if value is not None}
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

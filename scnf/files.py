@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scnf.errors import UserError
@@ -42,10 +42,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             "what was there before is unchanged."
         ) from error
     finally:
-        try:
+        with suppress(OSError):  # the directory itself is gone or read-only: nothing to tidy
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the directory itself is gone or read-only: nothing to tidy
 
 
 def write_text(path: Path, text: str) -> None:

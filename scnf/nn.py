@@ -1,8 +1,11 @@
 """Networks for couplings: no probability in here.
 
-Each is called as `network(inputs, context=None)` and ends in a layer that starts at zero, so that a coupling built
-on it starts as a fixed scale without shift. The context [N, C] is concatenated to the input. No batch normalisation: rows stay independent.
+Each is called as `network(inputs, context=None)` and ends in a layer that starts at zero, so that a coupling built on
+it starts as a fixed scale without shift. The context [N, C] is concatenated to the input. No batch normalisation: rows
+stay independent.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +87,7 @@ class ConvNet(nn.Module):
         out_channels: int,
         hidden: int,
         blocks: int = 0,
-        padding: str = "zeros",
+        padding: Literal["zeros", "reflect"] = "zeros",
         context_features: int = 0,
     ) -> None:
         super().__init__()

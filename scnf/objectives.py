@@ -1,5 +1,7 @@
 """The one semi-supervised loss, for exact and variational models alike."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -7,25 +9,52 @@ from scnf import UNLABELLED
 from scnf.models.base import JointOutput
 
 
+class Consistency(NamedTuple):
+    """What is asked of augmented views: the class that the model is sure of on the image itself.
+
+    FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4): where the posterior of an unlabelled row exceeds
+    `confidence`, its class is the target of the row's view.
+
+    Attributes:
+        views: number of views: the last rows of the batch are views of the rows just before them, in order.
+        weight: of the cross-entropy, per unlabelled row.
+        confidence: the least posterior that makes a target.
+    """
+
+    views: int
+    weight: float
+    confidence: float = 0.9
+
+
 def semi_supervised_loss(
-    output: JointOutput, y: Tensor, labelled_weight: float = 1.0, classifier_weight: float = 0.0
+    output: JointOutput,
+    y: Tensor,
+    labelled_weight: float = 1.0,
+    classifier_weight: float = 0.0,
+    temperature: float = 1.0,
+    consistency: Consistency | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of the batch, log p(x, y) where y is known and log p(x) where hidden.
 
-    L = -mean_i [w_i log p(x_i, y_i or nothing)] - classifier_weight * mean over labelled rows of log q(y | x),
+    L = -mean_i [w_i log p(x_i, y_i or nothing)] + classifier_weight * mean over labelled rows of the cross-entropy,
     with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted (arXiv 1905.00505, eq. 4;
-    the second term is alpha of Kingma et al., https://arxiv.org/abs/1406.5298, eq. 9). Static shapes, no host
-    synchronisation.
+    the second term is alpha of Kingma et al., https://arxiv.org/abs/1406.5298, eq. 9). With `consistency`, plus its
+    weight times the cross-entropy of views; views do not count in the likelihood. Cross-entropies are of
+    softmax(log q(y | x) / temperature): the posterior of an exact model is surer than it is right, for many dimensions
+    add up in log p(x | y). Static shapes, no host synchronisation.
 
     Args:
         output: of a model at (x, y).
-        y: [N], UNLABELLED where hidden.
+        y: [N], UNLABELLED where hidden and for views.
         labelled_weight: how much a labelled row counts, beside 1 for an unlabelled one.
         classifier_weight: weight of the cross-entropy on labelled rows.
+        temperature: of the posterior in cross-entropies and confidences.
+        consistency: whether the batch ends in views, and what is asked of them.
 
     Returns:
         the loss in nats per image, and detached metrics: "loss", "labelled_nll" and "unlabelled_nll" (nats per image; 0
-        where the batch has no such row), "labelled_accuracy".
+        where the batch has no such row), "labelled_accuracy", and with views "pseudo_labelled", the share of
+        unlabelled rows that make a target.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -33,20 +62,33 @@ def semi_supervised_loss(
         >>> loss
         tensor(4.)
     """
-    labelled = (y != UNLABELLED).to(output.log_likelihood.dtype)
+    views = consistency.views if consistency else 0
+    own = len(y) - views
+    log_q = torch.log_softmax(output.class_log_probs / temperature, dim=1)
+    nll, y = -output.log_likelihood[:own], y[:own]
+    labelled = (y != UNLABELLED).to(nll.dtype)
     count = labelled.sum().clamp_min(1)
     weights = 1.0 + (labelled_weight - 1.0) * labelled
-    nll = -output.log_likelihood
-    cross_entropy = -output.class_log_probs.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
     loss = (weights * nll).sum() / weights.sum().clamp_min(1e-8)
     if classifier_weight:
-        loss = loss + classifier_weight * (labelled * cross_entropy).sum() / count
+        loss = loss - classifier_weight * (labelled * _pick(log_q[:own], y)).sum() / count
+    metrics = {}
+    if consistency and views:
+        sure, target = log_q[own - views : own].detach().exp().max(dim=1)
+        trusted = (sure > consistency.confidence).to(nll.dtype)
+        loss = loss - consistency.weight * (trusted * _pick(log_q[own:], target)).mean()
+        metrics["pseudo_labelled"] = trusted.mean()
     with torch.no_grad():
-        hits = (output.class_log_probs.argmax(dim=1) == y).to(labelled.dtype)
-        metrics = {
+        hits = (output.class_log_probs[:own].argmax(dim=1) == y).to(nll.dtype)
+        metrics |= {
             "loss": loss.detach(),
             "labelled_nll": (labelled * nll).sum() / count,
             "unlabelled_nll": ((1 - labelled) * nll).sum() / (1 - labelled).sum().clamp_min(1),
             "labelled_accuracy": hits.sum() / count,
         }
     return loss, metrics
+
+
+def _pick(log_q: Tensor, y: Tensor) -> Tensor:
+    """log_q [N, K] at the labels y [N]; hidden labels pick anything."""
+    return log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)

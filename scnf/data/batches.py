@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.data.augment import random_affine
 from scnf.errors import UserError
 
 
@@ -33,6 +34,8 @@ class Batches:
     labelled rows come round as often as their share asks for. The draw depends on the seed and the epoch alone, so any
     step of any epoch can be drawn again.
 
+    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
+
     Args:
         x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
         y: int64 [N], UNLABELLED where hidden.
@@ -40,9 +43,12 @@ class Batches:
         labelled_share: share of a batch that is labelled, in [0, 1].
         seed: decides the order.
         levels: as in :func:`dequantize`.
+        augment: strength of the random affine maps of labelled rows and views, see :mod:`scnf.data.augment`.
+        views: whether batches end in augmented views of their unlabelled rows.
 
     Raises:
-        UserError: the batch is too small to hold the share, or there are no labels to fill it.
+        UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
+            augmented.
 
     Example:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
@@ -54,12 +60,23 @@ class Batches:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, batch_size: int, labelled_share: float, seed: int, levels: int | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        labelled_share: float,
+        seed: int,
+        levels: int | None,
+        augment: float = 0.0,
+        views: bool = False,
     ) -> None:
         self.x, self.y, self.seed, self.levels = x, y, seed, levels
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
         self.num_unlabelled = batch_size - self.num_labelled
+        self.augment, self.num_views = augment, self.num_unlabelled if views else 0
+        if levels is None and (augment or views):
+            raise UserError("points have no augmented views: set data.augment and objective.consistency_weight to 0")
         if labelled_share > 0 and not len(self.labelled):
             raise UserError("no row has a label: set data.labelled_share to 0 or data.num_labels above 0")
         if (labelled_share > 0 and not self.num_labelled) or (labelled_share < 1 and not self.num_unlabelled):
@@ -71,15 +88,22 @@ class Batches:
         self.steps_per_epoch = max(1, len(x) // self.num_unlabelled if self.num_unlabelled else len(x) // batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on."""
+        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
         rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
-        hidden = torch.full((self.num_unlabelled,), UNLABELLED, device=self.x.device)
+        hidden = torch.full((self.num_unlabelled + self.num_views,), UNLABELLED, device=self.x.device)
         for step in range(start, self.steps_per_epoch):
+            x = self.x[rows[step]]
             y = torch.cat([self.y[rows[step, : self.num_labelled]], hidden])
-            yield dequantize(self.x[rows[step]], self.levels), y
+            if self.augment:
+                plain = x[self.num_labelled :]
+                moved = random_affine(torch.cat([x[: self.num_labelled], plain[: self.num_views]]), self.augment)
+                x = torch.cat([moved[: self.num_labelled], plain, moved[self.num_labelled :]])
+            elif self.num_views:
+                x = torch.cat([x, x[self.num_labelled :]])
+            yield dequantize(x, self.levels), y
 
     def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
         """[steps, per_step]: `rows` in random order, begun anew as often as needed."""

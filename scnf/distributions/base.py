@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def enumerate_classes(
     log_prob: Callable[[Tensor, Tensor], Tensor], z: Tensor, num_classes: int, chunk: int | None = None
 ) -> Tensor:
-    """log p(z | y) for every class: folds the classes into the batch and calls `log_prob` once.
+    """Log p(z | y) for every class: folds the classes into the batch and calls `log_prob` once.
 
     Args:
         log_prob: (z [M, D], y [M]) -> [M], row by row independent (no batch normalisation inside).
@@ -42,11 +42,11 @@ class ClassConditional(nn.Module):
         self.num_classes, self.chunk = num_classes, chunk
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """log p(z | y) [N], in nats."""
+        """Log p(z | y) [N], in nats."""
         raise NotImplementedError
 
     def log_prob_all(self, z: Tensor) -> Tensor:
-        """log p(z | y) for every class, [N, K], in nats."""
+        """Log p(z | y) for every class, [N, K], in nats."""
         return enumerate_classes(self.log_prob, z, self.num_classes, self.chunk)
 
     def sample(self, y: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ClassConditionalFlow(ClassConditional):
         self.base = DiagonalGaussian(features)
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """log p(z | y) [N], in nats."""
+        """Log p(z | y) [N], in nats."""
         noise, logabsdet = self.transform(z, self.embedding(y))
         return self.base.log_prob(noise) + logabsdet
 

@@ -44,7 +44,9 @@ class DiagonalGaussian(nn.Module):
 def simplex_vertices(num_classes: int, features: int) -> Tensor:
     """K points [K, D] at unit distance from the origin, all pairs equally far apart; needs D >= K - 1."""
     if features < num_classes - 1:
-        raise ValueError(f"a simplex of {num_classes} vertices needs at least {num_classes - 1} features, not {features}")
+        raise ValueError(
+            f"a simplex of {num_classes} vertices needs at least {num_classes - 1} features, not {features}"
+        )
     centred = torch.eye(num_classes, dtype=torch.float64) - 1.0 / num_classes
     basis = torch.linalg.svd(centred).U[:, : num_classes - 1]  # the K - 1 directions that the vertices span
     vertices = torch.zeros(num_classes, features, dtype=torch.float64)
@@ -112,7 +114,7 @@ class ClassConditionalGaussian(ClassConditional):
         return self.log_scale[y] if self.log_scale.shape[0] > 1 else self.log_scale
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """log p(z | y) [N], in nats."""
+        """Log p(z | y) [N], in nats."""
         return gaussian_log_prob(z, self.mean[y], self._scales(y))
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ class ClassPrior(nn.Module):
             values = torch.full((num_classes,), 1.0 / num_classes)
         else:
             values = torch.as_tensor(probabilities, dtype=torch.float32)
-        if values.shape != (num_classes,) or bool((values <= 0).any()) or abs(float(values.sum()) - 1) > 1e-4:
+        if values.shape != (num_classes,) or not bool((values > 0).all()) or abs(float(values.sum()) - 1) > 1e-4:
             raise ValueError(f"a prior over {num_classes} classes needs {num_classes} positive numbers that sum to 1")
         if learned:
             self.logits = nn.Parameter(values.log())
@@ -44,7 +44,7 @@ class ClassPrior(nn.Module):
         return cls(num_classes, counts / counts.sum())
 
     def log_prob_all(self) -> Tensor:
-        """log p(y) [K], in nats."""
+        """Log p(y) [K], in nats."""
         return torch.log_softmax(self.logits, dim=0)
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from scnf.distributions import (
@@ -31,9 +32,12 @@ from scnf.transforms import (
     CompositeTransform,
     FactorOut,
     Flatten,
+    FullLinear,
     Logit,
+    Permutation,
     Squeeze,
     Transform,
+    haar_matrix,
     two_way_coupling,
 )
 
@@ -68,8 +72,8 @@ def paper_flow(
 ) -> SharedFlow:
     """The shared flow of arXiv 1905.00505: at most two squeezes, residual networks with reflection padding.
 
-    At every level three [1x1 convolution, checkerboard coupling, ActNorm]; after a squeeze two [1x1 convolution, two-way
-    channel coupling, ActNorm] and half of the channels factored out; the last level ends in two channel couplings.
+    At every level three [1x1 convolution, checkerboard coupling, ActNorm]; after a squeeze two [1x1 convolution,
+    two-way channel coupling, ActNorm] and half of the channels factored out; the last level ends in two such couplings.
     """
     _require_image(shape)
 
@@ -107,43 +111,56 @@ def paper_flow(
 def fast_flow(
     shape: Shape,
     alpha: float = 0.05,
-    channels: Sequence[int] = (32, 96),
-    steps: Sequence[int] = (4, 8),
+    channels: int = 96,
+    steps: int = 8,
+    detail_channels: int = 32,
+    detail_steps: int = 3,
     blocks: int = 0,
     linear: str = "full",
     scale: str = "symmetric",
 ) -> SharedFlow:
-    """Squeezed before the first convolution, then Glow steps [ActNorm, 1x1 convolution, channel coupling] at every level.
+    """Squeezed before the first convolution; most of the work is done on a coarse image.
 
-    A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Levels go on while the side
-    is even and above 8; `channels` and `steps` are given per level, the last entry serves all further levels.
+    A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Each level squeezes, and
+    mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, `detail_steps` couplings each
+    transform a third of the details given all other channels, then the details are factored out and the coarse image
+    goes on. The last level, at a side of at most 8 or an odd one, keeps everything and takes `steps` Glow steps
+    [ActNorm, 1x1 convolution, channel coupling].
     """
     _require_image(shape)
 
-    def at(values: Sequence[int], depth: int) -> int:
-        return values[min(depth, len(values) - 1)]
-
-    def glow_steps(shape: Shape, depth: int) -> list[Transform]:
+    def glow_steps(shape: Shape) -> list[Transform]:
         layers: list[Transform] = []
-        for index in range(at(steps, depth)):
+        for index in range(steps):
             one_channel = shape[0] == 1  # at an odd size: there are no halves
             part = CheckerboardPartition(1, swap=index % 2 == 1) if one_channel else ChannelPartition(shape[0])
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, at(channels, depth), blocks)
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, channels, blocks)
             layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
         return layers
 
-    def level(shape: Shape, depth: int) -> SharedFlow:
+    def detail_couplings(shape: Shape) -> list[Transform]:
+        coarse = shape[0] // 4
+        turn = torch.cat([torch.arange(3 * coarse).roll(-coarse), torch.arange(3 * coarse, shape[0])])
+        layers: list[Transform] = [ActNorm(shape[0])]
+        for _ in range(detail_steps):
+            part = ChannelPartition(shape[0], swap=True, first=coarse)
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, detail_channels, blocks)
+            layers += [AffineCoupling(network, part, scale), Permutation(turn)]
+        return layers
+
+    def level(shape: Shape) -> SharedFlow:
         layers: list[Transform] = []
         if _even(shape):
             shape = _squeezed(shape)
-            layers.append(Squeeze())
-        layers += glow_steps(shape, depth)
+            layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
         if not _even(shape) or min(shape[1:]) <= 8:
-            return CompositeTransform([*layers, Flatten(shape)]), math.prod(shape)
-        inner, semantic = level(_kept(shape), depth + 1)
-        return CompositeTransform([*layers, FactorOut(inner, shape)]), semantic
+            return CompositeTransform([*layers, *glow_steps(shape), Flatten(shape)]), math.prod(shape)
+        coarse = shape[0] // 4
+        inner, semantic = level((coarse, *shape[1:]))
+        aside = FactorOut(inner, shape, aside=shape[0] - coarse)
+        return CompositeTransform([*layers, *detail_couplings(shape), aside]), semantic
 
-    body, semantic = level(shape, depth=0)
+    body, semantic = level(shape)
     return CompositeTransform([Logit(alpha), body]), semantic
 
 
@@ -168,14 +185,14 @@ def conditional_flow(
     features: int,
     conditional_hidden: int = 128,
     conditional_blocks: int = 1,
-    conditional_steps: int = 3,
+    conditional_steps: int = 2,
     conditional_scales: int = 1,
     embedding: int = 10,
     linear: str = "full",
     scale: str = "symmetric",
     class_chunk: int | None = None,
 ) -> ClassConditionalFlow:
-    """h(z; y) of arXiv 1905.00505: steps of [ActNorm, dense mixing, two-way coupling on the half and a label embedding].
+    """h(z; y) of arXiv 1905.00505: steps of [ActNorm, dense mixing, two-way coupling given a label embedding].
 
     There are `conditional_scales` groups of such steps, with half of the features factored out between them.
     """
@@ -288,7 +305,7 @@ RECIPES: dict[str, FlowRecipe] = {
     "scnf-digits": FlowRecipe(
         "scnf-fast for 8x8 images",
         fast_flow,
-        dict(conditional="flow", channels=(32,), steps=(6,), conditional_hidden=64, conditional_steps=2),
+        dict(conditional="flow", channels=32, steps=6, conditional_hidden=64, conditional_steps=2),
     ),
     "scnf-toy": FlowRecipe(
         "points in the plane",

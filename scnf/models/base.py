@@ -23,7 +23,7 @@ class JointOutput(NamedTuple):
 def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor) -> JointOutput:
     """From the table log p(x, y = k) to the output: the form that every model which enumerates its labels shares.
 
-    Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k) with q = softmax(class_logits):
+    Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k), q = softmax(class_logits):
     M2's bound (Kingma et al., https://arxiv.org/abs/1406.5298, eq. 7). Where q is the exact posterior, that is where
     `class_logits` is `log_joint` itself, it equals logsumexp_k log_joint_k in value and in gradient.
 
@@ -54,7 +54,7 @@ class JointModel(nn.Module):
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
-        """log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
+        """Log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
         raise NotImplementedError
 
     def sample(self, y: Tensor) -> Tensor:

@@ -63,12 +63,12 @@ class SemiConditionalFlow(JointModel):
         return z_f, logabsdet if self.auxiliary is None else logabsdet + self.auxiliary.log_prob(z_aux)
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """log p(x, y = k) [N, K], in nats."""
+        """Log p(x, y = k) [N, K], in nats."""
         z_f, common = self._shared(x)
         return common.unsqueeze(1) + self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
 
     def forward(self, x: Tensor, y: Tensor) -> JointOutput:
-        """log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
+        """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
         table = self.log_joint(x)
         return output_from_table(table, table, y)
 

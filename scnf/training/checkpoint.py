@@ -42,12 +42,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with open(path, "rb") as handle:
             start = handle.read(4)
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise UserError(f"{path} is a pickled file, which could run code and is never loaded: give safetensors weights")
+            raise UserError(
+                f"{path} is a pickled file, which could run code and is never loaded: give safetensors weights"
+            )
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = json.loads((file.metadata() or {}).get("scnf", "{}"))
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"cannot read weights from {path}: {error}. The file is missing, damaged or no safetensors file") from error
+        raise UserError(
+            f"cannot read weights from {path}: {error}. The file is missing, damaged or no safetensors file"
+        ) from error
     return tensors, metadata
 
 

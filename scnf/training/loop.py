@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from scnf.training.checkpoint import (
 )
 from scnf.training.schedules import learning_rate_factor
 
-Objective = Callable[[JointOutput, Tensor], tuple[Tensor, dict[str, Tensor]]]
+Objective = Callable[[JointOutput, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -69,6 +69,14 @@ class Progress:
     stopped_by: int | None = None
 
 
+class Restart(NamedTuple):
+    """What :func:`restore` brings back, beside the states of model and optimizer."""
+
+    progress: Progress
+    sums: dict[str, Tensor]
+    averaged: AveragedModel | None
+
+
 @dataclass
 class _Interrupt:
     """The first SIGINT or SIGTERM asks the loop to end after its step; a second one acts at once."""
@@ -86,8 +94,8 @@ class _Interrupt:
 def _watch_signals() -> Iterator[_Interrupt]:
     interrupt = _Interrupt()
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            interrupt.previous[number] = signal.signal(number, interrupt)
+        for watched in (signal.SIGINT, signal.SIGTERM):
+            interrupt.previous[watched] = signal.signal(watched, interrupt)
     except ValueError:  # not the main thread: signals are somebody else's
         pass
     try:
@@ -141,14 +149,15 @@ def train(
     select: str = "accuracy",
     autocast: bool = False,
     compile: bool = False,
-    resume: bool = False,
+    resume: Restart | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
     """Train `model`, leaving its best weights in it, and metrics and checkpoints in `run`.
 
     Args:
         model: already initialised (ActNorm started) unless `resume`.
-        objective: (output, y) -> (loss, metrics), see :func:`scnf.objectives.semi_supervised_loss`.
+        objective: (output, y, share of the steps done) -> (loss, metrics), see
+            :func:`scnf.objectives.semi_supervised_loss`.
         batches: where batches come from.
         optimizer: over the parameters of `model`; its learning rate is taken as the highest.
         run: the directory for metrics and checkpoints.
@@ -162,7 +171,7 @@ def train(
         select: which weights are best, a key of `SELECTORS`.
         autocast: bf16 inside the networks (the model keeps its densities in float32).
         compile: run the model through torch.compile.
-        resume: go on from the run's last checkpoint; on the CPU the end is the same, bit for bit.
+        resume: what :func:`restore` gave, to go on from there; on the CPU the end is the same, bit for bit.
         say: takes one line per epoch.
 
     Returns:
@@ -175,11 +184,7 @@ def train(
 
     device = batches.x.device
     total_steps = min(epochs * batches.steps_per_epoch, max_steps if max_steps is not None else 2**62)
-    progress, sums = Progress(), {}
-    if resume:
-        progress, sums, averaged = _restore(model, optimizer, run, ema, device)
-    else:
-        averaged = _averaged(model, ema)
+    progress, sums, averaged = resume or Restart(Progress(), {}, _averaged(model, ema))
     forward = torch.compile(model) if compile else model
     peak_lr = [group["lr"] for group in optimizer.param_groups]
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
@@ -188,13 +193,15 @@ def train(
     def loss_and_metrics(x: Tensor, y: Tensor, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             output = run_model(x, y)
-        return objective(output, y)
+        return objective(output, y, progress.total_step / total_steps)
 
     def save_last() -> None:
         progress.minutes = minutes_before + (time.perf_counter() - started) / 60
-        _save(model, averaged, optimizer, peak_lr, progress, sums, run)
+        _save(model, averaged, optimizer, progress, sums, run)
 
-    bar = tqdm(total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False)
+    bar = tqdm(
+        total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
+    )
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
             model.train()
@@ -206,12 +213,14 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-                if progress.total_step % check_every == 0 and not bool(torch.isfinite(loss + norm)):
+                last = batches.steps_per_epoch - progress.step == 1 or total_steps - progress.total_step == 1
+                check = last or progress.total_step % check_every == 0  # before a checkpoint, always
+                if check and not bool(torch.isfinite(loss + norm)):
                     reason = first_non_finite(model, lambda x=x, y=y: loss_and_metrics(x, y, model))  # type: ignore[misc]
                     raise UserError(
                         f"the loss or its gradient is not finite at step {progress.total_step} (epoch "
-                        f"{progress.epoch + 1}): {reason}. Training stopped; the last good checkpoint is kept in "
-                        f"{run.path / 'checkpoints'}. Lower train.lr or set train.grad_clip"
+                        f"{progress.epoch + 1}): {reason}. Training stopped; {_kept(run)}. Lower train.lr or set "
+                        "train.grad_clip"
                     )
                 optimizer.step()
                 if averaged is not None:
@@ -220,7 +229,7 @@ def train(
                     sums[name] = sums.get(name, 0) + value
                 progress.step += 1
                 progress.total_step += 1
-                progress.images += len(y)
+                progress.images += len(y) - batches.num_views
                 bar.update()
                 if interrupt.received or progress.total_step == total_steps:
                     break
@@ -229,13 +238,15 @@ def train(
                 break
             means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
             progress.epoch, progress.step, sums = progress.epoch + 1, 0, {}
-            kept = averaged.module if averaged is not None else model
+            kept: Any = averaged.module if averaged is not None else model
             figures = evaluate(kept)
-            if (score := SELECTORS[select](figures)) >= progress.best_score or progress.best_epoch == 0:
-                progress.best_score, progress.best_epoch = score, progress.epoch
+            score = SELECTORS[select](figures)
+            if not score < progress.best_score and not (math.isnan(score) and progress.best_epoch):
+                progress.best_score = -math.inf if math.isnan(score) else score
+                progress.best_epoch = progress.epoch
                 save_tensors(run.checkpoint("best"), kept.state_dict(), {"epoch": progress.epoch, **figures})
-            save_last()
-            run.log_metrics(
+            progress.minutes = minutes_before + (time.perf_counter() - started) / 60
+            run.log_metrics(  # before the checkpoint: a row too many is dropped on resume, a row too few stays lost
                 {
                     "epoch": progress.epoch,
                     "step": progress.total_step,
@@ -246,6 +257,7 @@ def train(
                     **{f"validation.{name}": value for name, value in figures.items()},
                 }
             )
+            save_last()
             bar.clear()
             say(_epoch_line(progress, epochs, total_steps, means, figures))
             if interrupt.received:
@@ -258,6 +270,12 @@ def train(
     return progress
 
 
+def _kept(run: Run) -> str:
+    if run.checkpoint("last").is_file():
+        return f"the last good checkpoint is kept in {run.path / 'checkpoints'}"
+    return "it had not come to its first checkpoint"
+
+
 def _averaged(model: JointModel, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
@@ -266,7 +284,6 @@ def _save(
     model: JointModel,
     averaged: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
-    peak_lr: list[float],
     progress: Progress,
     sums: dict[str, Any],
     run: Run,
@@ -282,17 +299,32 @@ def _save(
         tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
     metadata = {name: value for name, value in vars(progress).items() if name != "stopped_by"}
     metadata["best_score"] = repr(progress.best_score)  # may be infinite, which JSON does not know
+    metadata["optimizer"] = type(optimizer).__name__
     save_tensors(run.checkpoint("last"), tensors, metadata)
 
 
-def _restore(
-    model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: float, device: torch.device
-) -> tuple[Progress, dict[str, Any], AveragedModel | None]:
-    """Undo :func:`_save`."""
-    path = run.checkpoint("last")
+def restore(model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: float) -> Restart:
+    """Load the last checkpoint of `run` into `model`, `optimizer` and the random generators.
+
+    Args:
+        model: of the same recipe and settings as the run's.
+        optimizer: of the same kind, over the parameters of `model`.
+        run: whose `metrics.csv` loses the rows after the checkpoint.
+        ema: as in :func:`train`.
+
+    Returns:
+        where to go on from, for :func:`train`.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, or belongs to another model or optimizer.
+    """
+    path, device = run.checkpoint("last"), next(model.parameters()).device
     if not path.is_file():
         raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start it anew")
     tensors, metadata = load_tensors(path)
+    kind = metadata.pop("optimizer", None)
+    if kind != type(optimizer).__name__:
+        raise UserError(f"{path} is of the optimizer {kind}, not {type(optimizer).__name__}: set train.optimizer")
     load_weights(model, under_prefix("model", tensors), path)
     averaged = _averaged(model, ema)
     if averaged is not None:
@@ -304,7 +336,7 @@ def _restore(
     progress = Progress(**{**metadata, "best_score": float(metadata["best_score"])})
     run.truncate_metrics(progress.epoch)
     sums = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
-    return progress, sums, averaged
+    return Restart(progress, sums, averaged)
 
 
 def _epoch_line(

@@ -23,7 +23,7 @@ def bits_per_dim(log_likelihood: Tensor | float, dims: int, levels: int) -> Tens
 
 
 def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al., arXiv 1706.04599, eq. 3).
+    """Mean gap between confidence and accuracy over equal bins of confidence (Guo et al., arXiv 1706.04599, eq. 3).
 
     Args:
         class_log_probs: [N, K].

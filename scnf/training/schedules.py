@@ -17,7 +17,9 @@ def _hat(progress: float, warmup: float) -> float:
 
 
 def _cosine(progress: float, warmup: float) -> float:
-    return progress / warmup if progress < warmup else 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    return (
+        progress / warmup if progress < warmup else 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    )
 
 
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
@@ -42,4 +44,5 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: flo
         [1.0, 0.75, 0.5, 0.25]
     """
     rising = schedule in ("hat", "cosine") and step < warmup * total_steps
-    return SCHEDULES[schedule]((step + 1 if rising else step) / max(total_steps, 1), warmup)
+    progress = min((step + 1) / total_steps, warmup) if rising else step / max(total_steps, 1)
+    return SCHEDULES[schedule](progress, warmup)

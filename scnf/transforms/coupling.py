@@ -14,12 +14,12 @@ from scnf.transforms.base import CompositeTransform, Transform, sum_except_batch
 
 
 def sigmoid_log_scale(raw: Tensor) -> Tensor:
-    """log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88 (the paper's form, arXiv 1905.00505)."""
+    """Log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88 (the paper's form, arXiv 1905.00505)."""
     return F.logsigmoid(raw + 2.0)
 
 
 def symmetric_log_scale(raw: Tensor, bound: float = 2.0) -> Tensor:
-    """bound * tanh(raw / bound): the scale lies in (e^-bound, e^bound) and starts at 1."""
+    """Bounded on both sides, bound * tanh(raw / bound): the scale lies in (e^-bound, e^bound) and starts at 1."""
     return bound * torch.tanh(raw / bound)
 
 

@@ -1,24 +1,23 @@
 """Invertible linear mixing of channels: a 1x1 convolution on images, a dense matrix on vectors.
 
-Glow (Kingma & Dhariwal, https://arxiv.org/abs/1807.03039, section 3.2) introduced the full and the PLU form; Householder
-reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.09630), the QR form from Hoogeboom et al.
+Glow (Kingma & Dhariwal, https://arxiv.org/abs/1807.03039, section 3.2) introduced the full and the PLU form;
+Householder reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.09630), the QR form from Hoogeboom et al.
 (https://arxiv.org/abs/1901.11137). Each class says only how its matrix and log-determinant are made.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf.transforms.base import Transform, full_precision
 
 
 def haar_matrix(channels: int) -> Tensor:
-    """Orthogonal [4C, 4C] that turns the four pixels of a squeezed 2x2 block into three details and, last, their mean.
+    """Orthogonal [4C, 4C] from the four pixels of a squeezed 2x2 block to three details and, last, their mean.
 
-    The layout is that of :class:`scnf.transforms.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C details come
-    first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
+    The layout is that of :class:`scnf.transforms.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C details
+    come first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
     """
     pattern = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, 1]]) / 2
     per_channel = torch.kron(torch.eye(channels), pattern)
@@ -44,9 +43,7 @@ class InvertibleLinear(Transform):
         raise NotImplementedError
 
     def _apply_matrix(self, weight: Tensor, inputs: Tensor) -> Tensor:
-        if inputs.dim() == 2:
-            return F.linear(inputs, weight)
-        return F.conv2d(inputs, weight[:, :, None, None])
+        return torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""

@@ -31,7 +31,7 @@ class Logit(Transform):
         self.alpha = alpha
 
     def _log_slope(self, outputs: Tensor) -> Tensor:
-        """Log dy/dx [N, ...], written in y so that both directions share it: log(1 - 2 alpha) - log s(y) - log s(-y)."""
+        """Log dy/dx [N, ...], in y so that both directions share it: log(1 - 2 alpha) - log s(y) - log s(-y)."""
         return math.log(1 - 2 * self.alpha) - F.logsigmoid(outputs) - F.logsigmoid(-outputs)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

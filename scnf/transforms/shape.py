@@ -1,4 +1,4 @@
-"""Transforms that only move numbers: squeeze, flatten, permute; and :class:`FactorOut`, from which multi-scale is made."""
+"""Transforms that only move numbers, and :class:`FactorOut`, from which multi-scale is made."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from scnf.transforms.base import InverseTransform, Transform
 
 
 class Squeeze(Transform):
-    """[N, C, H, W] -> [N, 4C, H/2, W/2]: every 2x2 block becomes four channels (Real NVP, arXiv 1605.08803, section 3.6).
+    """[N, C, H, W] -> [N, 4C, H/2, W/2]: every 2x2 block becomes four channels (Real NVP, arXiv 1605.08803).
 
     Channel c of block pixel p stands at 4 * c + p. H and W must be even.
 
@@ -69,7 +69,7 @@ class Permutation(Transform):
         super().__init__()
         if not torch.equal(permutation.sort().values, torch.arange(len(permutation))):
             raise ValueError("a permutation holds each of 0..C-1 once")
-        self.register_buffer("permutation", permutation)
+        self.register_buffer("permutation", permutation.clone())
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, zeros [N])."""
@@ -83,8 +83,8 @@ class Permutation(Transform):
 class FactorOut(Transform):
     """Set the first channels aside, flattened, and send the others through `inner`: multi-scale by nesting.
 
-    [N, C, H, W] -> [N, D]: the channels set aside come first, what `inner` gives comes last, so the deepest features are
-    the last entries (Real NVP, arXiv 1605.08803, section 3.6). Vectors [N, D] are split likewise.
+    [N, C, H, W] -> [N, D]: the channels set aside come first, what `inner` gives comes last, so the deepest features
+    are the last entries (Real NVP, arXiv 1605.08803, section 3.6). Vectors [N, D] are split likewise.
 
     Args:
         inner: a transform of the kept channels [N, C - aside, H, W] to vectors [N, D'].

@@ -1,0 +1,34 @@
+"""Random affine maps of grey-level images: turned, stretched, sheared and shifted a little, the class stays."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_affine(x: Tensor, strength: float) -> Tensor:
+    """Move each image by its own random affine map.
+
+    At strength 1: turned by up to 20 degrees, each axis stretched by up to 20 %, sheared by up to 0.3, shifted by up to
+    11 % of the side; all in proportion to the strength. What comes in from outside is 0.
+
+    Args:
+        x: uint8 [N, C, H, W].
+        strength: 0 changes nothing.
+
+    Returns:
+        uint8 [N, C, H, W], a new tensor.
+
+    Example:
+        >>> x = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+        >>> torch.equal(random_affine(x, 0.0), x), random_affine(x, 1.0).dtype
+        (True, torch.uint8)
+    """
+    angle, stretch_x, stretch_y, shear, shift_x, shift_y = strength * (2 * torch.rand(6, len(x), device=x.device) - 1)
+    angle, shear = 0.35 * angle, 0.3 * shear
+    stretch_x, stretch_y = 1 + 0.2 * stretch_x, 1 + 0.2 * stretch_y
+    rows = [
+        torch.stack([angle.cos() * stretch_x, (shear - angle.sin()) * stretch_y, 0.22 * shift_x], dim=1),
+        torch.stack([angle.sin() * stretch_x, angle.cos() * stretch_y, 0.22 * shift_y], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, align_corners=False).round().to(torch.uint8)

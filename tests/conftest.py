@@ -1,0 +1,95 @@
+"""What all tests share: one thread each, and the command line called in process."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start, too: sums then come out the same to the last bit
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from scnf.cli import main
+from scnf.runs import Run
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = [
+    *["--model.channels", "8", "--model.steps", "2", "--conditional_hidden", "16", "--conditional_steps", "1"],
+    *["--batch_size", "64", "--labelled_share", "0.25", "--lr", "3e-3", "--schedule", "cosine", "--ema", "0.99"],
+    *["--augment", "0", "--consistency_weight", "0", "--classifier_weight", "0"],
+]
+"""A model that trains in no time, and the settings that tests count on, whatever configs/digits.yaml says."""
+
+
+@dataclass
+class Outcome:
+    """What a command did: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def scnf(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`scnf WORDS...` in this process, from an empty directory; words may hold several words."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main([part for word in words for part in (word.split() if isinstance(word, str) else [str(word)])])
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else 1
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def digits(scnf: Command, tmp_path: Path) -> Command:
+    """`scnf train` on digits with a tiny model, into logs/ of the test's directory."""
+    return lambda *words: scnf("train --config digits.yaml", *TINY, *words)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
+    """A Python process of its own in the test's directory: `start("-m", "scnf.cli", ...)`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def call(*arguments: str | Path, **options: object) -> "subprocess.Popen[str]":
+        options = {"cwd": tmp_path, **options}
+        command = [sys.executable, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, **pipes, **options))  # type: ignore[call-overload]
+        return started[-1]
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def last_run(tmp_path: Path) -> Callable[[], Run]:
+    """The latest run in logs/ of the test's directory."""
+    return lambda: Run.find(tmp_path / "logs", "last")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on digits: 2 epochs and a bit. Tests only read it."""
+    root = tmp_path_factory.mktemp("finished")
+    words = ["train", "--config", "digits.yaml", *TINY, "--runs.root", str(root), "--max_steps", "50"]
+    assert main(words) == 0
+    return Run.find(root, "last").path

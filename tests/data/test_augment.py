@@ -1,0 +1,34 @@
+import torch
+
+from scnf.data.augment import random_affine
+
+
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_strength_zero_changes_nothing() -> None:
+    x = images()
+    assert torch.equal(random_affine(x, 0.0), x)
+
+
+def test_every_image_gets_its_own_map_and_the_argument_is_untouched() -> None:
+    x = images()[:1].expand(8, -1, -1, -1).contiguous()
+    before = x.clone()
+    moved = random_affine(x, 1.0)
+    assert moved.dtype == torch.uint8 and moved.shape == x.shape
+    assert torch.equal(x, before)
+    assert len({tuple(image.flatten().tolist()) for image in moved}) == 8
+
+
+def test_the_centre_of_mass_moves_by_no_more_than_the_shift_allows() -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(500, 1, 28, 28, dtype=torch.uint8)
+    x[:, :, 13:15, 13:15] = 200  # a dot in the middle: turning and stretching leave it there
+    moved = random_affine(x, 1.0).double()
+    places = torch.arange(28).double()
+    mass = moved.sum((1, 2, 3))
+    rows, columns = ((moved.sum((1, axis)) @ places) / mass for axis in (3, 2))
+    for centre in (rows, columns):
+        assert (centre - 13.5).abs().max() < 4.6  # 0.22 * 14 pixels, after a stretch and a shear
+        assert (centre - 13.5).abs().mean() > 0.5

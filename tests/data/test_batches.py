@@ -1,0 +1,213 @@
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.batches import Batches, dequantize
+from scnf.errors import UserError
+
+
+def rows_as_points(num_rows: int = 120, num_labelled: int = 12) -> tuple[Tensor, Tensor]:
+    """Each row holds its own index, so that a batch tells which rows it drew; labels are index % 4."""
+    x = torch.arange(num_rows, dtype=torch.float32).unsqueeze(1).repeat(1, 2)
+    y = torch.full((num_rows,), UNLABELLED)
+    y[: num_labelled * 5 : 5] = torch.arange(0, num_labelled * 5, 5) % 4
+    return x, y
+
+
+def make(batch_size: int = 20, labelled_share: float = 0.25, seed: int = 0, **sizes: int) -> Batches:
+    return Batches(*rows_as_points(**sizes), batch_size, labelled_share, seed, levels=None)
+
+
+def drawn(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[list[list[int]], list[list[int]]]:
+    """(rows, labels) of each batch."""
+    pairs = [(x[:, 0].long().tolist(), y.tolist()) for x, y in batches.epoch(epoch, start)]
+    return [rows for rows, _ in pairs], [labels for _, labels in pairs]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "share", "labelled"), [(20, 0.25, 5), (20, 0.0, 0), (20, 1.0, 20), (7, 0.3, 2), (2, 0.5, 1)]
+)
+def test_the_share_is_held_in_every_batch(batch_size: int, share: float, labelled: int) -> None:
+    rows, labels = drawn(make(batch_size, share))
+    for batch_rows, batch_labels in zip(rows, labels, strict=True):
+        assert len(batch_rows) == batch_size
+        assert batch_labels[labelled:] == [UNLABELLED] * (batch_size - labelled)
+        assert batch_labels[:labelled] == [row % 4 for row in batch_rows[:labelled]]
+        assert all(row % 5 == 0 and row < 60 for row in batch_rows[:labelled])
+
+
+def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
+    batches = make()
+    assert batches.steps_per_epoch == 8
+    for epoch in range(3):
+        rows, _ = drawn(batches, epoch)
+        assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
+
+
+def test_when_it_does_not_divide_no_row_comes_twice() -> None:
+    batches = make(num_rows=119)
+    rows, _ = drawn(batches)
+    seen = [row for batch in rows for row in batch[5:]]
+    assert len(rows) == batches.steps_per_epoch == 7 and len(seen) == len(set(seen)) == 105
+
+
+def test_labelled_rows_come_round_evenly() -> None:
+    rows, _ = drawn(make())
+    labelled = [row for batch in rows for row in batch[:5]]
+    counts = [labelled.count(row) for row in range(0, 60, 5)]
+    assert sum(counts) == 40 and set(counts) == {3, 4}
+    for turn in range(3):  # each round is a permutation of its own
+        assert sorted(labelled[12 * turn : 12 * (turn + 1)]) == list(range(0, 60, 5))
+    assert labelled[:12] != labelled[12:24]
+
+
+def test_all_labelled_goes_once_over_the_size_of_the_data() -> None:
+    batches = make(labelled_share=1.0)
+    assert batches.steps_per_epoch == 6
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    batches = make(batch_size=400)
+    rows, labels = drawn(batches)
+    assert batches.steps_per_epoch == 1 and len(rows[0]) == 400
+    assert set(rows[0][100:]) == set(range(120)) and labels[0][100:] == [UNLABELLED] * 300
+
+
+def test_the_draw_depends_on_seed_and_epoch_alone() -> None:
+    torch.manual_seed(1)
+    first = drawn(make(), epoch=2)
+    torch.manual_seed(2)
+    batches = make()
+    list(batches.epoch(0))
+    assert drawn(batches, epoch=2) == first == drawn(batches, epoch=2)
+    others = [drawn(make(seed=seed), epoch=epoch)[0] for seed, epoch in ((0, 0), (0, 3), (1, 2), (1, 0))]
+    assert first[0] not in others and all(a != b for i, a in enumerate(others) for b in others[:i])
+
+
+@pytest.mark.parametrize("start", range(9))
+def test_starting_late_gives_the_rest(start: int) -> None:
+    rows, labels = drawn(make(), epoch=4)
+    assert drawn(make(), epoch=4, start=start) == (rows[start:], labels[start:])
+
+
+def test_labels_of_hidden_rows_never_come_out() -> None:
+    x, y = rows_as_points()
+    for _, labels in Batches(x, y, 20, 0.25, 0, None).epoch(0):
+        assert (labels[5:] == UNLABELLED).all()
+    for _, labels in Batches(x, torch.full_like(y, UNLABELLED), 20, 0.0, 0, None).epoch(0):
+        assert (labels == UNLABELLED).all()
+
+
+def test_images_are_dequantised_anew_each_time() -> None:
+    images = torch.randint(17, (40, 1, 2, 2), dtype=torch.uint8)
+    batches = Batches(images, torch.full((40,), UNLABELLED), 10, 0.0, 0, levels=17)
+    first, second = (next(batches.epoch(0))[0] for _ in range(2))
+    assert torch.equal((first * 17).floor(), (second * 17).floor()) and not torch.equal(first, second)
+    assert torch.equal(batches.x, images) and images.dtype == torch.uint8
+
+
+def images(augment: float = 0.0, views: bool = False) -> Batches:
+    """Each row is an image of one grey level, its own index."""
+    x, y = rows_as_points()
+    return Batches(x[:, :1, None, None].to(torch.uint8).expand(-1, 1, 8, 8), y, 20, 0.25, 0, 256, augment, views)
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_views_follow_the_rows_that_they_show(augment: float) -> None:
+    plain, _ = drawn(make())
+    for (x, y), rows in zip(images(augment, views=True).epoch(0), plain, strict=True):
+        assert x.shape == (35, 1, 8, 8) and (y[5:] == UNLABELLED).all() and (y[:5] != UNLABELLED).all()
+        levels = (x * 256).floor().flatten(1).max(dim=1).values.long().tolist()  # zeros come in from outside
+        assert levels == rows + rows[5:]
+
+
+def test_only_labelled_rows_and_views_are_moved() -> None:
+    for views in (False, True):
+        x, _ = next(images(1.0, views).epoch(0))
+        whole = (x * 256).floor().flatten(1).std(dim=1) == 0
+        assert whole[5:20].all() and not whole[:5].all() and not (views and whole[20:].all())
+    assert [len(batch) for batch, _ in images(1.0).epoch(0)] == [20] * 8
+
+
+@pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
+def test_points_have_no_views(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="points have no augmented views"):
+        Batches(*rows_as_points(), 20, 0.25, 0, None, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 3, "labelled_share": 0.1}, "a batch of 3 cannot hold a labelled share of 0.1"),
+        ({"batch_size": 3, "labelled_share": 0.9}, "it would have 3 labelled and 0 unlabelled rows"),
+        ({"batch_size": 1, "labelled_share": 0.4}, "Raise train.batch_size"),
+        ({"num_labelled": 0}, "no row has a label"),
+        ({"num_labelled": 0, "labelled_share": 1.0}, "no row has a label"),
+    ],
+)
+def test_what_cannot_be_held(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(**arguments)
+    assert message in str(caught.value)
+
+
+# --- dequantisation
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_dequantize(levels: int) -> None:
+    x = torch.arange(levels, dtype=torch.uint8).repeat(1000).view(-1, 1, 1, levels)
+    u = dequantize(x, levels)
+    assert u.dtype == torch.float32 and u.shape == x.shape and x.dtype == torch.uint8
+    assert float(u.min()) >= 0 and float(u.max()) < 1
+    inside = u.double() * levels - x
+    assert float(inside.min()) > -1e-4 and float(inside.max()) < 1 + 1e-4
+    assert abs(float(inside.mean()) - 0.5) < 0.02 and abs(float(inside.var()) - 1 / 12) < 0.01
+
+
+def test_the_highest_level_stays_below_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))  # the largest it can give
+    assert float(dequantize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), 256).max()) < 1
+
+
+def test_noise_comes_from_the_generator() -> None:
+    x = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    state = torch.get_rng_state()
+    first, second = (dequantize(x, 256, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(dequantize(x, 256), first)
+
+
+def test_points_are_left_as_they_are() -> None:
+    x = torch.randn(5, 2)
+    assert dequantize(x, None) is x
+    batch = next(islice(make().epoch(0), 1))[0]
+    assert torch.equal(batch, batch.round())
+
+
+def image_batches(augment: float, views: bool) -> Batches:
+    x = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    y = torch.full((40,), UNLABELLED)
+    y[:4] = torch.arange(4)
+    return Batches(x, y, 10, 0.2, seed=0, levels=256, augment=augment, views=views)
+
+
+def test_views_follow_their_rows_in_order() -> None:
+    plain, with_views = image_batches(0.0, False), image_batches(0.0, True)
+    assert with_views.num_views == 8 and plain.num_views == 0
+    for (x, y), (more_x, more_y) in zip(plain.epoch(0), with_views.epoch(0), strict=True):
+        assert more_x.shape[0] == 18
+        grey, more_grey = (256 * x).floor(), (256 * more_x).floor()
+        assert torch.equal(more_grey[:10], grey) and torch.equal(more_grey[10:], grey[2:])
+        assert torch.equal(more_y[:10], y) and bool((more_y[10:] == UNLABELLED).all())
+
+
+def test_only_labelled_rows_and_views_are_augmented() -> None:
+    x, _ = next(image_batches(0.0, True).epoch(0))
+    moved, _ = next(image_batches(1.0, True).epoch(0))
+    same = ((256 * x).floor() == (256 * moved).floor()).flatten(1).all(dim=1).tolist()
+    assert same == [False] * 2 + [True] * 8 + [False] * 8

@@ -1,0 +1,51 @@
+"""`output_from_table` against values worked out by hand."""
+
+import math
+
+import torch
+
+from scnf import UNLABELLED
+from scnf.models.base import output_from_table
+
+LOG_2, LOG_3 = math.log(2), math.log(3)
+
+
+def test_labelled_rows_take_their_column() -> None:
+    table = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -5.0, -6.0]])
+    output = output_from_table(table, torch.zeros(2, 3), torch.tensor([2, 0]))
+    assert output.log_likelihood.tolist() == [-3.0, -4.0]
+    torch.testing.assert_close(output.class_log_probs, torch.full((2, 3), -LOG_3))
+
+
+def test_unlabelled_rows_take_the_bound() -> None:
+    # q = (1/4, 3/4): the bound is 1/4 (-1 + log 4) + 3/4 (-2 + log 4/3)
+    logits = torch.tensor([[0.0, LOG_3]])
+    output = output_from_table(torch.tensor([[-1.0, -2.0]]), logits, torch.tensor([UNLABELLED]))
+    expected = 0.25 * (-1 + math.log(4)) + 0.75 * (-2 + math.log(4 / 3))
+    torch.testing.assert_close(output.log_likelihood, torch.tensor([expected]))
+    torch.testing.assert_close(output.class_log_probs.exp(), torch.tensor([[0.25, 0.75]]))
+
+
+def test_the_bound_is_tight_for_the_exact_posterior_only() -> None:
+    table = torch.tensor([[math.log(0.2), math.log(0.6)]])
+    hidden = torch.tensor([UNLABELLED])
+    torch.testing.assert_close(output_from_table(table, table, hidden).log_likelihood.exp(), torch.tensor([0.8]))
+    torch.testing.assert_close(output_from_table(table, table - 7, hidden).log_likelihood.exp(), torch.tensor([0.8]))
+    for _ in range(10):
+        assert output_from_table(table, torch.randn(1, 2), hidden).log_likelihood < math.log(0.8)
+
+
+def test_gradients_reach_the_table_and_the_logits() -> None:
+    torch.manual_seed(0)
+    table, logits = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True).unbind()
+    y = torch.tensor([2, UNLABELLED, 0, UNLABELLED])
+    assert torch.autograd.gradcheck(lambda a, b: tuple(output_from_table(a, b, y)), (table, logits))
+
+
+def test_extreme_tables_stay_finite() -> None:
+    table = torch.tensor([[-1e4, -2e4, -3e4], [5e3, -5e3, 0.0]], requires_grad=True)
+    output = output_from_table(table, table, torch.tensor([UNLABELLED, UNLABELLED]))
+    torch.testing.assert_close(output.log_likelihood, torch.tensor([-1e4, 5e3]))
+    output.log_likelihood.sum().backward()
+    assert table.grad is not None
+    torch.testing.assert_close(table.grad, torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]))

@@ -1,0 +1,143 @@
+"""Every recipe, for the shapes people have."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from scnf.distributions import ClassPrior
+from scnf.models import RECIPES, SemiConditionalFlow, build
+
+IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
+POINTS = [(2,), (5,)]
+FAMILIES = [(recipe, shape) for recipe in RECIPES for shape in (POINTS if recipe == "scnf-toy" else IMAGES)]
+SMALL = {recipe: (2,) if recipe == "scnf-toy" else (1, 8, 8) for recipe in RECIPES}
+
+
+def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0.02) -> SemiConditionalFlow:
+    torch.manual_seed(0)
+    y = torch.arange(8) % model.num_classes
+    model.initialize(torch.rand(8, *shape), y)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter) * parameter.abs().mean().clamp(0.1, 1))
+    return model.eval()
+
+
+@pytest.mark.parametrize(("recipe", "shape"), FAMILIES, ids=lambda value: str(value).replace(" ", ""))
+@torch.no_grad()
+def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
+    short = {"conditional_steps": 1} if "conditional_steps" in RECIPES[recipe].resolve({}) else {}  # only for speed
+    model = build(recipe, shape, 10, **short).eval()
+    x = torch.rand(2, *shape)
+    z_aux, z_f, logabsdet = model.latents(x)
+    assert z_aux.shape[1] + z_f.shape[1] == math.prod(shape) and z_f.shape[1] == model.semantic_features
+    assert (model.auxiliary is None) == (z_aux.shape[1] == 0)
+    restored, back = model.transform.inverse(torch.cat([z_aux, z_f], dim=1))
+    torch.testing.assert_close(restored, x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(back, -logabsdet, rtol=1e-4, atol=1e-2)
+    assert model.sample(torch.tensor([0, 9])).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 37])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None:
+    shape = SMALL[recipe]
+    torch.manual_seed(0)
+    model = build(recipe, shape, num_classes)
+    output = model(torch.rand(3, *shape), torch.tensor([0, num_classes - 1, -1]))
+    assert output.class_log_probs.shape == (3, num_classes) and output.log_likelihood.isfinite().all()
+    output.log_likelihood.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape"), [*SMALL.items(), ("scnf-paper", (1, 28, 28)), ("scnf-fast", (1, 28, 28))], ids=str
+)
+@torch.no_grad()
+def test_round_trip_in_single_precision_when_started_and_perturbed(recipe: str, shape: tuple[int, ...]) -> None:
+    model = started(build(recipe, shape, 3), shape)
+    x = torch.rand(4, *shape)
+    z, _ = model.transform(x)
+    assert z.std() > 0.1
+    restored, _ = model.transform.inverse(z)
+    assert (restored - x).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@torch.no_grad()
+def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
+    shape = SMALL[recipe]
+    model = started(build(recipe, shape, 3), shape)
+    torch.manual_seed(1)
+    loaded = build(recipe, shape, 3)
+    loaded.load_state_dict(model.state_dict())
+    y = torch.tensor([0, 2, 1])
+    torch.manual_seed(2)
+    samples = loaded.sample(y)
+    torch.manual_seed(2)
+    assert samples.shape == (3, *shape) and torch.equal(samples, model.sample(y))
+    x = torch.rand(3, *shape)
+    assert torch.equal(loaded.log_joint(x), model.log_joint(x)), "in training mode, and still not started again"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@torch.no_grad()
+def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
+    shape = SMALL[recipe]
+    model = started(build(recipe, shape, 3), shape)
+    x, y = torch.rand(4, *shape), torch.tensor([0, 1, -1, -1])
+    full = model(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(x, y)
+    for ours, theirs in zip(half, full, strict=True):
+        assert ours.dtype == torch.float32 and not torch.equal(ours, theirs)
+    per_dimension = (half.log_likelihood - full.log_likelihood).abs() / math.prod(shape)
+    assert per_dimension.max() < 0.02
+    torch.testing.assert_close(half.class_log_probs.exp(), full.class_log_probs.exp(), rtol=0, atol=0.1)
+
+
+def test_the_paper_has_the_size_it_says() -> None:
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    model = build("scnf-paper", (1, 28, 28), 10)
+    assert count(model.transform) == 6_297_299
+    assert count(model.conditional) - model.semantic_features == 9_566_484 and model.semantic_features == 196
+
+
+def test_defaults_and_arguments_reach_the_parts() -> None:
+    resolved = RECIPES["scnf-paper"].resolve({"conditional_steps": 1})
+    assert resolved["conditional_steps"] == 1 and resolved["conditional_hidden"] == 256
+    assert "means" not in resolved and "means" in RECIPES["scnf-paper"].resolve({"conditional": "gaussian"})
+    prior = ClassPrior(3, [0.5, 0.3, 0.2])
+    model = build("scnf-digits", [1, 8, 8], 3, prior, class_chunk=2, conditional="gaussian", means="simplex")
+    assert model.prior is prior and model.conditional.chunk == 2
+
+
+ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
+    "points-for-images": ("scnf-fast", (2,), {}, r"of shape \[2\]: it takes images .* use model.recipe scnf-toy"),
+    "too-narrow": ("scnf-paper", (1, 1, 8), {}, "images .* of at least 2x2 pixels"),
+    "images-for-points": ("scnf-toy", (1, 8, 8), {}, "it takes points .* for images use model.recipe scnf-fast"),
+    "one-dimension": ("scnf-toy", (1,), {}, "at least 2 dimensions"),
+    "unknown-recipe": ("scnf-slow", (1, 8, 8), {}, "unknown recipe 'scnf-slow': choose one of scnf-paper, scnf-fast"),
+    "unknown-argument": ("scnf-fast", (1, 8, 8), {"width": 3}, "it takes no argument 'width'; it takes .*channels"),
+    "argument-of-the-other-part": ("scnf-fast", (1, 8, 8), {"means": "data"}, "it takes no argument 'means'"),
+    "unknown-conditional": (
+        "scnf-fast",
+        (1, 8, 8),
+        {"conditional": "vae"},
+        "conditional is flow or gaussian, not 'vae'",
+    ),
+    "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
+    "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
+    "too-wide": ("scnf-gmm", (3, 63, 63), {}, "11907 features are left .* at most 4096: crop or resize"),
+    "simplex": ("scnf-toy", (2,), {"means": "simplex"}, "a simplex of 4 vertices needs at least 3 features, not 2"),
+}
+
+
+@pytest.mark.parametrize(("recipe", "shape", "arguments", "message"), ERRORS.values(), ids=ERRORS)
+def test_errors(recipe: str, shape: tuple[int, ...], arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(recipe, shape, 4, **arguments)

@@ -1,0 +1,97 @@
+"""Who may import whom, and what `import scnf` may load."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "scnf"
+FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
+
+ANYONE = {"scnf", "scnf.errors", "scnf.files"}
+"""What every module may import."""
+
+BELOW = {
+    "scnf.config": set(),
+    "scnf.data": {"scnf.data"},
+    "scnf.nn": set(),
+    "scnf.runs": set(),
+    "scnf.transforms": {"scnf.transforms"},
+    "scnf.distributions": {"scnf.distributions", "scnf.transforms.base"},
+    "scnf.models": {"scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},
+    "scnf.objectives": {"scnf.models.base"},
+}
+LEARNING = {"scnf.training", "scnf.runs", "scnf.objectives", "scnf.models", "scnf.data"}
+PARTS = {part for part in BELOW if part != "scnf.config"} | LEARNING | {"scnf.analysis"}
+
+ALLOWED: dict[str, set[str]] = {
+    **{module: set() for module in ANYONE},
+    **BELOW,
+    "scnf.training": LEARNING,
+    "scnf.analysis": PARTS,
+    "scnf.estimators": PARTS,
+    "scnf.cli": {"scnf"},
+    "scnf.__main__": {"scnf.cli"},
+}
+"""What each part may import beside that. A name stands for the module and everything in it."""
+
+
+def within(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; `from package import module` gives the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path} has a relative import in line {node.lineno}"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_arrows_point_one_way(module: str) -> None:
+    part = "scnf" if module == "scnf" else ".".join(module.split(".")[:2])
+    assert part in ALLOWED, f"say in ALLOWED what {part} may import"
+    for imported in imports(MODULES[module]):
+        if within(imported, "scnf") and imported not in ANYONE:
+            assert any(within(imported, other) for other in ALLOWED[part]), f"{module} imports {imported}"
+
+
+def test_only_the_command_line_reads_the_settings() -> None:
+    readers = {module for module, path in MODULES.items() if "scnf.config" in set(imports(path))}
+    assert readers <= {"scnf.cli"}
+
+
+def test_only_the_contract_imports_nflows() -> None:
+    users = {module for module, path in MODULES.items() for name in imports(path) if within(name, "nflows")}
+    assert users == {"scnf.transforms.base"}
+
+
+def test_importing_scnf_is_light() -> None:
+    heavy = ["torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "nflows", "numpy"]
+    code = f"import sys, scnf; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import scnf.config", {"scnf.config"}),
+        ("from scnf import config, UNLABELLED", {"scnf.config", "scnf"}),
+        ("def f():\n    from scnf.data.labels import Split", {"scnf.data.labels"}),
+        ("from scnf.transforms import base", {"scnf.transforms.base"}),
+    ],
+)
+def test_imports_are_found(source: str, expected: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    assert set(imports(path)) == expected

@@ -1,0 +1,216 @@
+"""The commands after training: evaluate, sample, runs; and starting from weights."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from matplotlib import image
+
+from scnf import cli, config
+from scnf.runs import Run
+from scnf.training.checkpoint import load_tensors
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Run:
+    """The finished run as number 1 in logs/ of the test's directory."""
+    shutil.copytree(finished, tmp_path / "logs" / finished.name)
+    return Run(tmp_path / "logs" / finished.name)
+
+
+def figures_line(run: Run, split: str) -> str:
+    figures = run.read_json("summary.json")[split]
+    return (
+        f"{split:<10}  accuracy {100 * figures['accuracy']:.2f} %, {figures['bits_per_dim']:.3f} bits/dim, "
+        f"ECE {figures['ece']:.3f}"
+    )
+
+
+# --- help
+
+
+@pytest.mark.parametrize("words", ["--help", "-h"])
+def test_help(scnf: Callable[..., Any], words: str) -> None:
+    outcome = scnf(words)
+    assert outcome.code == 0 and outcome.err == ""
+    assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs"))
+
+
+def test_no_words_at_all(scnf: Callable[..., Any]) -> None:
+    outcome = scnf()
+    assert outcome.code == 2 and outcome.out.startswith("usage:")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "runs"])
+def test_help_of_a_command(scnf: Callable[..., Any], tmp_path: Path, command: str) -> None:
+    outcome = scnf(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "") and outcome.out.startswith("usage:")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_train_names_every_setting(scnf: Callable[..., Any]) -> None:
+    outcome = scnf("train --config digits.yaml --epochs 3 --help")
+    assert all(f"--{name}" in outcome.out for name in (*config._leaves(), "config", "resume"))
+
+
+def test_print_config(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = scnf("train --config digits.yaml --epochs 3 --print_config")
+    assert (outcome.code, outcome.err) == (0, "") and list(tmp_path.iterdir()) == []
+    tree = yaml.safe_load(outcome.out)
+    assert (tree["data"]["name"], tree["train"]["epochs"]) == ("digits", 3)
+    (tmp_path / "printed.yaml").write_text(outcome.out)
+    expected = config.load(config.find_config("digits.yaml"), ["--epochs", "3"])
+    assert config.load(tmp_path / "printed.yaml") == expected
+
+
+# --- evaluate
+
+
+@pytest.mark.parametrize(
+    "ref", ["last", "1", "000001", "logs/{name}", "logs/{name}/", "{name}", "logs/{name}/model.safetensors"]
+)
+def test_evaluate_gives_the_figures_of_the_summary(scnf: Callable[..., Any], copied: Run, ref: str) -> None:
+    outcome = scnf("evaluate", ref.format(name=copied.path.name))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [figures_line(copied, "validation"), figures_line(copied, "test")]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluate_one_split(scnf: Callable[..., Any], copied: Run, split: str) -> None:
+    outcome = scnf("evaluate last --split", split)
+    assert outcome.out.splitlines() == [figures_line(copied, split)]
+
+
+def test_evaluate_takes_settings_and_changes_nothing(scnf: Callable[..., Any], copied: Run) -> None:
+    before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
+    assert scnf("evaluate last --eval_batch_size 450 --split test").code == 0
+    assert {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()} == before
+
+
+def test_evaluate_a_run_that_was_interrupted(scnf: Callable[..., Any], copied: Run) -> None:
+    copied.weights.unlink()
+    outcome = scnf("evaluate last")
+    assert outcome.code == 0 and figures_line(copied, "test") in outcome.out
+
+
+def test_evaluate_runs_elsewhere(scnf: Callable[..., Any], finished: Path) -> None:
+    assert scnf("evaluate 1 --logs", finished.parent).code == 0
+    assert scnf("evaluate", finished).code == 0
+
+
+# --- from weights
+
+
+@pytest.mark.parametrize(
+    "pretrained", ["1", "logs/{name}", "logs/{name}/model.safetensors", "logs/{name}/checkpoints/best.safetensors"]
+)
+def test_no_epochs_give_the_figures_of_the_weights(
+    digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run], pretrained: str
+) -> None:
+    outcome = digits("--epochs 0 --pretrained", pretrained.format(name=copied.path.name))
+    assert outcome.code == 0
+    run = last_run()
+    found, expected = run.read_json("summary.json"), copied.read_json("summary.json")
+    assert (run.id, found["steps"], found["epochs"], found["images_per_second"]) == (2, 0, 0, None)
+    assert (found["validation"], found["test"]) == (expected["validation"], expected["test"])
+    weights, original = load_tensors(run.weights)[0], load_tensors(copied.weights)[0]
+    assert all(torch.equal(value, original[name]) for name, value in weights.items())
+
+
+def test_training_starts_from_weights(digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]) -> None:
+    losses = []
+    for words in ("", "--pretrained 1"):
+        assert digits("--max_steps 5 --lr 1e-9", words).code == 0
+        losses.append(last_run().read_metrics()[0]["train.loss"])
+    assert losses[1] < losses[0] - 5
+
+
+def test_weights_that_ship(
+    digits: Callable[..., Any], finished: Path, tmp_path: Path, last_run: Callable[[], Run]
+) -> None:
+    folder = tmp_path / "pretrained" / "scnf-digits"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "model.safetensors"):
+        shutil.copy(finished / name, folder)
+    assert digits("--epochs 0 --pretrained").code == 0
+    assert last_run().read_json("summary.json")["test"] == Run(finished).read_json("summary.json")["test"]
+
+
+def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+    for words in ("--epochs 0", "--max_steps 0"):
+        assert digits(words).code == 0
+        assert last_run().read_json("summary.json")["test"]["bits_per_dim"] < 8
+
+
+# --- sample
+
+
+def test_sample_of_one_class(scnf: Callable[..., Any], copied: Run, tmp_path: Path) -> None:
+    outcome = scnf("sample last --label 3 --num 16 --out x.png")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "x.png\n", "")
+    picture = image.imread(tmp_path / "x.png")
+    assert picture.shape[0] == picture.shape[1] >= 32 and picture.std() > 0.01
+    scnf("sample last --label 3 --num 16 --out same.png")
+    scnf("sample last --label 3 --num 16 --out other.png --sample-seed 1")
+    first, same, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("x", "same", "other"))
+    assert first == same != other
+
+
+def test_sample_of_all_classes(scnf: Callable[..., Any], copied: Run, tmp_path: Path) -> None:
+    assert scnf("sample", copied.path, "--num 2").out == "samples.png\n"
+    picture = image.imread(tmp_path / "samples.png")
+    assert picture.shape[0] > 3 * picture.shape[1]  # ten rows of two
+
+
+def test_sample_points(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    assert (
+        scnf("train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --max_steps 2").code
+        == 0
+    )
+    assert scnf("sample last --num 100 --out new/points.png").code == 0
+    assert image.imread(tmp_path / "new" / "points.png").std() > 0.01
+
+
+# --- runs
+
+
+def test_runs(scnf: Callable[..., Any], copied: Run, digits: Callable[..., Any]) -> None:
+    assert digits("--max_steps 1 --runs.name second").code == 0
+    lines = scnf("runs").out.splitlines()
+    accuracy = f"{100 * copied.read_json('summary.json')['test']['accuracy']:.2f} %"
+    assert lines[0].split()[:3] == ["id", "name", "recipe"]
+    assert [line.split()[:2] for line in lines[1:]] == [["000001", "digits-scnf-digits"], ["000002", "second"]]
+    assert accuracy in lines[1] and lines[1].endswith("finished")
+    assert [line.split()[0] for line in scnf("runs --sort epochs").out.splitlines()[1:]] == ["000002", "000001"]
+    assert len(scnf("runs --where name=second").out.splitlines()) == 2
+    assert scnf("runs --where accuracy>100%").out == "no runs where accuracy>100%\n"
+
+
+def test_no_runs(scnf: Callable[..., Any]) -> None:
+    assert scnf("runs").out == "no runs\n"
+
+
+@pytest.mark.parametrize("ref", ["1", "last", "000001"])
+def test_runs_show(scnf: Callable[..., Any], copied: Run, ref: str) -> None:
+    outcome = scnf("runs show", ref)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "status: finished" in outcome.out and "scnf-digits" in outcome.out
+    for name in ("model.safetensors", "metrics.csv", "checkpoints/last.safetensors"):
+        assert re.search(rf"^  {name} .* k?B$", outcome.out, re.MULTILINE)
+
+
+# --- processes
+
+
+def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(words: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "list_runs", stop)
+    outcome = scnf("runs")
+    assert (outcome.code, outcome.err) == (130, "interrupted\n")

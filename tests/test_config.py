@@ -1,0 +1,390 @@
+import contextlib
+import dataclasses
+import itertools
+import os
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from scnf import config
+from scnf.config import ModelSettings, Settings, TrainSettings, load
+from scnf.errors import UserError
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """What differs from the defaults, by full name."""
+
+    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        for key, value in tree.items():
+            items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return items
+
+    defaults = flat(dataclasses.asdict(Settings()))
+    return {name: value for name, value in flat(dataclasses.asdict(settings)).items() if value != defaults[name]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "some.yaml"
+
+
+# --- what wins
+
+
+def test_nothing_given_gives_the_defaults() -> None:
+    assert load(None) == load(None, []) == Settings()
+
+
+def test_yaml_over_defaults_and_typed_over_yaml(path: Path) -> None:
+    path.write_text("seed: 5\ntrain:\n  epochs: 7\n  lr: 0.5\ndata: {name: digits}\n")
+    assert changed(load(path)) == {"seed": 5, "train.epochs": 7, "train.lr": 0.5, "data.name": "digits"}
+    settings = load(path, ["--train.epochs", "9", "--seed=6"])
+    assert changed(settings) == {"seed": 6, "train.epochs": 9, "train.lr": 0.5, "data.name": "digits"}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_typed_wins_wherever_config_stands(scnf: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
+    (tmp_path / "some.yaml").write_text("seed: 5\ntrain: {epochs: 7}")
+    parts = ["--epochs 9", "--config some.yaml", "--seed 6"]
+    printed = scnf("train", *(parts[index] for index in order), "--print_config")
+    assert printed.code == 0
+    tree = yaml.safe_load(printed.out)
+    assert (tree["train"]["epochs"], tree["seed"]) == (9, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--epochs 3", {"train.epochs": 3}),
+        ("--epochs=3", {"train.epochs": 3}),
+        ("--train.epochs 3", {"train.epochs": 3}),
+        ("--max-steps 3", {"train.max_steps": 3}),
+        ("--max_steps 3 --max_steps 4", {"train.max_steps": 4}),
+        ("--compile", {"train.compile": True}),
+        ("--compile --seed 1", {"train.compile": True, "seed": 1}),
+        ("--compile false", {}),
+        ("--autocast=false", {"train.autocast": False}),
+        ("--learn_means", {"model.learn_means": True}),
+        ("--learn_means false", {"model.learn_means": False}),
+        ("--pretrained", {"pretrained": config.SHIPPED}),
+        ("--pretrained --seed 1", {"pretrained": config.SHIPPED, "seed": 1}),
+        ("--pretrained 7", {"pretrained": "7"}),
+        ("--pretrained a/b", {"pretrained": "a/b"}),
+        ("--lr 1e-4", {"train.lr": 1e-4}),
+        ("--lr 1", {"train.lr": 1.0}),
+        ("--channels 8", {"model.channels": 8}),
+        ("--prior [0.25,0.75]", {"model.prior": [0.25, 0.75]}),
+        ("--prior learned", {"model.prior": "learned"}),
+        ("--labels_per_class 3", {"data.labels_per_class": 3}),
+        ("--runs.name a=b", {"runs.name": "a=b"}),
+        ("--runs.name 1e3", {"runs.name": "1e3"}),
+        ("--data.root -", {"data.root": "-"}),
+    ],
+)
+def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
+    settings = load(None, words.split())
+    assert changed(settings) == expected
+    for name, value in expected.items():
+        found: Any = settings
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("# only a comment\n", {}),
+        ("train: {lr: 1e-4}", {"train.lr": 1e-4}),
+        ("train: {lr: 1}", {"train.lr": 1.0}),
+        ("data.name: digits", {"data.name": "digits"}),
+        ("model: {channels: 8, prior: [0.5, 0.5]}", {"model.channels": 8, "model.prior": [0.5, 0.5]}),
+        ("data: {labels_per_class: null}", {}),
+        ("pretrained: 'pretrained/é'", {"pretrained": "pretrained/é"}),
+    ],
+)
+def test_what_yaml_says(path: Path, text: str, expected: dict[str, Any]) -> None:
+    path.write_text(text, encoding="utf-8")
+    settings = load(path)
+    assert changed(settings) == expected and isinstance(settings.train.lr, float)
+
+
+# --- names
+
+
+SOURCE_NAMES = {
+    "supervised": "data.num_labels",
+    "sup_weight": "objective.labelled_weight",
+    "cl_weight": "objective.classifier_weight",
+    "sup_sample_weight": "data.labelled_share",
+    "train_bs": "train.batch_size",
+}
+
+
+@pytest.mark.parametrize("name", SOURCE_NAMES)
+@pytest.mark.parametrize("section", ["", "train."])
+def test_names_of_the_sources_are_answered(path: Path, name: str, section: str) -> None:
+    for words in ([f"--{section}{name}", "1"], [f"--{section}{name}=1"]):
+        with pytest.raises(UserError, match=f"command line: '{section}{name}' is called {SOURCE_NAMES[name]}"):
+            load(None, words)
+    path.write_text(f"train: {{{name}: 1}}" if section else f"{name}: 1")
+    with pytest.raises(UserError, match=f"some.yaml: '{section}{name}' is called {SOURCE_NAMES[name]}"):
+        load(path)
+
+
+def test_answers_to_names_of_the_sources_exist() -> None:
+    for answer in config.SOURCE_NAMES.values():
+        section, leaf = answer.split()[0].split(".")
+        assert hasattr(getattr(Settings(), section), leaf)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--epohcs 3", "command line: there is no setting 'epohcs'; did you mean train.epochs"),
+        ("--train.epohcs 3", "did you mean train.epochs"),
+        ("--data.epochs 3", "did you mean train.epochs"),
+        ("--numlabels 3", "did you mean data.num_labels"),
+        ("--root x", "did you mean data.root or runs.root"),
+        ("--name x", "did you mean data.name or runs.name"),
+        ("--qqq 3", "--help lists all settings"),
+        ("--train 3", "there is no setting 'train'"),
+        ("--train.lr.x 3", "there is no setting 'train.lr.x'"),
+        ("stray", "'stray' stands alone"),
+        ("--compile true stray", "'stray' stands alone"),
+        ("--lr=1 2", "'2' stands alone"),
+        ("--epochs", "--train.epochs needs a value"),
+        ("--epochs --compile", "--train.epochs needs a value"),
+    ],
+)
+def test_wrong_words(words: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(None, words.split())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epohcs: 3}", "some.yaml: there is no setting 'train.epohcs'; did you mean train.epochs"),
+        ("epochs: 3", "did you mean train.epochs"),
+        ("modle: {recipe: x}", "there is no setting 'modle'"),
+        ("1: 2", "there is no setting '1'"),
+        ("data: {1: 2}", "there is no setting 'data.1'"),
+        ("config: other.yaml", "there is no setting 'config'"),
+        ("train: 5", "train is a section"),
+        ("train: [1]", "train is a section"),
+        ("train:", "train is a section"),
+        ("- seed: 1", "must hold `name: value` lines, not a list"),
+        ("seed", "must hold `name: value` lines, not a str"),
+        ("seed: [", "cannot read the configuration"),
+        ("a: b: c", "cannot read the configuration"),
+        ("seed: 2001-99-99", "cannot read the configuration"),
+        ("seed: \t1\n\tx: 2", "cannot read the configuration"),
+        ("[" * 5000, "cannot read the configuration"),
+        ("seed: \x07", "cannot read the configuration"),
+    ],
+)
+def test_wrong_yaml(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_yaml_that_is_no_utf8(path: Path) -> None:
+    path.write_bytes(b"seed: 1 # \xff\xfe\n")
+    with pytest.raises(UserError, match="cannot read the configuration"):
+        load(path)
+
+
+@pytest.mark.parametrize("key", ["seed", "pretrained", "unknown"])
+@pytest.mark.parametrize("tag", ["object/apply:os.system", "object/new:os.system", "name:os.system"])
+def test_yaml_cannot_run_anything(path: Path, key: str, tag: str) -> None:
+    trace = path.parent / "was-here"
+    path.write_text(f"{key}: !!python/{tag} ['touch {trace}']")
+    with pytest.raises(UserError, match="cannot read the configuration"):
+        load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("tail", ["", "x"])
+def test_what_is_typed_cannot_run_anything(tmp_path: Path, tail: str) -> None:
+    trace = tmp_path / "was-here"
+    for name in ("seed", "model.channels", "runs.name", "prior"):
+        with contextlib.suppress(UserError):
+            load(None, [f"--{name}", f"!!python/object/apply:os.system ['touch {trace}']{tail}"])
+    assert not trace.exists()
+
+
+# --- values
+
+WRONG_TYPES = [
+    ("train.epochs", "3.5"),
+    ("train.epochs", "many"),
+    ("train.epochs", "true"),
+    ("train.epochs", "null"),
+    ("train.lr", "fast"),
+    ("train.lr", "true"),
+    ("train.lr", "[1]"),
+    ("train.compile", "perhaps"),
+    ("train.optimizer", "sgd"),
+    ("train.schedule", "step"),
+    ("train.select", "loss"),
+    ("train.max_steps", "x"),
+    ("model.linear", "lu"),
+    ("model.channels", "[8]"),
+    ("model.channels", "3.5"),
+    ("model.learn_means", "4"),
+    ("data.labels_per_class", "ten"),
+    ("data.balanced", "2"),
+    ("device", "tpu"),
+    ("seed", "{a: 1}"),
+]
+OUT_OF_RANGE = [
+    *[("data.labelled_share", value) for value in ("-0.1", "1.5", ".nan")],
+    ("data.num_labels", "-1"),
+    ("data.labels_per_class", "-1"),
+    ("data.data_seed", "-1"),
+    ("data.data_seed", str(2**63)),
+    ("seed", "-1"),
+    ("seed", str(2**31)),
+    ("objective.labelled_weight", "-1"),
+    ("objective.classifier_weight", "-1e-3"),
+    ("train.epochs", "-1"),
+    ("train.max_steps", "-1"),
+    ("train.batch_size", "0"),
+    ("train.eval_batch_size", "0"),
+    *[("train.lr", value) for value in ("0", "-1e-3", ".nan", ".inf", "1e38")],
+    *[("train.weight_decay", value) for value in ("-1", ".nan", ".inf")],
+    *[("train.warmup", value) for value in ("-0.1", "1")],
+    ("train.grad_clip", "-1"),
+    *[("train.ema", value) for value in ("-0.1", "1")],
+    *[("model.channels", value) for value in ("0", "-1")],
+    *[("model.steps", value) for value in ("0", "-1")],
+    ("model.blocks", "-1"),
+    ("model.detail_channels", "0"),
+    ("model.detail_steps", "-1"),
+    *[("data.augment", value) for value in ("-1", "4", ".nan")],
+    *[("objective.temperature", value) for value in ("0", "-1", ".nan")],
+    ("objective.consistency_weight", "-1"),
+    *[("objective.consistency_ramp", value) for value in ("-0.1", "1.1")],
+    *[("objective.confidence", value) for value in ("-0.1", "1.1")],
+    ("model.conditional_hidden", "0"),
+    ("model.conditional_steps", "0"),
+    ("model.conditional_scales", "0"),
+    ("model.conditional_blocks", "-1"),
+    ("model.embedding", "0"),
+    ("model.class_chunk", "0"),
+    ("model.spread", "-1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES + OUT_OF_RANGE)
+def test_wrong_values(path: Path, name: str, value: str) -> None:
+    section, _, leaf = name.rpartition(".")
+    path.write_text(f"{section}: {{{leaf}: {value}}}" if section else f"{name}: {value}")
+    for arguments in ((None, [f"--{name}", value]), (None, [f"--{leaf}={value}"]), (path, [])):
+        with pytest.raises(UserError, match=name.replace(".", "[.]")) as caught:
+            load(*arguments)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(config._leaves()))
+def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
+    section, _, leaf = name.rpartition(".")
+    path.write_text(f"{section}: {{{leaf}: null}}" if section else f"{name}: null")
+    if type(None) in get_args(config._leaves()[name]):
+        assert load(path) == Settings()
+    else:
+        with pytest.raises(UserError, match=name):
+            load(path)
+
+
+# --- there and back
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--prior [0.5,0.5] --channels 8 --steps 3 --learn_means false --scale sigmoid --alpha 1e-6 --spread 2",
+        "--runs.name 2024-01-01 --runs.root 1_0 --pretrained .5e3",
+        "--pretrained 7 --runs.name null --data.root ~/data --lr 1e-10 --max_steps 0 --ema 0",
+        "--runs.name 1e-4 --pretrained true --runs.root 1.5e3 --compile --device cpu --labels_per_class 4",
+    ],
+)
+def test_there_and_back(path: Path, words: str) -> None:
+    settings = load(None, words.split())
+    path.write_text(config.to_yaml(settings), encoding="utf-8")
+    assert load(path) == settings
+
+
+def test_names_in_other_scripts_there_and_back(path: Path) -> None:
+    settings = Settings()
+    settings.runs.name, settings.runs.root = "é: #ß 'x' \"y\"", "läufe/日本"
+    path.write_text(config.to_yaml(settings), encoding="utf-8")
+    assert load(path) == settings
+
+
+def test_choices_are_the_keys_of_the_tables() -> None:
+    from scnf.models.architectures import CONDITIONALS
+    from scnf.training.loop import OPTIMIZERS, SELECTORS
+    from scnf.training.schedules import SCHEDULES
+    from scnf.transforms import LINEAR
+
+    train, model = get_type_hints(TrainSettings), get_type_hints(ModelSettings)
+
+    def choices(kind: Any) -> list[str]:
+        literal = next((part for part in get_args(kind) if part is not type(None) and get_args(part)), kind)
+        return list(get_args(literal))
+
+    assert choices(train["optimizer"]) == list(OPTIMIZERS)
+    assert choices(train["schedule"]) == list(SCHEDULES)
+    assert choices(train["select"]) == list(SELECTORS)
+    assert choices(model["linear"]) == list(LINEAR)
+    assert choices(model["conditional"]) == list(CONDITIONALS)
+
+
+def test_every_setting_is_documented() -> None:
+    sections: list[Any] = [field.type for field in dataclasses.fields(Settings)]
+    for kind in filter(dataclasses.is_dataclass, [Settings, *sections]):
+        for field in dataclasses.fields(kind):
+            assert f"\n        {field.name}: " in str(kind.__doc__)
+
+
+def test_every_model_setting_is_an_argument_of_some_recipe() -> None:
+    from scnf.models.architectures import CONDITIONALS, RECIPES
+
+    taken: set[str] = set()
+    for recipe, kind in itertools.product(RECIPES.values(), CONDITIONALS):
+        taken |= set(recipe.resolve({"conditional": kind}))
+    assert {field.name for field in dataclasses.fields(ModelSettings)} - {"recipe", "prior"} == taken
+
+
+# --- finding a file
+
+
+def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = config.find_config("digits.yaml")
+    assert os.path.isabs(shipped) and shipped.parent.name == "configs"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.yaml").touch()
+    assert config.find_config("digits.yaml") == Path("configs/digits.yaml")
+    (tmp_path / "digits.yaml").touch()
+    assert config.find_config("digits.yaml") == Path("digits.yaml")
+    assert config.find_config(str(tmp_path / "digits.yaml")) == tmp_path / "digits.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("digit.yaml", "did you mean digits.yaml"), ("qqq", "there are c"), ("configs", "did you mean config.yaml")],
+)
+def test_config_that_is_not_there(name: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"there is no configuration '{name}'.*{hint}"):
+        config.find_config(name)

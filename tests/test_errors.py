@@ -1,0 +1,338 @@
+"""What a person can get wrong: exit code 2, one line that says what, no traceback, and nothing written."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scnf.data import sources
+from scnf.runs import Run
+from scnf.training.checkpoint import load_tensors
+
+POINTS = "train --config moons.yaml --augment 0 --consistency_weight 0"
+DIGITS = "train --config digits.yaml"
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+IN_PROC = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+
+
+class Payload:
+    """Makes a directory when unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, ("was-here",)
+
+
+@pytest.fixture
+def place(tmp_path: Path, finished: Path) -> Path:
+    """A directory with one finished run, and files of all kinds that no command should take."""
+    run = tmp_path / "logs" / finished.name
+    shutil.copytree(finished, run)
+    files = {
+        "typo.yaml": "train: {epohcs: 3}",
+        "type.yaml": "train: {epochs: many}",
+        "range.yaml": "train: {batch_size: 0}",
+        "source.yaml": "supervised: 100",
+        "section.yaml": "data: mnist",
+        "list.yaml": "- data",
+        "broken.yaml": "data: {name: digits",
+        "tag.yaml": "seed: !!python/object/apply:os.mkdir [was-here]",
+        "a-file": "",
+        "empty.safetensors": "",
+        "text.safetensors": "no weights at all",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "latin.yaml").write_bytes("data: {name: é}".encode("latin-1"))
+    (tmp_path / "directory.yaml").mkdir()
+    weights = (run / "model.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(weights[: len(weights) // 2])
+    (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(), 4))
+    torch.save({"weight": Payload()}, tmp_path / "torch.pt")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / "model.safetensors", bare)
+    return tmp_path
+
+
+def fresh(place: Path, name: str, **changes: Any) -> None:
+    """A copy of the run, as number 2, of which some files are changed or, when None, absent."""
+    original = next((place / "logs").iterdir())
+    copy = place / "logs" / f"000002-2026-01-01-{name}"
+    shutil.copytree(original, copy)
+    for file, content in changes.items():
+        path = copy / {"last": "checkpoints/last.safetensors"}.get(file, file.replace("_", "."))
+        if content is None:
+            path.unlink()
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content)
+
+
+BAD: list[Any] = [
+    # words
+    ("trian", "there is no command 'trian': choose one of train, evaluate, sample, runs"),
+    (f"{DIGITS} --epohcs 3", "there is no setting 'epohcs'; did you mean train.epochs"),
+    (f"{DIGITS} --supervised 100", "'supervised' is called data.num_labels here"),
+    (f"{DIGITS} --epochs many", "train.epochs"),
+    (f"{DIGITS} --epochs -1", "train.epochs must be 0 or more, not -1"),
+    (f"{DIGITS} --epochs", "--train.epochs needs a value"),
+    (f"{DIGITS} --optimizer sgd", "train.optimizer"),
+    (f"{DIGITS} --lr 0", "train.lr must be above 0"),
+    (f"{DIGITS} --config", "--config needs a value"),
+    (f"{DIGITS} --resume", "--resume needs a value"),
+    (f"{DIGITS} stray", "'stray' stands alone"),
+    (f"{DIGITS} --resume last", "leave --config out"),
+    ("evaluate last --foo 3", "there is no setting 'foo'"),
+    ("sample last --label 10", "--label must lie between 0 and 9, not at 10"),
+    ("sample last --label -1", "--label must lie between 0 and 9"),
+    ("sample last --num 0", "--num must be 1 or more"),
+    ("runs shwo 1", "`scnf runs show RUN` shows one"),
+    ("runs --sort acuracy", "Did you mean 'accuracy'"),
+    ("runs --where accuracy", "cannot read the condition"),
+    # configurations
+    ("train --config typo.yaml", "typo.yaml: there is no setting 'train.epohcs'; did you mean train.epochs"),
+    ("train --config type.yaml", "train.epochs"),
+    ("train --config range.yaml", "train.batch_size must be 1 or more"),
+    ("train --config source.yaml", "'supervised' is called data.num_labels here"),
+    ("train --config section.yaml", "data is a section"),
+    ("train --config list.yaml", "not a list"),
+    ("train --config broken.yaml", "cannot read the configuration broken.yaml"),
+    ("train --config tag.yaml", "cannot read the configuration tag.yaml"),
+    ("train --config latin.yaml", "cannot read the configuration latin.yaml"),
+    ("train --config directory.yaml", "there is no configuration 'directory.yaml'"),
+    (
+        "train --config digit.yaml",
+        "there is no configuration 'digit.yaml', neither as given nor in configs/; did you mean",
+    ),
+    # data
+    ("train --data.name digitz --data.root nowhere", "unknown dataset 'digitz'. Did you mean 'digits'?"),
+    (f"{DIGITS} --num_labels 1100 --balanced false", "asks for 1100 labels and the data has 1097 training rows"),
+    (f"{DIGITS} --num_labels 99", "cannot be shared equally by 10 classes: take 90 or 100"),
+    (f"{DIGITS} --labels_per_class 109", "needs 109 labels of each class, and class"),
+    (f"{DIGITS} --num_validation 1347", "data.num_validation must lie between 1 and 1346"),
+    (f"{DIGITS} --batch_size 3 --labelled_share 0.1", "a batch of 3 cannot hold a labelled share of 0.1"),
+    (f"{DIGITS} --num_labels 0", "no row has a label"),
+    # models
+    (f"{DIGITS} --recipe scnf-fats", "unknown recipe 'scnf-fats'"),
+    (f"{DIGITS} --recipe scnf-toy", "cannot be built for inputs of shape [1, 8, 8]"),
+    (f"{POINTS} --recipe scnf-fast", "cannot be built for inputs of shape [2]"),
+    (f"{DIGITS} --means data", "it takes no argument 'means'"),
+    (f"{DIGITS} --alpha 0.5", "alpha must lie between 0 and 0.5"),
+    (f"{DIGITS} --channels 0", "model.channels must be 1 or more"),
+    (f"{DIGITS} --channels [8]", "model.channels"),
+    (f"{POINTS} --augment 1", "points have no augmented views"),
+    (f"{POINTS} --consistency_weight 1", "points have no augmented views"),
+    (f"{DIGITS} --prior [0.5,0.5]", "a prior over 10 classes needs 10 positive numbers"),
+    (f"{DIGITS} --prior even", "not 'even'"),
+    pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),
+    # weights
+    (f"{DIGITS} --pretrained 1", "network.enter.weight is [8, 2, 3, 3] in the file and [32, 2, 3, 3] in the model; "),
+    (f"{POINTS} --pretrained 1", "do not fit this model"),
+    (f"{DIGITS} --pretrained empty.safetensors", "cannot read weights from empty.safetensors"),
+    (f"{DIGITS} --pretrained text.safetensors", "cannot read weights from text.safetensors"),
+    (f"{DIGITS} --pretrained half.safetensors", "cannot read weights from half.safetensors"),
+    (f"{DIGITS} --pretrained torch.pt", "torch.pt is a pickled file, which could run code"),
+    (f"{DIGITS} --pretrained raw.pkl", "raw.pkl is a pickled file, which could run code"),
+    (f"{DIGITS} --pretrained nowhere", "there is no run 'nowhere'"),
+    (f"{DIGITS} --recipe scnf-gmm --pretrained", "no weights ship for the recipe scnf-gmm"),
+    ("evaluate bare", "bare holds no config.yaml"),
+    ("evaluate directory.yaml", "there is no run 'directory.yaml'"),
+    ("evaluate torch.pt", "no config.yaml"),
+    ("evaluate 7", "there is no run '7'"),
+    ("sample nowhere", "there is no run 'nowhere'"),
+    ("runs show 7", "there is no run '7'"),
+    # going on
+    ("train --resume 7", "there is no run '7'"),
+    ("train --resume digits-scnf-digit", "Did you mean 000001-"),
+    ("train --resume last --runs.root elsewhere", "elsewhere holds no runs yet"),
+    ("train --resume last --data_seed 1", "was trained with another label split"),
+    ("train --resume last --num_labels 50", "was trained with another label split"),
+    ("train --resume last --num_validation 249", "was trained with another label split"),
+    ("train --resume last --data.name circles --recipe scnf-toy", "it takes no argument"),
+    ("train --resume last --optimizer adamw", "optimizer Adam, not AdamW"),
+    # places
+    (f"{DIGITS} --runs.root a-file", "cannot make a run directory in a-file: it is a file"),
+    (f"{DIGITS} --runs.root a-file/logs", "cannot make a run directory in a-file/logs"),
+    pytest.param(f"{DIGITS} --runs.root /proc/logs", "cannot make a run directory in /proc/logs", marks=IN_PROC),
+    ("sample last --out a-file/x.png", "cannot write a-file/x.png"),
+    pytest.param("sample last --out /proc/x.png", "cannot write /proc/x.png", marks=IN_PROC),
+]
+
+
+def contents(place: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def check(outcome: Any, message: str) -> None:
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert message in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(("words", "message"), BAD)
+def test_a_message_and_nothing_written(scnf: Callable[..., Any], place: Path, words: str, message: str) -> None:
+    before = contents(place)
+    check(scnf(words), message)
+    assert contents(place) == before
+    assert not (place / "was-here").exists() and not (place / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"last": None}, "has no checkpoint to resume from"),
+        ({"last": b""}, "cannot read weights from"),
+        ({"last": b"x" * 100}, "cannot read weights from"),
+        ({"last": pickle.dumps(Payload(), 4)}, "is a pickled file"),
+        ({"config_yaml": None}, "config.yaml"),
+        ({"config_yaml": "data: {nam: digits}"}, "there is no setting 'data.nam'"),
+        ({"split_json": None}, "split.json"),
+        ({"split_json": "{"}, "split.json is damaged"),
+        ({"split_json": "[]"}, "another label split"),
+        ({"metrics_csv": b"\xff\n"}, "metrics.csv is damaged"),
+    ],
+)
+def test_runs_that_cannot_go_on(scnf: Callable[..., Any], place: Path, changes: dict[str, Any], message: str) -> None:
+    fresh(place, "damaged", **changes)
+    before = contents(place)
+    check(scnf("train --resume 2"), message)
+    assert contents(place) == before and not (place / "was-here").exists()
+
+
+def test_an_edited_split_is_noticed(scnf: Callable[..., Any], place: Path) -> None:
+    fresh(place, "edited")
+    run = Run.find(place / "logs", "2")
+    split = run.read_json("split.json")
+    moved = {**split, "labelled": [*split["labelled"][:-1], split["validation"][0]]}
+    (run.path / "split.json").write_text(json.dumps(moved))
+    for command in ("train --resume 2", "evaluate 2"):
+        check(scnf(command), "another label split")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_of_runs_that_is_read_only(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    check(scnf(DIGITS), "cannot make a run directory in logs")
+    (tmp_path / "logs").chmod(stat.S_IRWXU)
+
+
+# --- data files
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """MNIST's files as short stand-ins, whose check sums are taken as right; one of them may be damaged."""
+
+    def make(name: str = "", change: Callable[[bytes], bytes] = bytes) -> None:
+        import hashlib
+
+        raw = tmp_path / "files" / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        sums = []
+        for number, file in enumerate(sources._IDX_SHAPES):
+            content = sources._idx_header(sources._IDX_SHAPES[file]) + bytes([number]) * 1000
+            sums.append(hashlib.md5(content, usedforsecurity=False).hexdigest())
+            (raw / file).write_bytes(change(content) if file == name else content)
+        monkeypatch.setitem(sources._IDX_MD5, "MNIST", tuple(sums))
+
+    return make
+
+
+@pytest.mark.parametrize("name", sources._IDX_SHAPES)
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda data: data[:500], "found 500 bytes"),
+        (lambda data: b"", "found 0 bytes"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "with MD5"),
+        (lambda data: data + b"\0", "expected"),
+    ],
+    ids=["truncated", "empty", "one bit", "longer"],
+)
+def test_damaged_data(
+    scnf: Callable[..., Any], damaged: Callable[..., None], tmp_path: Path, name: str, change: Any, found: str
+) -> None:
+    damaged(name, change)
+    outcome = scnf("train --data.root files")
+    check(outcome, f"files/MNIST/raw/{name} is damaged: ")
+    assert found in outcome.err and "Delete it and run again" in outcome.err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_real_data_that_was_truncated(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    repository = Path(__file__).parents[1]
+    given = os.environ.get("SCNF_DATA_ROOT")
+    roots = [Path(given)] if given else [repository / "../shared/data", repository / "data"]
+    real = next((root / "MNIST" / "raw" for root in roots if (root / "MNIST" / "raw").is_dir()), None)
+    if real is None:
+        pytest.skip("no MNIST files; set SCNF_DATA_ROOT")
+    raw = tmp_path / "files" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in sources._IDX_SHAPES:
+        if not (real / name).is_file():
+            pytest.skip(f"{real} lacks {name}")
+        (raw / name).symlink_to((real / name).resolve())
+    (raw / "train-images-idx3-ubyte").unlink()
+    with open(real / "train-images-idx3-ubyte", "rb") as handle:
+        (raw / "train-images-idx3-ubyte").write_bytes(handle.read(100_000))
+    check(scnf("train --data.root files"), "train-images-idx3-ubyte is damaged: found 100000 bytes")
+    assert not (tmp_path / "logs").exists()
+
+
+# --- a full disk
+
+LIMITED = """
+import sys
+from scnf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def limit(size: int) -> Callable[[], None]:
+    """No file of the process may grow beyond `size` bytes, as if the disk were full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_full_disk(start: Callable[..., Any], place: Path, resumed: bool) -> None:
+    from conftest import TINY
+
+    run = Run.find(place / "logs", "1")
+    before = contents(run.path)
+    size = 60_000  # more than the weights (41 kB) take, and less than a checkpoint (230 kB)
+    assert run.weights.stat().st_size < size < run.checkpoint("last").stat().st_size
+    words = ["--resume", "1", "--max_steps", "60"] if resumed else ["--config", "digits.yaml", *TINY, "--epochs", "2"]
+    process = start("-c", LIMITED, "train", *words, preexec_fn=limit(size))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert err.startswith("error: cannot write ") and err.count("\n") == 1
+    assert "last.safetensors" in err and "Free some space" in err
+    if not resumed:
+        run = Run.find(place / "logs", "2")
+        assert not run.checkpoint("last").exists() and run.read_json("summary.json")["status"] == "failed"
+        load_tensors(run.checkpoint("best"))
+    else:
+        assert run.checkpoint("last").read_bytes() == before[run.checkpoint("last")]
+        load_tensors(run.checkpoint("best"))
+    assert list(run.path.rglob("*tmp*")) == []
+    assert all("epoch" in row for row in run.read_metrics())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+def test_a_disk_that_is_full_from_the_start(start: Callable[..., Any], tmp_path: Path) -> None:
+    process = start("-c", LIMITED, "train", "--config", "digits.yaml", preexec_fn=limit(100))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err and err.startswith("error: cannot write ")
+    assert list(tmp_path.rglob("*.tmp")) == []

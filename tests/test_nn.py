@@ -1,0 +1,69 @@
+"""Networks for couplings."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from scnf.nn import MLP, ConvNet
+
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
+    "mlp": (partial(MLP, 3, 5, hidden=8), (3,)),
+    "mlp-no-blocks": (partial(MLP, 3, 5, hidden=8, blocks=0), (3,)),
+    "conv-glow": (partial(ConvNet, 3, 5, hidden=8), (3, 4, 6)),
+    "conv-residual": (partial(ConvNet, 3, 5, hidden=8, blocks=2), (3, 4, 6)),
+    "conv-reflect": (partial(ConvNet, 3, 5, hidden=8, blocks=1, padding="reflect"), (3, 2, 3)),
+}
+every_network = pytest.mark.parametrize(("make", "shape"), NETWORKS.values(), ids=NETWORKS)
+
+
+def perturbed(network: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+@every_network
+def test_output_starts_at_zero(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    outputs = make()(torch.randn(4, *shape))
+    assert outputs.shape == (4, 5, *shape[1:]) and (outputs == 0).all()
+
+
+@every_network
+@pytest.mark.parametrize("context", [0, 2])
+def test_every_parameter_gets_a_gradient(make: Callable[..., nn.Module], shape: tuple[int, ...], context: int) -> None:
+    torch.manual_seed(0)
+    network = perturbed(make(context_features=context))
+    network(torch.randn(4, *shape), torch.randn(4, context) if context else None).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@every_network
+def test_rows_are_independent(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = perturbed(make(context_features=2)).double()
+    inputs, context = torch.randn(4, *shape, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    outputs = network(inputs, context)
+    for row in range(4):
+        torch.testing.assert_close(network(inputs[row : row + 1], context[row : row + 1])[0], outputs[row])
+
+
+@every_network
+def test_the_context_counts_and_is_required(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = perturbed(make(context_features=2))
+    inputs = torch.randn(4, *shape)
+    assert (network(inputs, torch.zeros(4, 2)) != network(inputs, torch.ones(4, 2))).any()
+    with pytest.raises(ValueError, match="built with a context and none was given"):
+        network(inputs)
+
+
+@every_network
+def test_a_context_is_ignored_where_none_was_asked_for(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    network = perturbed(make())
+    inputs = torch.randn(4, *shape)
+    assert torch.equal(network(inputs, torch.randn(4, 7)), network(inputs))

@@ -1,0 +1,128 @@
+"""The loss against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.models.base import JointOutput, output_from_table
+from scnf.objectives import Consistency, semi_supervised_loss
+
+LOG_LIKELIHOOD = (-3.0, -5.0, -10.0, -2.0)
+POSTERIOR = ((0.9, 0.1), (0.2, 0.8), (0.5, 0.5), (0.7, 0.3))
+
+
+def output() -> JointOutput:
+    return JointOutput(torch.tensor(LOG_LIKELIHOOD), torch.tensor(POSTERIOR).log())
+
+
+def labels(*values: int) -> Tensor:
+    return torch.tensor(values)
+
+
+MIXED, ALL, NONE = labels(0, 0, -1, -1), labels(0, 0, 1, 1), labels(-1, -1, -1, -1)
+CROSS_ENTROPY = -(math.log(0.9) + math.log(0.2)) / 2  # of MIXED
+
+
+@pytest.mark.parametrize(
+    ("y", "labelled_weight", "classifier_weight", "expected"),
+    [
+        (MIXED, 1.0, 0.0, 20 / 4),
+        (MIXED, 3.0, 0.0, (3 * 3 + 3 * 5 + 10 + 2) / 8),
+        (MIXED, 0.0, 0.0, 12 / 2),
+        (MIXED, 1.0, 2.0, 20 / 4 + 2 * CROSS_ENTROPY),
+        (MIXED, 3.0, 0.5, 36 / 8 + 0.5 * CROSS_ENTROPY),
+        (ALL, 1.0, 0.0, 20 / 4),
+        (ALL, 3.0, 0.0, 20 / 4),
+        (ALL, 0.0, 0.0, 0.0),
+        (ALL, 1.0, 1.0, 5 - (math.log(0.9) + math.log(0.2) + math.log(0.5) + math.log(0.3)) / 4),
+        (NONE, 1.0, 0.0, 20 / 4),
+        (NONE, 3.0, 5.0, 20 / 4),
+    ],
+)
+def test_loss_by_hand(y: Tensor, labelled_weight: float, classifier_weight: float, expected: float) -> None:
+    loss, metrics = semi_supervised_loss(output(), y, labelled_weight, classifier_weight)
+    torch.testing.assert_close(loss, torch.tensor(expected))
+    torch.testing.assert_close(metrics["loss"], loss)
+
+
+@pytest.mark.parametrize(
+    ("y", "labelled", "unlabelled", "accuracy"),
+    [(MIXED, 4.0, 6.0, 0.5), (ALL, 5.0, 0.0, 0.25), (NONE, 0.0, 5.0, 0.0), (labels(-1, 1, -1, -1), 5.0, 5.0, 1.0)],
+)
+def test_metrics_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy: float) -> None:
+    given = JointOutput(
+        torch.tensor(LOG_LIKELIHOOD), torch.tensor(((0.9, 0.1), (0.2, 0.8), (0.6, 0.4), (0.7, 0.3))).log()
+    )
+    _, metrics = semi_supervised_loss(given, y)
+    assert set(metrics) == {"loss", "labelled_nll", "unlabelled_nll", "labelled_accuracy"}
+    assert float(metrics["labelled_nll"]) == labelled and float(metrics["unlabelled_nll"]) == unlabelled
+    assert float(metrics["labelled_accuracy"]) == accuracy
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize("y", [MIXED, ALL, NONE], ids=["mixed", "all", "none"])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 0.0), (5.0, 2.0)])
+def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    table = (100 * torch.randn(4, 2)).requires_grad_()
+    loss, metrics = semi_supervised_loss(output_from_table(table, table, y), y, *weights)
+    loss.backward()
+    assert loss.isfinite() and table.grad is not None and table.grad.isfinite().all()
+    assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
+
+
+def test_the_classifier_term_sees_labelled_rows_only() -> None:
+    table = torch.zeros(4, 2, requires_grad=True)
+    given = output_from_table(torch.zeros(4, 2), table, MIXED)._replace(log_likelihood=torch.zeros(4))
+    semi_supervised_loss(given, MIXED, classifier_weight=1.0)[0].backward()
+    assert table.grad is not None
+    torch.testing.assert_close(table.grad, torch.tensor([[-0.25, 0.25], [-0.25, 0.25], [0, 0], [0, 0]]))
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = JointOutput(*(values[order] for values in output()))
+    ours, _ = semi_supervised_loss(shuffled, MIXED[order], 3.0, 0.5)
+    torch.testing.assert_close(ours, semi_supervised_loss(output(), MIXED, 3.0, 0.5)[0])
+    assert (MIXED == UNLABELLED).sum() == 2
+
+
+def with_views() -> tuple[JointOutput, Tensor]:
+    """One labelled row, two unlabelled ones, and a view of each of these; the first is sure of class 1."""
+    posterior = torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]], requires_grad=True)
+    return JointOutput(torch.tensor([-3.0, -5.0, -10.0, -99.0, -99.0]), posterior.log()), labels(0, -1, -1, -1, -1)
+
+
+def test_consistency_by_hand() -> None:
+    given, y = with_views()
+    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
+    assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.7) / 2)  # views do not count in the likelihood
+    assert float(metrics["pseudo_labelled"]) == 0.5
+    assert float(metrics["unlabelled_nll"]) == 7.5
+
+
+def test_views_without_weight_change_nothing() -> None:
+    given, y = with_views()
+    loss, _ = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=0.0))
+    plain, _ = semi_supervised_loss(JointOutput(*(part[:3] for part in given)), y[:3])
+    assert float(loss) == float(plain)
+
+
+def test_targets_get_no_gradient() -> None:
+    posterior = torch.tensor([[0.05, 0.95], [0.3, 0.7]], requires_grad=True)
+    given = JointOutput(torch.zeros(2), posterior.log())
+    loss, _ = semi_supervised_loss(given, labels(-1, -1), consistency=Consistency(views=1, weight=1.0))
+    loss.backward()
+    assert posterior.grad is not None
+    assert torch.equal(posterior.grad[0], torch.zeros(2)) and bool((posterior.grad[1] != 0).any())
+
+
+def test_temperature_flattens_the_posterior_of_cross_entropies_and_confidences() -> None:
+    given, y = with_views()
+    q = torch.softmax(torch.tensor([0.9, 0.1]).log() / 4, 0)
+    loss, metrics = semi_supervised_loss(given, y, 1.0, 2.0, 4.0, Consistency(views=2, weight=4.0, confidence=0.9))
+    assert float(loss) == pytest.approx(18 / 3 - 2 * math.log(q[0]))
+    assert float(metrics["pseudo_labelled"]) == 0.0  # 0.95 at temperature 4 is 0.68

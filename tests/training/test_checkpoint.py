@@ -1,0 +1,180 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from scnf.errors import UserError
+from scnf.training.checkpoint import (
+    flatten_optimizer,
+    load_tensors,
+    load_weights,
+    restore_optimizer,
+    save_tensors,
+    under_prefix,
+    with_prefix,
+)
+from scnf.training.loop import OPTIMIZERS
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    tensors = {
+        "float": torch.randn(3, 4),
+        "double.deep.name": torch.randn(2, dtype=torch.float64),
+        "scalar": torch.tensor(7),
+        "bool": torch.tensor([True, False]),
+        "bytes": torch.get_rng_state(),
+        "empty": torch.zeros(0, 3),
+        "transposed": torch.randn(3, 4).T,
+        "parameter": nn.Parameter(torch.ones(2)),
+        "nan": torch.tensor([float("nan"), float("inf")]),
+    }
+    metadata = {"epoch": 3, "name": "é", "score": -0.5, "none": None}
+    save_tensors(tmp_path / "new" / "x.safetensors", tensors, metadata)
+    found, again = load_tensors(tmp_path / "new" / "x.safetensors")
+    assert again == metadata and set(found) == set(tensors)
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name].nan_to_num(), value.detach().nan_to_num())
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.safetensors"]
+
+
+def test_without_metadata(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "x", {"a": torch.ones(1)})
+    assert load_tensors(tmp_path / "x")[1] == {}
+
+
+def test_prefixes() -> None:
+    tensors = {"a": torch.ones(1), "b.c": torch.zeros(1)}
+    both = with_prefix("x", tensors) | with_prefix("xy", tensors)
+    assert set(both) == {"x.a", "x.b.c", "xy.a", "xy.b.c"}
+    assert under_prefix("x", both) == tensors
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(x).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_there_and_back(tmp_path: Path, name: str) -> None:
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        return model, OPTIMIZERS[name](model.parameters(), lr=0.05)  # type: ignore[call-arg]
+
+    model, optimizer = make()
+    for seed in range(3):
+        step(model, optimizer, seed)
+    save_tensors(
+        tmp_path / "x", with_prefix("model", model.state_dict()) | with_prefix("o", flatten_optimizer(optimizer))
+    )
+    other, restored = make()
+    tensors, _ = load_tensors(tmp_path / "x")
+    load_weights(other, under_prefix("model", tensors), tmp_path / "x")
+    restore_optimizer(restored, under_prefix("o", tensors))
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+        step(other, restored, seed)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert len(flatten_optimizer(optimizer)) > 0
+
+
+def test_optimizer_that_has_not_moved(tmp_path: Path) -> None:
+    optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters())
+    assert flatten_optimizer(optimizer) == {}
+    restore_optimizer(optimizer, {})
+
+
+# --- what is refused
+
+
+class Payload:
+    """Runs code when unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_are_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
+    trace, path = tmp_path / "was-here", tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps({"weight": Payload(trace)}, protocol))
+    with pytest.raises(UserError, match=r"weights\.pt"):
+        load_tensors(path)
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())
+    assert trace.exists()  # the payload works: it was not run before
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["weights.pt", "model.safetensors"])
+def test_torch_files_are_refused_and_not_run(tmp_path: Path, name: str, zipped: bool) -> None:
+    trace, path = tmp_path / "was-here", tmp_path / name
+    torch.save({"weight": Payload(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="pickled file, which could run code and is never loaded"):
+        load_tensors(path)
+    assert not trace.exists()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    save_tensors(good, {"a": torch.randn(100), "b": torch.randn(100)})
+    data = good.read_bytes()
+    (tmp_path / "directory").mkdir()
+    cases = {
+        "empty": b"",
+        "short": data[:4],
+        "header": data[:40],
+        "truncated": data[:-1],
+        "half": data[: len(data) // 2],
+        "longer": data + b"\0",
+        "length": (2**62).to_bytes(8, "little") + data[8:],
+        "json": data[:8] + b"x" * (len(data) - 8),
+        "text": b"no weights at all",
+        "zeros": bytes(len(data)),
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+    for name in (*cases, "directory", "missing"):
+        with pytest.raises(UserError, match=f"cannot read weights from .*{name}"):
+            load_tensors(tmp_path / name)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        save_tensors(tmp_path / "file" / "x", {"a": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"0.weight": torch.zeros(5, 3)}, ["0.weight is [5, 3] in the file and [4, 3] in the model"]),
+        ({"0.weight": None}, ["0.weight [4, 3] is missing"]),
+        ({"9.bias": torch.zeros(1)}, ["9.bias is not in the model"]),
+        ({"1.bias": torch.zeros(2, 1)}, ["1.bias is [2, 1] in the file and [2] in the model"]),
+        (
+            {"0.weight": None, "0.bias": None, "1.weight": None, "1.bias": None, "x": torch.zeros(1)},
+            ["0.weight [4, 3] is missing; 0.bias [4] is missing; 1.weight [2, 4] is missing (and 2 more)"],
+        ),
+    ],
+)
+def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messages: list[str]) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = {name: torch.full_like(value, 9.0) for name, value in before.items()} | changes
+    with pytest.raises(UserError) as caught:
+        load_weights(model, {name: value for name, value in given.items() if value is not None}, Path("some/file"))
+    assert "some/file" in str(caught.value) and all(message in str(caught.value) for message in messages)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,499 @@
+"""Training by the real command, on digits with a tiny model: what it leaves, and that stopping it loses nothing."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scnf import UNLABELLED
+from scnf.data import sources
+from scnf.data.batches import Batches
+from scnf.errors import UserError
+from scnf.models.architectures import build
+from scnf.models.base import JointModel
+from scnf.objectives import semi_supervised_loss
+from scnf.runs import Run
+from scnf.training import loop
+from scnf.training.checkpoint import load_tensors
+from scnf.training.schedules import SCHEDULES
+
+COLUMNS = [
+    *["epoch", "step", "minutes", "images_per_second", "lr"],
+    *["train.loss", "train.labelled_nll", "train.unlabelled_nll", "train.labelled_accuracy", "train.grad_norm"],
+    *["validation.accuracy", "validation.nll", "validation.ece", "validation.bits_per_dim"],
+]
+TIMINGS = ("minutes", "images_per_second")
+FIGURES = {"accuracy", "nll", "ece", "bits_per_dim"}
+STEPS = 22  # of an epoch on digits: 1097 rows, 48 unlabelled in a batch
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+    """metrics.csv without what a clock decides, as it is written."""
+    with open(run.path / "metrics.csv", newline="") as handle:
+        return [{key: cell for key, cell in row.items() if key not in TIMINGS} for row in csv.DictReader(handle)]
+
+
+def same_end(run: Run, reference: Run) -> None:
+    assert run.weights.read_bytes() == reference.weights.read_bytes()
+    assert rows(run) == rows(reference)
+    found, expected = (load_tensors(each.checkpoint("last")) for each in (run, reference))
+    assert set(found[0]) == set(expected[0])
+    assert [name for name, value in found[0].items() if not torch.equal(value, expected[0][name])] == []
+    clocks = {"minutes", "train_seconds"}
+    assert {k: v for k, v in found[1].items() if k not in clocks} == {
+        k: v for k, v in expected[1].items() if k not in clocks
+    }
+    summaries = [{**each.read_json("summary.json")} for each in (run, reference)]
+    for summary in summaries:
+        for key in ("minutes", "images_per_second", "peak_memory_mb"):
+            summary.pop(key)
+    assert summaries[0] == summaries[1] and summaries[0]["status"] == "finished"
+
+
+# --- what a run leaves
+
+
+def test_files_of_a_finished_run(finished: Path) -> None:
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    events = {name for name in names if re.fullmatch(r"tensorboard/events\.out\.tfevents\..+", name)}
+    assert len(events) == 1
+    assert names - events == {
+        "checkpoints/best.safetensors",
+        "checkpoints/last.safetensors",
+        "config.yaml",
+        "curves.png",
+        "env.json",
+        "metrics.csv",
+        "model.safetensors",
+        "samples.png",
+        "split.json",
+        "summary.json",
+    }
+    for name in ("curves.png", "samples.png"):
+        assert (finished / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_metrics_of_a_finished_run(finished: Path) -> None:
+    header, *lines = (finished / "metrics.csv").read_text().splitlines()
+    assert header.split(",") == COLUMNS
+    metrics = Run(finished).read_metrics()
+    assert len(lines) == len(metrics) == 3
+    assert [(row["epoch"], row["step"]) for row in metrics] == [(1, 22), (2, 44), (3, 50)]
+    assert all(set(row) == set(COLUMNS) for row in metrics)
+    assert metrics[-1]["train.loss"] < metrics[0]["train.loss"]
+    assert metrics[-1]["validation.bits_per_dim"] < metrics[0]["validation.bits_per_dim"] < 4.2
+
+
+def test_summary_of_a_finished_run(finished: Path) -> None:
+    summary = Run(finished).read_json("summary.json")
+    assert set(summary) == {
+        *("status", "parameters", "epochs", "steps", "minutes", "images_per_second", "peak_memory_mb"),
+        *("selected_epoch", "validation", "test"),
+    }
+    assert set(summary["validation"]) == set(summary["test"]) == FIGURES
+    assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", 3, 50)
+    assert summary["images_per_second"] > 0 and summary["peak_memory_mb"] > 0 and 0 < summary["minutes"] < 1
+    selected = Run(finished).read_metrics()[summary["selected_epoch"] - 1]
+    for name, value in summary["validation"].items():
+        assert selected[f"validation.{name}"] == value
+    tensors, metadata = load_tensors(Run(finished).weights)
+    assert metadata == {"recipe": "scnf-digits"}
+    best, metadata = load_tensors(Run(finished).checkpoint("best"))
+    assert metadata["epoch"] == summary["selected_epoch"] and metadata["accuracy"] == summary["validation"]["accuracy"]
+    assert set(best) == set(tensors) and all(torch.equal(value, tensors[name]) for name, value in best.items())
+
+
+def test_split_and_environment_of_a_finished_run(finished: Path) -> None:
+    split, environment = Run(finished).read_json("split.json"), Run(finished).read_json("env.json")
+    assert (len(split["labelled"]), len(split["validation"]), split["num_rows"]) == (100, 250, 1347)
+    assert environment["device"] == "cpu" and environment["versions"]["torch"]
+
+
+def test_config_of_a_run_runs_again_as_it_is(
+    scnf: Callable[..., Any], finished: Path, last_run: Callable[[], Run]
+) -> None:
+    assert scnf("train --config", finished / "config.yaml", "--runs.root logs").code == 0
+    same_end(last_run(), Run(finished))
+
+
+def test_what_is_written_before_training(
+    digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", stop)
+    assert digits("--epochs 1").code == 130
+    assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "env.json"}
+
+
+# --- stopping and going on
+
+SEND = """
+import os, signal, sys
+from scnf.data.batches import Batches
+number, at_epoch, at_step = map(int, sys.argv[1:4])
+epoch = Batches.epoch
+def with_signal(self, index, start=0):
+    for step, batch in enumerate(epoch(self, index, start), start):
+        if (index, step) == (at_epoch, at_step):
+            os.kill(os.getpid(), number)
+        yield batch
+Batches.epoch = with_signal
+from scnf.cli import main
+sys.exit(main(sys.argv[4:]))
+"""
+KINDS = {
+    signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
+    "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --temperature 2",
+    signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim",
+    signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
+}
+
+
+@pytest.mark.parametrize("number", KINDS, ids=lambda number: number.name)
+def test_a_process_that_is_stopped_goes_on_as_if_it_never_was(
+    scnf: Callable[..., Any], start: Callable[..., Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    from conftest import TINY
+
+    words = ["train", "--config", "digits.yaml", *TINY, *KINDS[number].split()]
+    process = start("-c", SEND, number.value, 1, 9, *words, "--runs.root", "stopped")
+    assert scnf(*words).code == 0
+    out, err = process.communicate(timeout=60)
+    run = Run.find(tmp_path / "stopped", "last")
+    assert "Traceback" not in err and err == ""
+    done = load_tensors(run.checkpoint("last"))[1]
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        assert (done["epoch"], done["step"]) == (1, 0)
+        assert not (run.path / "summary.json").exists()
+    else:
+        assert process.returncode == 128 + number
+        assert (done["epoch"], done["step"], done["total_step"]) == (1, 10, STEPS + 10)  # the step under way is ended
+        assert run.read_json("summary.json")["status"] == "interrupted"
+        assert f"scnf train --resume {run.path.relative_to(tmp_path)}" in out
+    assert not run.weights.exists()
+    resumed = scnf("train --resume", run.path)
+    assert (resumed.code, resumed.err) == (0, "")
+    same_end(run, Run.find(tmp_path / "logs", "last"))
+    assert list(run.path.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("stops", [[(0, 1)], [(0, 21)], [(0, 20), (0, 21), (1, 0)], [(1, 21)]], ids=str)
+def test_wherever_it_stops(
+    digits: Callable[..., Any],
+    scnf: Callable[..., Any],
+    last_run: Callable[[], Run],
+    monkeypatch: pytest.MonkeyPatch,
+    stops: list[tuple[int, int]],
+) -> None:
+    assert digits("--epochs 2 --runs.name reference").code == 0
+    reference, epoch, left = last_run(), Batches.epoch, list(stops)
+
+    def with_signal(self: Batches, index: int, start: int = 0) -> Any:
+        for step, batch in enumerate(epoch(self, index, start), start):
+            if left and (index, step) == left[0]:
+                left.pop(0)
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(Batches, "epoch", with_signal)
+    codes = [digits("--epochs 2").code]
+    while codes[-1] == 130 and len(codes) < 9:
+        codes.append(scnf("train --resume last").code)
+    assert not left and codes == ([0] if stops == [(1, 21)] else [130] * len(stops) + [0])
+    same_end(last_run(), reference)
+
+
+@pytest.mark.parametrize("place", ["scnf.training.loop._save", "scnf.runs.Run.log_metrics"])
+@pytest.mark.parametrize("late", [False, True])
+def test_dying_between_metrics_and_checkpoint_loses_no_row(
+    digits: Callable[..., Any],
+    scnf: Callable[..., Any],
+    finished: Path,
+    last_run: Callable[[], Run],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    late: bool,
+) -> None:
+    owner, name = (loop, "_save") if place.endswith("_save") else (Run, "log_metrics")
+    whole, calls = getattr(owner, name), []
+
+    def dies(*arguments: Any) -> None:
+        calls.append(0)
+        if len(calls) == 2 and not late:
+            raise KeyboardInterrupt
+        whole(*arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, dies)
+    assert digits("--max_steps 50").code == 130
+    monkeypatch.setattr(owner, name, whole)
+    assert scnf("train --resume last").code == 0
+    same_end(last_run(), Run(finished))
+
+
+def test_the_command_people_know_from_another_directory(start: Callable[..., Any], tmp_path: Path) -> None:
+    from conftest import REPOSITORY, TINY
+
+    process = start(REPOSITORY / "train_flow_ssl.py", "--config", "digits.yaml", *TINY, "--epochs", "1000")
+    for line in process.stdout:
+        if line.startswith("epoch   1/1000"):
+            break
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "")
+    assert "interrupted after step" in out
+    run = Run.find(tmp_path / "logs", "last")
+    assert run.read_json("summary.json")["status"] == "interrupted"
+    assert len(rows(run)) == load_tensors(run.checkpoint("last"))[1]["epoch"] >= 1
+    argv = run.read_json("env.json")["argv"]
+    assert argv[0].endswith("train_flow_ssl.py") and argv[1:3] == ["--config", "digits.yaml"]
+
+
+def test_the_command_people_know_from_the_repository(start: Callable[..., Any], tmp_path: Path) -> None:
+    from conftest import REPOSITORY, TINY
+
+    words = ["--config", "digits.yaml", "--max_steps", "3", *TINY, "--runs.root", tmp_path / "logs"]
+    process = start("train_flow_ssl.py", *words, cwd=REPOSITORY)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    run = Run.find(tmp_path / "logs", "last")
+    assert str(run.path) in out.splitlines()[0] and str(run.path) in out.splitlines()[-1]
+    assert run.read_json("summary.json")["steps"] == 3
+
+
+def test_resuming_a_finished_run_changes_nothing(scnf: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "logs" / finished.name
+    shutil.copytree(finished, copy)
+    assert scnf("train --resume last").code == 0
+    same_end(Run(copy), Run(finished))
+
+
+def test_resuming_with_more_steps_trains_on(scnf: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "logs" / finished.name)
+    shutil.copytree(finished, run.path)
+    assert scnf("train --resume last --max_steps 60").code == 0
+    assert [row["step"] for row in run.read_metrics()] == [22, 44, 50, 60]
+    assert rows(run)[:3] == rows(Run(finished))
+    assert run.read_json("summary.json")["steps"] == 60
+    assert "max_steps: 60" in (run.path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--optimizer adamax", "optimizer Adam, not Adamax"),
+        ("--model.channels 4", "[8, 2, 3, 3] in the file and [4, 2, 3, 3] in the model"),
+        ("--data_seed 1", "another label split"),
+        ("--lr -1", "train.lr must be"),
+    ],
+)
+def test_resuming_with_what_does_not_fit_leaves_the_run_as_it_was(
+    scnf: Callable[..., Any], finished: Path, tmp_path: Path, words: str, message: str
+) -> None:
+    copy = tmp_path / "logs" / finished.name
+    shutil.copytree(finished, copy)
+    outcome = scnf("train --resume last", words)
+    assert outcome.code == 2 and outcome.err.startswith("error: ") and message in outcome.err
+    for path in finished.rglob("*"):
+        if path.is_file():
+            assert (copy / path.relative_to(finished)).read_bytes() == path.read_bytes(), path
+
+
+# --- what goes wrong
+
+
+def test_a_loss_that_is_not_finite_names_a_layer(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+    outcome = digits("--lr 1e30")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert re.match(r"error: the loss or its gradient is not finite at step \d+ \(epoch 1\): ", outcome.err)
+    assert re.search(r"the first layer with a non-finite output is transform\.\S+ \(\w+\)", outcome.err)
+    assert "it had not come to its first checkpoint" in outcome.err and "Lower train.lr" in outcome.err
+    assert last_run().read_json("summary.json")["status"] == "failed"
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    assert digits("--max_steps 22 --schedule none").code == 0
+    run = last_run()
+    good = run.checkpoint("last").read_bytes(), run.checkpoint("best").read_bytes()
+    outcome = scnf("train --resume last --max_steps 44 --lr 1e30")
+    assert outcome.code == 2 and "the last good checkpoint is kept in" in outcome.err
+    assert (run.checkpoint("last").read_bytes(), run.checkpoint("best").read_bytes()) == good
+    assert scnf("train --resume last --lr 1e-3").code == 0
+    assert len(rows(run)) == 2 and all(value.isfinite().all() for value in load_tensors(run.weights)[0].values())
+
+
+# --- hidden labels
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--conditional gaussian --means data --prior empirical --classifier_weight 1",
+        "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
+    ],
+)
+@pytest.mark.parametrize("leak", [False, True])
+def test_hidden_labels_change_nothing(
+    scnf: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, leak: bool
+) -> None:
+    arguments = f"train --config digits.yaml --model.channels 8 --model.steps 2 {words} --balanced false"
+    arguments += " --max_steps 30 --select last --runs.root"
+    assert scnf(arguments, "a").code == 0
+    first, load = Run.find(tmp_path / "a", "last"), sources.load
+    split = first.read_json("split.json")
+
+    def scrambled(name: str, root: Any) -> sources.Dataset:
+        data = load(name, root)
+        train_y = (data.train_y + 1 + torch.arange(len(data.train_y)) % 9) % 10
+        assert not (train_y == data.train_y).any()
+        if not leak:  # with it, visible labels change as well, which has to show
+            train_y[split["labelled"]] = data.train_y[split["labelled"]]
+        return dataclasses.replace(data, train_y=train_y, test_y=(data.test_y + 1) % 10)
+
+    monkeypatch.setattr(sources, "load", scrambled)
+    assert scnf(arguments, "b").code == 0
+    second = Run.find(tmp_path / "b", "last")
+    assert second.read_json("split.json") == split
+    assert (first.weights.read_bytes() == second.weights.read_bytes()) is not leak
+    if not leak:
+        trained = [
+            [{k: v for k, v in row.items() if k.startswith("train.")} for row in rows(run)] for run in (first, second)
+        ]
+        assert trained[0] == trained[1]
+        assert first.read_json("summary.json")["test"] != second.read_json("summary.json")["test"]
+
+
+# --- choices
+
+
+@pytest.mark.parametrize("optimizer", loop.OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_and_optimizer(scnf: Callable[..., Any], tmp_path: Path, optimizer: str, schedule: str) -> None:
+    words = (
+        f"train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --optimizer {optimizer}"
+    )
+    assert (
+        scnf(
+            words, f"--schedule {schedule} --warmup 0.05 --lr 1e-3 --epochs 2 --batch_size 2000 --eval_batch_size 5000"
+        ).code
+        == 0
+    )
+    run = Run.find(tmp_path / "logs", "last")
+    metrics = run.read_metrics()
+    assert "validation.bits_per_dim" not in metrics[0] and metrics[-1]["validation.nll"] < metrics[0]["validation.nll"]
+    steps = int(metrics[-1]["step"])
+    factor = loop.learning_rate_factor(schedule, steps - 1, steps, 0.05)
+    assert metrics[-1]["lr"] == pytest.approx(1e-3 * factor)
+
+
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler")
+@pytest.mark.skipif(sys.platform != "linux", reason="only tried on Linux")
+def test_compile(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    words = "train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --max_steps 2"
+    assert scnf(words, "--compile").code == scnf(words).code == 0
+    compiled, plain = (Run.find(tmp_path / "logs", number).read_metrics()[0] for number in "12")
+    assert compiled["validation.nll"] == pytest.approx(plain["validation.nll"], rel=1e-3)
+    assert set(load_tensors(Run.find(tmp_path / "logs", "1").weights)[0]) == set(
+        load_tensors(Run.find(tmp_path / "logs", "2").weights)[0]
+    )
+
+
+def test_different_seeds_share_the_split(digits: Callable[..., Any], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        assert digits(f"--max_steps 2 --seed {seed}").code == 0
+    first, second = (Run.find(tmp_path / "logs", number) for number in "12")
+    assert first.read_json("split.json") == second.read_json("split.json")
+    assert first.weights.read_bytes() != second.weights.read_bytes()
+
+
+# --- the function itself, with scripted figures
+
+
+def fit(path: Path, figures: list[dict[str, float]], **options: Any) -> tuple[JointModel, loop.Progress, Run]:
+    torch.manual_seed(0)
+    model = build("scnf-toy", (2,), 2, channels=4, steps=1)
+    y = torch.full((40,), UNLABELLED)
+    y[:4] = torch.tensor([0, 0, 1, 1])
+    batches, run, script = Batches(torch.randn(40, 2), y, 25, 0.2, 0, None), Run(path), iter(figures)
+    model.initialize(*next(batches.epoch(0)))
+    progress = loop.train(
+        model,
+        lambda output, y, done: semi_supervised_loss(output, y),
+        batches,
+        torch.optim.Adam(model.parameters(), lr=0.01),
+        run,
+        evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0} | next(script),
+        epochs=len(figures),
+        say=lambda line: None,
+        **options,
+    )
+    return model, progress, run
+
+
+@pytest.mark.parametrize(
+    ("select", "name", "values", "best"),
+    [
+        ("accuracy", "accuracy", [0.1, 0.5, 0.5, 0.3], 3),  # of equals the later
+        ("accuracy", "accuracy", [0.0, 0.0, 0.0, 0.0], 4),
+        ("bits_per_dim", "nll", [3.0, -2.0, 1.0, 0.0], 2),
+        ("bits_per_dim", "nll", [float("nan"), 2.0, 3.0, float("nan")], 2),
+        ("bits_per_dim", "nll", [float("nan")] * 4, 1),
+        ("bits_per_dim", "nll", [float("inf"), float("nan"), float("inf"), float("inf")], 4),
+        ("last", "accuracy", [0.9, 0.1, 0.5, 0.2], 4),
+    ],
+)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_best_weights_are_kept(
+    tmp_path: Path, select: str, name: str, values: list[float], best: int, ema: float
+) -> None:
+    model, progress, run = fit(tmp_path, [{name: value} for value in values], select=select, ema=ema)
+    assert (progress.best_epoch, progress.epoch, progress.total_step) == (best, 4, 8)
+    kept, metadata = load_tensors(run.checkpoint("best"))
+    assert metadata["epoch"] == best
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    shorter, _, _ = fit(tmp_path / "shorter", [{name: 0.0}] * best, select="last", ema=ema)
+    assert all(torch.equal(value, kept[key]) for key, value in shorter.state_dict().items())
+
+
+def test_averaged_weights_lag_behind(tmp_path: Path) -> None:
+    plain, averaged = (fit(tmp_path / str(ema), [{}] * 3, ema=ema, select="last")[0] for ema in (0.0, 0.9))
+    trained = load_tensors(Run(tmp_path / "0.9").checkpoint("last"))[0]
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in plain.state_dict().items())
+    assert any(not torch.equal(value, trained[f"model.{name}"]) for name, value in averaged.state_dict().items())
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    clipped = fit(tmp_path / "a", [{}], max_steps=1, grad_clip=1e-12)[0]
+    free = fit(tmp_path / "b", [{}], max_steps=1)[0]
+    norms = [Run(tmp_path / name).read_metrics()[0]["train.grad_norm"] for name in "ab"]
+    assert norms[0] == norms[1] > 0.1  # what is logged is the norm before
+    assert any(not torch.equal(a, b) for a, b in zip(clipped.parameters(), free.parameters(), strict=True))
+
+
+def test_a_checkpoint_that_is_missing(tmp_path: Path) -> None:
+    model = build("scnf-toy", (2,), 2, channels=4, steps=1)
+    with pytest.raises(UserError, match="has no checkpoint to resume from"):
+        loop.restore(model, torch.optim.Adam(model.parameters()), Run(tmp_path), ema=0.0)
+
+
+def test_summary_is_plain_json(finished: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads((finished / "summary.json").read_text(), parse_constant=refuse)

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.models.architectures import build
+from scnf.models.base import JointModel, JointOutput
+from scnf.training.metrics import bits_per_dim, evaluate, expected_calibration_error
+
+
+@pytest.mark.parametrize(
+    ("log_likelihood", "dims", "levels", "expected"),
+    [
+        (0.0, 784, 256, 8.0),  # uniform over [0, 1): as many bits as a grey level takes
+        (0.0, 5, 2, 1.0),
+        (64 * math.log(2.0), 64, 256, 7.0),  # twice the density: a bit less
+        (100 * math.log(256.0), 100, 256, 0.0),  # all mass on one grey level
+        (-3.0, 2, 16, 4 + 1.5 / math.log(2)),
+    ],
+)
+def test_bits_per_dim_by_hand(log_likelihood: float, dims: int, levels: int, expected: float) -> None:
+    assert bits_per_dim(log_likelihood, dims, levels) == pytest.approx(expected)
+    found = bits_per_dim(torch.tensor([log_likelihood]), dims, levels)
+    assert isinstance(found, Tensor) and found.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_calibration_error_by_hand() -> None:
+    probs = torch.tensor([[0.95, 0.05], [0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.45, 0.55]])
+    y = torch.tensor([0, 1, 0, 1, 0])
+    # Bins of width 0.2: (0.8, 1]: 0.95 right, 0.9 wrong; (0.6, 0.8]: 0.7 right; (0.4, 0.6]: 0.55 right, 0.55 wrong.
+    expected = (abs(1 - 0.95 - 0.9) + abs(1 - 0.7) + abs(1 - 0.55 - 0.55)) / 5
+    assert expected_calibration_error(probs.log(), y, bins=5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_error_at_the_ends() -> None:
+    sure = torch.tensor([[1.0, 0.0]]).repeat(4, 1).log()
+    assert expected_calibration_error(sure, torch.tensor([0, 0, 0, 0])) == 0
+    assert expected_calibration_error(sure, torch.tensor([1, 1, 1, 1])) == 1
+    assert expected_calibration_error(sure, torch.tensor([0, 0, 0, 1])) == 0.25
+
+
+@pytest.fixture
+def model() -> JointModel:
+    torch.manual_seed(0)
+    model = build("scnf-digits", (1, 4, 4), 3, channels=8, steps=2, conditional_hidden=8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.initialize(torch.rand(20, 1, 4, 4), torch.full((20,), UNLABELLED))
+    return model
+
+
+X = torch.randint(17, (53, 1, 4, 4), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+Y = torch.arange(53) % 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_is_repeatable_and_leaves_no_trace(model: JointModel, training: bool) -> None:
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = evaluate(model, X, Y, levels=17)
+    assert torch.equal(torch.get_rng_state(), state) and model.training is training
+    torch.manual_seed(2)
+    assert evaluate(model, X, Y, levels=17) == first
+    assert evaluate(model, X, Y, levels=17, seed=1) != first
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 52, 53, 1000])
+def test_evaluate_does_not_depend_on_its_batches(model: JointModel, batch_size: int) -> None:
+    whole, parts = evaluate(model, X, Y, 17), evaluate(model, X, Y, 17, batch_size)
+    assert parts["nll"] == pytest.approx(whole["nll"], rel=1e-2)  # the noise may be drawn in another order
+    assert parts["accuracy"] == pytest.approx(whole["accuracy"], abs=0.1)
+    points = X.flatten(1).float()[:, :2]
+    flow = build("scnf-toy", (2,), 3).eval()
+    whole, parts = evaluate(flow, points, Y, None), evaluate(flow, points, Y, None, batch_size)
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_labels_only_score(model: JointModel) -> None:
+    first, other = evaluate(model, X, Y, 17), evaluate(model, X, (Y + 1) % 3, 17)
+    assert (first["nll"], first["bits_per_dim"]) == (other["nll"], other["bits_per_dim"])
+    assert first["accuracy"] != other["accuracy"]
+
+
+class Fixed(JointModel):
+    """Answers from the first pixel, and remembers which labels it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+        self.seen.append(y)
+        right = x[:, 0, 0, 0] < 0.5
+        probs = torch.where(right.unsqueeze(1), torch.tensor([0.8, 0.2]), torch.tensor([0.4, 0.6]))
+        return JointOutput(torch.full((len(x),), -8 * math.log(4.0)), probs.log())
+
+
+def test_figures_by_hand() -> None:
+    x = torch.tensor([0, 0, 0, 3], dtype=torch.uint8).view(4, 1, 1, 1).repeat(1, 2, 2, 2)
+    model = Fixed()
+    figures = evaluate(model, x, torch.tensor([0, 0, 1, 1]), levels=4)
+    assert figures == pytest.approx(
+        {"accuracy": 0.75, "nll": 8 * math.log(4.0), "bits_per_dim": 4.0, "ece": (abs(2 - 2.4) + 0.4) / 4}, abs=1e-6
+    )
+    assert all((y == UNLABELLED).all() for y in model.seen)
+
+
+def test_points_have_no_bits() -> None:
+    assert set(evaluate(build("scnf-toy", (2,), 2), torch.randn(9, 2), torch.arange(9) % 2, None)) == {
+        "accuracy",
+        "nll",
+        "ece",
+    }

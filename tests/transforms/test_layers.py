@@ -1,0 +1,232 @@
+"""What single layers promise beyond the contract."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nflows.distributions.normal import StandardNormal
+from nflows.flows.base import Flow
+from torch import nn
+
+from scnf.nn import MLP, ConvNet
+from scnf.transforms import (
+    LINEAR,
+    ActNorm,
+    AffineCoupling,
+    ChannelPartition,
+    CheckerboardPartition,
+    CompositeTransform,
+    FactorOut,
+    Flatten,
+    FullLinear,
+    Logit,
+    PLULinear,
+    Squeeze,
+    haar_matrix,
+    two_way_coupling,
+)
+from scnf.transforms.coupling import Partition
+
+# --- ActNorm
+
+
+@pytest.mark.parametrize("shape", [(64, 3), (16, 3, 4, 5)])
+def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = ActNorm(3)
+    per_channel = (1, 3) + (1,) * (len(shape) - 2)
+    inputs = torch.randn(shape) * torch.tensor([0.01, 1.0, 50.0]).view(per_channel)
+    inputs = inputs + torch.tensor([3.0, -1.0, 100.0]).view(per_channel)
+    outputs, _ = layer(inputs)
+    values = outputs.detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(values.var(dim=1, unbiased=False), torch.ones(3), rtol=1e-4, atol=0)
+
+
+def test_actnorm_starts_once() -> None:
+    torch.manual_seed(0)
+    layer = ActNorm(2)
+    layer(3 + 2 * torch.randn(32, 2))
+    started = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert bool(started["initialized"])
+    layer(torch.randn(32, 2))
+    layer.eval()
+    layer.train()
+    layer(torch.randn(32, 2))
+    assert all(torch.equal(value, started[name]) for name, value in layer.state_dict().items())
+
+
+def test_actnorm_is_the_identity_before_its_start() -> None:
+    layer = ActNorm(2).eval()
+    inputs = 3 + 2 * torch.randn(8, 2)
+    outputs, logabsdet = layer(inputs)
+    assert torch.equal(outputs, inputs) and torch.equal(logabsdet, torch.zeros(8))
+    assert not bool(layer.initialized)
+    layer.train()
+    assert torch.equal(layer.inverse(inputs)[0], inputs), "the inverse starts nothing"
+    assert not bool(layer.initialized)
+
+
+def test_actnorm_is_safe_on_constant_channels_and_single_rows() -> None:
+    layer = ActNorm(3)
+    inputs = torch.randn(16, 3)
+    inputs[:, 1] = 1000.1
+    outputs, logabsdet = layer(inputs)
+    assert outputs.isfinite().all() and logabsdet.isfinite().all()
+    torch.testing.assert_close(outputs[:, 1], torch.zeros(16), rtol=0, atol=1e-3)
+    assert layer.log_scale[1] == 0
+
+    layer = ActNorm(3)
+    outputs, logabsdet = layer(torch.tensor([[5.0, -2.0, 0.0]]))
+    assert torch.equal(outputs, torch.zeros(1, 3)) and torch.equal(logabsdet, torch.zeros(1))
+
+
+def test_actnorm_does_not_start_again_after_loading() -> None:
+    torch.manual_seed(0)
+    layer, loaded, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
+    layer(3 + 2 * torch.randn(32, 2))
+    batch = torch.randn(32, 2)
+    loaded.load_state_dict(layer.state_dict())
+    assert torch.equal(loaded(batch)[0], layer(batch)[0])
+    # and one that had not started when it was saved still will
+    loaded.load_state_dict(unstarted.state_dict())
+    outputs, _ = loaded(batch)
+    torch.testing.assert_close(outputs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+
+
+# --- linear
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_haar_is_orthogonal_and_ends_in_block_means(channels: int) -> None:
+    matrix = haar_matrix(channels)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(4 * channels))
+    images = torch.randn(5, channels, 6, 4)
+    bands, logabsdet = FullLinear(4 * channels, matrix)(Squeeze()(images)[0])
+    torch.testing.assert_close(bands[:, 3 * channels :], 2 * F.avg_pool2d(images, 2))
+    torch.testing.assert_close(logabsdet, torch.zeros(5), rtol=0, atol=1e-5)
+    flat, _ = FullLinear(4 * channels, matrix)(torch.ones(1, 4 * channels, 1, 1))
+    torch.testing.assert_close(flat[:, : 3 * channels], torch.zeros(1, 3 * channels, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [FullLinear, PLULinear])
+def test_linear_starts_from_the_matrix_it_is_given(kind: type[FullLinear] | type[PLULinear]) -> None:
+    torch.manual_seed(0)
+    initial = torch.randn(5, 5)
+    given = initial.clone()
+    layer = kind(5, initial)
+    weight, logabsdet = layer.weight_and_logabsdet()
+    torch.testing.assert_close(weight, initial, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logabsdet, torch.linalg.slogdet(initial).logabsdet, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        next(layer.parameters()).add_(1.0)
+    assert torch.equal(initial, given), "the matrix given is copied"
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_starts_orthogonal(name: str) -> None:
+    weight, logabsdet = LINEAR[name](6).double().weight_and_logabsdet()
+    torch.testing.assert_close(weight @ weight.T, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert logabsdet.abs() < 1e-5
+
+
+def test_linear_mixes_channels_alike_for_vectors_and_pixels() -> None:
+    layer = FullLinear(3)
+    images = torch.randn(2, 3, 4, 5)
+    outputs, logabsdet = layer(images)
+    pixel, one = layer(images[:, :, 1, 2])
+    torch.testing.assert_close(outputs[:, :, 1, 2], pixel)
+    torch.testing.assert_close(pixel, images[:, :, 1, 2] @ layer.weight.T)
+    torch.testing.assert_close(logabsdet, 20 * one)
+
+
+# --- couplings
+
+
+def test_couplings_start_as_a_fixed_scale() -> None:
+    inputs = torch.randn(4, 4)
+    for scale, start in (("sigmoid", 1 / (1 + math.exp(-2))), ("symmetric", 1.0)):
+        layer = AffineCoupling(MLP(2, 4, 8), ChannelPartition(4), scale)
+        outputs, logabsdet = layer(inputs)
+        torch.testing.assert_close(outputs, torch.cat([inputs[:, :2], start * inputs[:, 2:]], dim=1))
+        torch.testing.assert_close(logabsdet, torch.full((4,), 2 * math.log(start)))
+
+
+def test_raw_scales_come_before_shifts() -> None:
+    net = MLP(1, 2, 8)
+    with torch.no_grad():
+        net.leave.bias.copy_(torch.tensor([1.0, 3.0]))
+    outputs, logabsdet = AffineCoupling(net, ChannelPartition(2), "symmetric")(torch.tensor([[0.5, 2.0]]))
+    log_scale = 2 * math.tanh(0.5)
+    torch.testing.assert_close(outputs, torch.tensor([[0.5, 2 * math.exp(log_scale) + 3]]))
+    torch.testing.assert_close(logabsdet, torch.tensor([log_scale]))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_partitions_split_and_merge(swap: bool) -> None:
+    vectors, images = torch.randn(2, 5), torch.randn(2, 3, 3, 4)
+    for part, inputs in ((ChannelPartition(5, swap, first=1), vectors), (CheckerboardPartition(3, swap), images)):
+        identity, transformed = part.split(inputs)
+        assert torch.equal(part.merge(identity, transformed), inputs)
+        assert identity.shape[1] == part.num_identity and transformed.shape[1] == part.num_transformed
+    # neighbours differ in colour, and the corner is transformed only when swapped
+    assert (images[:, :, 0, 0] == transformed[:, :, 0, 0]).all() == swap
+    assert (images[:, :, 0, 1] == identity[:, :, 0, 1]).all() == swap
+    assert (images[:, :, 1, 1] == transformed[:, :, 1, 1]).all() == swap
+
+
+@pytest.mark.parametrize(
+    ("partition", "net", "shape"), [(ChannelPartition, MLP, (2, 4)), (CheckerboardPartition, ConvNet, (2, 4, 3, 3))]
+)
+def test_two_way_transforms_every_element(
+    partition: type[Partition], net: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    layer = two_way_coupling(partial(net, hidden=8), 4, "sigmoid", partition)
+    inputs = torch.randn(shape)
+    assert (layer(inputs)[0] != inputs).all()
+
+
+# --- pixels and shapes
+
+
+def test_logit_covers_the_closed_interval() -> None:
+    outputs, logabsdet = Logit(0.05)(torch.tensor([[0.0, 0.5, 1.0]]))
+    ends = math.log(0.05 / 0.95)
+    torch.testing.assert_close(outputs, torch.tensor([[ends, 0.0, -ends]]))
+    slope = 0.9 / (0.05 * 0.95)
+    torch.testing.assert_close(logabsdet, torch.tensor([2 * math.log(slope) + math.log(0.9 / 0.25)]))
+
+
+def test_squeeze_puts_each_block_into_four_channels() -> None:
+    images = torch.arange(8.0).view(1, 2, 2, 2)
+    assert Squeeze()(images)[0].flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    assert Squeeze()(image)[0][0, :, 0, 1].tolist() == [2, 3, 6, 7]
+
+
+def test_factor_out_puts_the_deepest_features_last() -> None:
+    inputs = torch.arange(8.0).view(1, 4, 2, 1)
+    inner = CompositeTransform([FullLinear(3, 10 * torch.eye(3)), Flatten((3, 2, 1))])
+    outputs, logabsdet = FactorOut(inner, (4, 2, 1), aside=1)(inputs)
+    assert outputs.tolist() == [[0, 1, 20, 30, 40, 50, 60, 70]]
+    torch.testing.assert_close(logabsdet, torch.tensor([6 * math.log(10)]))
+
+
+# --- nflows
+
+
+def test_ours_inside_an_nflows_flow() -> None:
+    torch.manual_seed(0)
+    steps = [ActNorm(4), PLULinear(4), two_way_coupling(partial(ConvNet, hidden=8), 4)]
+    transform = CompositeTransform([Squeeze(), *steps, Flatten((4, 2, 2))])
+    flow = Flow(transform, StandardNormal([16]))
+    images = torch.randn(5, 1, 4, 4)
+    log_prob = flow.log_prob(images)
+    z, logabsdet = transform(images)
+    expected = -0.5 * z.square().sum(dim=1) - 8 * math.log(2 * math.pi) + logabsdet
+    torch.testing.assert_close(log_prob, expected)
+    assert flow.sample(3).shape == (3, 1, 4, 4)
+    samples, sample_log_prob = flow.sample_and_log_prob(3)
+    torch.testing.assert_close(flow.log_prob(samples), sample_log_prob, rtol=1e-4, atol=1e-4)
