@@ -284,9 +284,11 @@ def sample(words: Sequence[str]) -> int:
 
 def list_runs(words: Sequence[str]) -> int:
     """`scnf runs`: a table of all runs, or one of them in full."""
+    from scnf.analysis import overview
+
     parser = argparse.ArgumentParser(prog="scnf runs", description="A table of all runs; `scnf runs show ID` for one.")
     parser.add_argument("show", nargs="*", metavar="show RUN", help="one run in full")
-    parser.add_argument("--sort", default="id", help=f"column to sort by: {', '.join(runs.COLUMNS)}")
+    parser.add_argument("--sort", default="id", help=f"column to sort by: {', '.join(overview.COLUMNS)}")
     parser.add_argument("--reverse", action="store_true", help="largest first")
     parser.add_argument(
         "--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated"
@@ -296,9 +298,9 @@ def list_runs(words: Sequence[str]) -> int:
     if options.show:
         if options.show[0] != "show" or len(options.show) != 2:
             raise UserError("`scnf runs` lists all; `scnf runs show RUN` shows one")
-        print(runs.describe(Run.find(options.logs, options.show[1])))
+        print(overview.describe(Run.find(options.logs, options.show[1])))
     else:
-        print(runs.format_table(runs.list_runs(options.logs), options.sort, options.reverse, options.where))
+        print(overview.format_table(overview.list_runs(options.logs), options.sort, options.reverse, options.where))
     return 0
 
 
@@ -357,7 +359,8 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
         raise UserError(f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without")
     path = Path(ref)
     if path.is_file():
-        return path.parent, path
+        inside = path.parent.name == "checkpoints"  # of a run, whose config.yaml lies one up
+        return (path.parent.parent if inside else path.parent), path
     directory = path if (path / "model.safetensors").is_file() else Run.find(Path(settings.runs.root), ref).path
     for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if weights.is_file():

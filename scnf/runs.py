@@ -1,30 +1,25 @@
-"""A run directory, `logs/<id>-<date>-<name>/`: made, written, found again and listed as a table."""
+"""A run directory, `logs/<id>-<date>-<name>/`: made, written and found again."""
 
 import csv
 import difflib
 import io
 import json
-import math
 import numbers
-import operator
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scnf import files
 from scnf.errors import UserError
 
 _DIRECTORY = re.compile(r"(\d{6,})-\d{4}-\d{2}-\d{2}-(.+)")
-_MISSING = "-"
 
 
 class Run:
@@ -81,7 +76,7 @@ class Run:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "run"
         try:
             root.mkdir(parents=True, exist_ok=True)
-            number = max((run.id for run in _runs(root)), default=0)
+            number = max((run.id for run in runs_in(root)), default=0)
             while True:
                 number += 1
                 claim = root / f"{number:06d}"
@@ -111,7 +106,7 @@ class Run:
         Raises:
             UserError: there is no such run, or there are several.
         """
-        runs = _runs(root)
+        runs = runs_in(root)
         if ref == "last":
             found = runs[-1:]
         elif re.fullmatch(r"[0-9]{1,18}", ref):
@@ -190,7 +185,7 @@ class Run:
         """Drop the rows of `metrics.csv` after `epoch`, from where training goes on."""
         columns, rows = self._table()
         if columns:
-            self._write_table(columns, [row for row in rows if not (_parse(row.get("epoch")) or 0) > epoch])
+            self._write_table(columns, [row for row in rows if not (parse_number(row.get("epoch")) or 0) > epoch])
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read `metrics.csv`: the numbers of every row; cells that are empty or no number are left out.
@@ -198,7 +193,7 @@ class Run:
         Raises:
             UserError: the file cannot be read.
         """
-        parsed = ({key: _parse(cell) for key, cell in row.items()} for row in self._table()[1])
+        parsed = ({key: parse_number(cell) for key, cell in row.items()} for row in self._table()[1])
         return [{key: value for key, value in row.items() if value is not None} for row in parsed]
 
     def close(self) -> None:
@@ -291,98 +286,8 @@ def environment(argv: Sequence[str], device: str) -> dict[str, Any]:
     }
 
 
-def list_runs(root: Path) -> list[dict[str, Any]]:
-    """One row per run directory of `root`, in the order of their ids; None for what is not known.
-
-    Accuracy (a fraction) and bits/dim are those of the test split; before there are any, the latest of the validation
-    split, and then `provisional` names the column. A run without a summary is "unfinished": still going, or killed.
-    """
-    return [_overview(run) for run in _runs(root)]
-
-
-COLUMNS: dict[str, Callable[[Any], str]] = {
-    "id": "{:06d}".format,
-    "name": str,
-    "recipe": str,
-    "data": str,
-    "labels": str,
-    "epochs": str,
-    "accuracy": lambda value: f"{100 * value:.2f} %",
-    "bits_per_dim": "{:.3f}".format,
-    "minutes": "{:.1f}".format,
-    "status": str,
-}
-_LEFT = ("name", "recipe", "data", "status")
-_STARRED = ("accuracy", "bits_per_dim")  # may come from the validation split, and then end in a star
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "!=": operator.ne,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-
-
-def format_table(
-    rows: Sequence[Mapping[str, Any]], sort: str = "id", reverse: bool = False, where: Sequence[str] = ()
-) -> str:
-    """Rows of `list_runs` as a plain text table.
-
-    Args:
-        rows: what `list_runs` returned.
-        sort: the column to sort by; rows without a value come last either way.
-        reverse: largest first.
-        where: conditions that all hold, such as "recipe=scnf-fast", "accuracy>0.9", "accuracy>90%".
-
-    Raises:
-        UserError: a column is unknown, or a condition cannot be read.
-
-    Example:
-        >>> rows = [{"id": 1, "recipe": "m2", "accuracy": 0.8}, {"id": 2, "recipe": "scnf", "accuracy": 0.9342}]
-        >>> print(format_table(rows, where=["accuracy>90%"]))
-            id  name  recipe  data  labels  epochs  accuracy   bits_per_dim   minutes  status
-        000002  -     scnf    -          -       -   93.42 %              -         -  -
-    """
-    column, conditions = _column(sort), [_condition(text) for text in where]
-    chosen = [row for row in rows if all(holds(row) for holds in conditions)]
-    known = [row for row in chosen if row.get(column) is not None]
-    known.sort(key=lambda row: _order(row[column]), reverse=reverse)
-    ordered = known + [row for row in chosen if row.get(column) is None]
-    if not ordered:
-        return "no runs" + (" where " + " and ".join(where) if where else "")
-    cells = [{key: key + " " * (key in _STARRED) for key in COLUMNS}]
-    cells += [{key: _cell(row, key) for key in COLUMNS} for row in ordered]
-    widths = {key: max(len(row[key]) for row in cells) for key in COLUMNS}
-    lines = [
-        "  ".join(row[key].ljust(width) if key in _LEFT else row[key].rjust(width) for key, width in widths.items())
-        for row in cells
-    ]
-    footnote = ["* validation, not finished"] if any(row.get("provisional") for row in ordered) else []
-    return "\n".join([*map(str.rstrip, lines), *footnote])
-
-
-def describe(run: Run) -> str:
-    """Everything about one run on one page: status, settings, figures, the last metrics, and its files with sizes."""
-    row = _overview(run)
-    config, metrics = _flatten(_read_yaml(run.path / "config.yaml")), _or(run.read_metrics, [])
-    settings = {"recipe": row["recipe"], "data": row["data"], "labels": row["labels"]}
-    settings |= {key: config[key] for key in ("train.epochs", "train.batch_size", "train.lr", "seed") if key in config}
-    sections = {
-        "settings": settings,
-        "summary": _flatten(_or(lambda: run.read_json("summary.json"), {})),
-        "last metrics": metrics[-1] if metrics else {},
-        "files": {path.relative_to(run.path).as_posix(): _size(path) for path in _files(run.path)},
-    }
-    lines = [str(run.path), f"status: {row['status']}"]
-    for title, entries in sections.items():
-        width = max(map(len, entries), default=0)
-        lines += ["", title, *(f"  {key:<{width}}  {_show(value)}" for key, value in entries.items())]
-        lines += [] if entries else [f"  {_MISSING}"]
-    return "\n".join(lines)
-
-
-def _runs(root: Path) -> list[Run]:
+def runs_in(root: Path) -> list[Run]:
+    """All runs of a directory, in the order of their ids; none where there is no such directory."""
     try:
         found = [Run(path) for path in root.iterdir() if _DIRECTORY.fullmatch(path.name) and path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -392,108 +297,7 @@ def _runs(root: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.id, run.path.name))
 
 
-def _overview(run: Run) -> dict[str, Any]:
-    config = _flatten(_read_yaml(run.path / "config.yaml"))
-    summary = _flatten(_or(lambda: run.read_json("summary.json"), {}))
-    metrics: list[dict[str, float]] | None = _or(run.read_metrics, None)
-    last = {key: value for row in metrics or [] for key, value in row.items()}
-    figures: dict[str, float | None] = {}
-    provisional = []
-    for key in _STARRED:
-        tested, validated = _finite(summary.get(f"test.{key}")), f"validation.{key}"
-        figures[key] = _finite(tested, summary.get(validated), last.get(validated))
-        if tested is None and figures[key] is not None:
-            provisional.append(key)
-    done = _finite(summary.get("epochs"), last.get("epoch"), None if metrics is None else 0)
-    return {
-        "id": run.id,
-        "name": run.name,
-        "recipe": config.get("model.recipe"),
-        "data": config.get("data.name"),
-        "labels": config.get("data.num_labels"),
-        "epochs": None if done is None else int(done),
-        "epochs_planned": config.get("train.epochs"),
-        **figures,
-        "minutes": _finite(summary.get("minutes"), last.get("minutes")),
-        "status": str(summary.get("status") or "unfinished"),
-        "provisional": provisional,
-    }
-
-
-def _cell(row: Mapping[str, Any], column: str) -> str:
-    value, planned = row.get(column), row.get("epochs_planned")
-    text = _MISSING if value is None else COLUMNS[column](value)
-    if column in _STARRED:
-        return text + ("*" if column in row.get("provisional", ()) else " ")
-    if column == "epochs" and value is not None and isinstance(planned, int) and row.get("status") != "finished":
-        return f"{text}/{planned}"
-    return text
-
-
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = _finite(value)  # numbers before words
-    return number is None, number or 0.0, str(value)
-
-
-def _column(name: str) -> str:
-    if name in COLUMNS:
-        return name
-    close = difflib.get_close_matches(name, COLUMNS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"there is no column {name!r}.{hint} The columns are {', '.join(COLUMNS)}.")
-
-
-def _condition(text: str) -> Callable[[Mapping[str, Any]], bool]:
-    match = re.fullmatch(r"\s*([^<>=!\s]+)\s*(<=|>=|!=|=|<|>)=?\s*(.*?)\s*", text)
-    if not match:
-        raise UserError(f"cannot read the condition {text!r}. Write for example recipe=scnf-fast or accuracy>0.9.")
-    column, sign, wanted = _column(match[1]), match[2], match[3]
-    percent = _parse(wanted[:-1]) if wanted.endswith("%") else None
-    number = percent / 100 if percent is not None else _parse(wanted)
-    if number is None and sign not in ("=", "!="):
-        raise UserError(f"cannot read the condition {text!r}: {wanted!r} is not a number.")
-
-    def holds(row: Mapping[str, Any]) -> bool:
-        value = row.get(column)
-        if number is not None and (actual := _parse(value)) is not None:
-            return _COMPARE[sign](actual, number)
-        if sign in ("=", "!="):
-            return _COMPARE[sign](_MISSING if value is None else str(value), wanted)
-        return False
-
-    return holds
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys; lists and other trees are left out.
-
-    >>> _flatten({"test": {"accuracy": 0.9}, "test.nll": 1.2})
-    {'test.accuracy': 0.9, 'test.nll': 1.2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None
-
-
-def _or(read: Callable[[], Any], default: Any) -> Any:
-    try:
-        return read()
-    except UserError:
-        return default
-
-
-def _parse(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """`value` as a number, or None if it is none."""
     try:
         number = float(value)
@@ -502,36 +306,10 @@ def _parse(value: Any) -> float | None:
     return None if isinstance(value, bool) else number
 
 
-def _finite(*values: Any) -> float | None:
-    """The first of `values` that is a finite number."""
-    parsed = (_parse(value) for value in values)
-    return next((number for number in parsed if number is not None and math.isfinite(number)), None)
-
-
 def _csv(lines: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def _show(value: Any) -> str:
-    return _MISSING if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
-def _size(path: Path) -> str:
-    try:
-        size = float(path.stat().st_size)
-    except OSError:  # gone since it was listed
-        return _MISSING
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def _git(*arguments: str) -> str | None:

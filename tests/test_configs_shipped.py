@@ -1,6 +1,7 @@
 """The configurations in configs/: each one loads, and its model fits its data."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,6 @@ def test_it_names_nothing_twice_and_settles_there_and_back(path: Path, tmp_path:
             nodes += [value for _, value in node.value]
 
 
-@pytest.mark.xfail(reason="the defaults follow once the main job is settled", strict=False)
-def test_the_main_job_is_what_happens_without_a_config() -> None:
-    main = next(path for path in CONFIGS if path.name == "config.yaml")
-    assert config.load(main) == config.load(None)
+def test_the_main_job_is_what_happens_without_a_config(scnf: Any) -> None:
+    assert scnf("train", "--print_config").out == scnf("train", "--config", "config.yaml", "--print_config").out
+    assert yaml.safe_load(scnf("train", "--print_config").out)["objective"]["consistency_weight"] == 100.0
