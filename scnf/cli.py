@@ -395,7 +395,7 @@ def _peak_memory_mb(device: Any) -> float:
 
 
 def _figures_line(figures: dict[str, float]) -> str:
-    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"{figures['nll']:.3f} nats"
+    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
     return f"accuracy {100 * figures['accuracy']:.2f} %, {bits}, ECE {figures['ece']:.3f}"
 
 

@@ -12,12 +12,12 @@ from scnf.models.base import JointOutput
 class Consistency(NamedTuple):
     """What is asked of augmented views: the class that the model is sure of on the image itself.
 
-    FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4): where the posterior of an unlabelled row exceeds
-    `confidence`, its class is the target of the row's view.
+    After FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4): where the tempered posterior of an unlabelled
+    row exceeds `confidence`, its class is the target of the row's view. Unlike there, the row itself is not augmented.
 
     Attributes:
         views: number of views: the last rows of the batch are views of the rows just before them, in order.
-        weight: of the cross-entropy, per unlabelled row.
+        weight: times the mean cross-entropy over all views, those without a target counting 0.
         confidence: the least posterior that makes a target.
     """
 
@@ -37,11 +37,13 @@ def semi_supervised_loss(
     """Negative log-likelihood of the batch, log p(x, y) where y is known and log p(x) where hidden.
 
     L = -mean_i [w_i log p(x_i, y_i or nothing)] + classifier_weight * mean over labelled rows of the cross-entropy,
-    with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted (arXiv 1905.00505, eq. 4;
-    the second term is alpha of Kingma et al., https://arxiv.org/abs/1406.5298, eq. 9). With `consistency`, plus its
-    weight times the cross-entropy of views; views do not count in the likelihood. Cross-entropies are of
-    softmax(log q(y | x) / temperature): the posterior of an exact model is surer than it is right, for many dimensions
-    add up in log p(x | y). Static shapes, no host synchronisation.
+    with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted. The first term is the
+    objective of arXiv 1905.00505; the second is that of Kingma et al. (https://arxiv.org/abs/1406.5298, eq. 9), whose
+    alpha stands beside a sum over the data, where ours stands beside a mean over the batch. Labelled rows count in the
+    likelihood as they are given, augmented or not. With `consistency`, plus its weight times the cross-entropy of views;
+    views do not count in the likelihood. Cross-entropies are of
+    softmax(log q(y | x) / temperature): the posterior of a density over many dimensions is surer than it is right, for
+    the misfits of all dimensions add up in log p(x | y). Static shapes, no host synchronisation.
 
     Args:
         output: of a model at (x, y).

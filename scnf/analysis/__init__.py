@@ -1,1 +1,1 @@
-"""Looking at trained models: pictures, distances, calibration, comparisons and reports."""
+"""What one looks at: samples, curves, and all runs as a table."""

@@ -36,7 +36,7 @@ def sample_picture(
 def _density(
     model: JointModel, x: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log p(x) on a grid around the samples: (xs [G], ys [G], values [G, G], row by row of ys)."""
+    """The density p(x) on a grid around the samples: (xs [G], ys [G], values [G, G], row by row of ys)."""
     low, high = x.quantile(0.005, dim=0) - 0.5, x.quantile(0.995, dim=0) + 0.5
     xs, ys = (torch.linspace(float(low[axis]), float(high[axis]), 120) for axis in (0, 1))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2).to(device)

@@ -8,8 +8,9 @@ from torch import Tensor
 def random_affine(x: Tensor, strength: float) -> Tensor:
     """Move each image by its own random affine map.
 
-    At strength 1: turned by up to 20 degrees, each axis stretched by up to 20 %, sheared by up to 0.3, shifted by up to
-    11 % of the side; all in proportion to the strength. What comes in from outside is 0.
+    At strength 1 the pixels of the result are looked up in the image at places turned by up to 20 degrees, stretched by
+    up to 20 % along each axis, sheared by up to 0.3 and shifted by up to 11 % of the side; all in proportion to the
+    strength, bilinear, and 0 outside. Angles are those of a square: other images are turned in relative coordinates.
 
     Args:
         x: uint8 [N, C, H, W].

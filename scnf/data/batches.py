@@ -13,8 +13,8 @@ from scnf.errors import UserError
 def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
     """Uniform dequantisation: grey levels 0..levels-1 become numbers in [0, 1).
 
-    log p of the result bounds the log-probability of the grey levels from below, in expectation (Theis et al.,
-    https://arxiv.org/abs/1511.01844, section 3.1).
+    With D pixels, the expectation over the noise of log p(result) - D log levels is a lower bound of the
+    log-probability of the grey levels (Theis et al., https://arxiv.org/abs/1511.01844, section 3.1).
 
     Args:
         x: uint8 [N, C, H, W]; or points, float32 [N, D], which are given back as they are.
@@ -30,9 +30,10 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
 class Batches:
     """Batches of labelled and unlabelled rows in a fixed proportion.
 
-    An epoch passes once over all rows as unlabelled ones (the labelled rows too, with their label hidden), while the
-    labelled rows come round as often as their share asks for. The draw depends on the seed and the epoch alone, so any
-    step of any epoch can be drawn again.
+    An epoch passes once over all rows as unlabelled ones (the labelled rows too, with their label hidden; what does not
+    fill a last batch is left out), while the labelled rows come round as often as their share asks for. Which rows are
+    drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and augmentation
+    come from the global generator.
 
     With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
 

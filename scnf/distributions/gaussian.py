@@ -55,7 +55,7 @@ def simplex_vertices(num_classes: int, features: int) -> Tensor:
 
 
 class ClassConditionalGaussian(ClassConditional):
-    """p(z | y) = N(mean_y, diag(scale_y)^2): with a flow in front, FlowGMM (https://arxiv.org/abs/1912.13025).
+    """p(z | y) = N(mean_y, diag(scale_y)^2): with a flow in front, after FlowGMM (https://arxiv.org/abs/1912.13025).
 
     With learned means and shared scales it is the SCNF-GMM of arXiv 1905.00505: a learned shift per class.
 
@@ -63,7 +63,8 @@ class ClassConditionalGaussian(ClassConditional):
         num_classes: K.
         features: D.
         means: how the means are placed: "random" (Gaussian), "simplex" (equally far apart), or "data" (class averages
-            of labelled latents, at :meth:`initialize`; random until then).
+            of the labelled latents given to :meth:`initialize`, the first batch in training; random until then, and for
+            a class without any).
         spread: distance of the means from the origin, per root of D ("random") or in all ("simplex").
         learn_means: whether training moves the means.
         scales: "shared" by all classes or each its "own".

@@ -1,8 +1,9 @@
 """Recipes: whole architectures as code, read as lists of layers.
 
 A flow recipe is a shared flow, a class-conditional part and the defaults of both. Their keyword arguments are the
-`model.*` settings. Images are squeezed (2x2 blocks become channels) while their sides are even; at an odd side the
-squeezing stops and the layers go on at that size. Nothing is padded, so densities stay exact.
+`model.*` settings. Images are squeezed (2x2 blocks become channels) while their sides are even, down to 8 pixels or, in
+scnf-paper, twice; at an odd side the squeezing stops and the layers go on at that size. Nothing is padded, so densities
+stay exact.
 """
 
 import inspect
@@ -221,7 +222,7 @@ def conditional_gaussian(
     learn_scales: bool = True,
     class_chunk: int | None = None,
 ) -> ClassConditionalGaussian:
-    """One Gaussian per class: SCNF-GMM of arXiv 1905.00505 as it stands, FlowGMM (arXiv 1912.13025) in general."""
+    """One Gaussian per class on the semantic features: SCNF-GMM (arXiv 1905.00505), as FlowGMM (arXiv 1912.13025)."""
     return ClassConditionalGaussian(
         num_classes, features, means, spread, learn_means, scales, learn_scales, chunk=class_chunk
     )
@@ -297,7 +298,9 @@ RECIPES: dict[str, FlowRecipe] = {
         ),
     ),
     "scnf-fast": FlowRecipe(
-        "the same idea for small machines: no convolution at full size", fast_flow, dict(conditional="flow")
+        "the same idea for small machines: squeezed before the first convolution",
+        fast_flow,
+        dict(conditional="flow"),
     ),
     "scnf-gmm": FlowRecipe(
         "the shared flow of scnf-fast, one Gaussian per class", fast_flow, dict(conditional="gaussian")

@@ -343,7 +343,7 @@ def _epoch_line(
     progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
 ) -> str:
     left = progress.minutes / max(progress.total_step, 1) * (total_steps - progress.total_step)
-    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"{figures['nll']:.3f} nats"
+    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
     return (
         f"epoch {progress.epoch:>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"validation {100 * figures['accuracy']:.2f} %  {bits}  ECE {figures['ece']:.3f}  "

@@ -23,7 +23,7 @@ def bits_per_dim(log_likelihood: Tensor | float, dims: int, levels: int) -> Tens
 
 
 def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal bins of confidence (Guo et al., arXiv 1706.04599, eq. 3).
+    """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
 
     Args:
         class_log_probs: [N, K].
@@ -53,8 +53,9 @@ def evaluate(
         seed: of the dequantisation noise.
 
     Returns:
-        "accuracy", "nll" (nats per image: -log p(x), or minus a lower bound of it), "ece", and for grey levels
-        "bits_per_dim".
+        "accuracy"; "nll", nats per row: minus the mean of log p(x), or of a lower bound of it, where p is the density
+        of images on [0, 1)^D and may exceed 1; "ece", a fraction, of the posterior at temperature 1; and for grey levels
+        "bits_per_dim", from one draw of the noise: in expectation an upper bound of the code length.
     """
     was_training = model.training
     model.eval()

@@ -14,7 +14,7 @@ from scnf.transforms.base import CompositeTransform, Transform, sum_except_batch
 
 
 def sigmoid_log_scale(raw: Tensor) -> Tensor:
-    """Log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88 (the paper's form, arXiv 1905.00505)."""
+    """Log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88, as in the code of arXiv 1905.00505."""
     return F.logsigmoid(raw + 2.0)
 
 

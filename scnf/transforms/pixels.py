@@ -10,7 +10,9 @@ from scnf.transforms.base import Transform, sum_except_batch
 
 
 class Logit(Transform):
-    """y = logit(alpha + (1 - 2 alpha) x), for pixels x in [0, 1] (Real NVP, arXiv 1605.08803, section 4.1).
+    """y = logit(alpha + (1 - 2 alpha) x), for pixels x in [0, 1].
+
+    Real NVP (arXiv 1605.08803, section 4.1), made symmetric as in MAF (arXiv 1705.07057).
 
     alpha keeps the ends away from infinity. The image of the inverse is a little larger than [0, 1], by
     alpha / (1 - 2 alpha) on each side: clamp samples before showing them.
