@@ -69,10 +69,12 @@ class _Workbench:
         data = settings.data
         self.dataset = load(data.name, data.root)
         classes = self.dataset.num_classes
+        if data.labels_per_class is not None:  # written down as the number that it comes to
+            data.num_labels, data.labels_per_class = data.labels_per_class * classes, None
         self.split = draw_split(
             self.dataset.train_y,
             classes,
-            data.num_labels if data.labels_per_class is None else data.labels_per_class * classes,
+            data.num_labels,
             data.num_validation,
             data.data_seed,
             data.balanced,
@@ -132,7 +134,12 @@ def train(words: Sequence[str]) -> int:
     if run is not None:
         _check_split(run, bench)
     elif settings.pretrained:
-        bench.load_weights(_find_weights(settings.pretrained, settings)[1])
+        directory, weights = _find_weights(settings.pretrained, settings)
+        bench.load_weights(weights)
+        if (directory / "split.json").is_file() and not _same_split(Run(directory), bench):
+            print(
+                f"note: {weights} saw another label split, and with it rows that validate here: validation may flatter"
+            )
     resumed = run is not None
     if run is None:
         run = Run.create(
@@ -368,9 +375,12 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
     raise UserError(f"{directory} holds no weights yet: neither model.safetensors nor checkpoints/best.safetensors")
 
 
+def _same_split(run: Run, bench: _Workbench) -> bool:
+    return bool(run.read_json("split.json") == bench.split.to_json())
+
+
 def _check_split(run: Run, bench: _Workbench) -> None:
-    kept = run.read_json("split.json")
-    if not isinstance(kept, dict) or kept != bench.split.to_json():
+    if not _same_split(run, bench):
         raise UserError(
             f"{run.path} was trained with another label split than these settings draw: training on would leak "
             "labels, and validation would meet training rows. Use the run's own data.* settings, or start a new run"

@@ -40,8 +40,8 @@ def semi_supervised_loss(
     with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted. The first term is the
     objective of arXiv 1905.00505; the second is that of Kingma et al. (https://arxiv.org/abs/1406.5298, eq. 9), whose
     alpha stands beside a sum over the data, where ours stands beside a mean over the batch. Labelled rows count in the
-    likelihood as they are given, augmented or not. With `consistency`, plus its weight times the cross-entropy of views;
-    views do not count in the likelihood. Cross-entropies are of
+    likelihood as they are given, augmented or not. With `consistency`, plus its weight times the cross-entropy of
+    views, which do not count in the likelihood. Cross-entropies are of
     softmax(log q(y | x) / temperature): the posterior of a density over many dimensions is surer than it is right, for
     the misfits of all dimensions add up in log p(x | y). Static shapes, no host synchronisation.
 

@@ -273,7 +273,7 @@ def test_damaged_data(
 def test_real_data_that_was_truncated(scnf: Callable[..., Any], tmp_path: Path) -> None:
     repository = Path(__file__).parents[1]
     given = os.environ.get("SCNF_DATA_ROOT")
-    roots = [Path(given)] if given else [repository / "../shared/data", repository / "data"]
+    roots = [Path(given)] if given else [repository / "data"]
     real = next((root / "MNIST" / "raw" for root in roots if (root / "MNIST" / "raw").is_dir()), None)
     if real is None:
         pytest.skip("no MNIST files; set SCNF_DATA_ROOT")

@@ -54,8 +54,8 @@ def evaluate(
 
     Returns:
         "accuracy"; "nll", nats per row: minus the mean of log p(x), or of a lower bound of it, where p is the density
-        of images on [0, 1)^D and may exceed 1; "ece", a fraction, of the posterior at temperature 1; and for grey levels
-        "bits_per_dim", from one draw of the noise: in expectation an upper bound of the code length.
+        of images on [0, 1)^D and may exceed 1; "ece", a fraction, of the posterior at temperature 1; and for grey
+        levels "bits_per_dim", from one draw of the noise: in expectation an upper bound of the code length.
     """
     was_training = model.training
     model.eval()

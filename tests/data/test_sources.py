@@ -27,7 +27,7 @@ TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = sources._IDX_SHAPES
 
 
 def real_root(folder: str = "MNIST") -> Path:
-    candidates = [REPOSITORY / "../shared/data", REPOSITORY / "data"]
+    candidates = [REPOSITORY / "data"]
     if "SCNF_DATA_ROOT" in os.environ:
         candidates = [Path(os.environ["SCNF_DATA_ROOT"])]
     for root in candidates:
