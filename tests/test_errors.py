@@ -158,7 +158,7 @@ BAD: list[Any] = [
     ("train --resume last --data_seed 1", "was trained with another label split"),
     ("train --resume last --num_labels 50", "was trained with another label split"),
     ("train --resume last --num_validation 249", "was trained with another label split"),
-    ("train --resume last --data.name circles --recipe scnf-toy", "it takes no argument"),
+    ("train --resume last --recipe scnf-gmm", "it takes no argument"),
     ("train --resume last --optimizer adamw", "optimizer Adam, not AdamW"),
     # places
     (f"{DIGITS} --runs.root a-file", "cannot make a run directory in a-file: it is a file"),

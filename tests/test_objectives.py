@@ -92,7 +92,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 def with_views() -> tuple[JointOutput, Tensor]:
     """One labelled row, two unlabelled ones, and a view of each of these; the first is sure of class 1."""
-    posterior = torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]], requires_grad=True)
+    posterior = torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
     return JointOutput(torch.tensor([-3.0, -5.0, -10.0, -99.0, -99.0]), posterior.log()), labels(0, -1, -1, -1, -1)
 
 

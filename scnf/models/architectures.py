@@ -313,7 +313,7 @@ RECIPES: dict[str, FlowRecipe] = {
     "scnf-toy": FlowRecipe(
         "points in the plane",
         point_flow,
-        dict(conditional="flow", means="data", conditional_hidden=64, conditional_steps=6),
+        dict(conditional="flow", means="data", conditional_hidden=32, conditional_steps=4),
     ),
 }
 

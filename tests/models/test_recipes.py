@@ -133,7 +133,12 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
     "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
     "too-wide": ("scnf-gmm", (3, 63, 63), {}, "11907 features are left .* at most 4096: crop or resize"),
-    "simplex": ("scnf-toy", (2,), {"means": "simplex"}, "a simplex of 4 vertices needs at least 3 features, not 2"),
+    "simplex": (
+        "scnf-toy",
+        (2,),
+        {"conditional": "gaussian", "means": "simplex"},
+        "a simplex of 4 vertices needs at least 3 features, not 2",
+    ),
 }
 
 
