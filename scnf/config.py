@@ -322,6 +322,7 @@ def _parser() -> Any:
 
     parser = ArgumentParser(
         prog="train_flow_ssl.py",
+        usage="%(prog)s [--config config.yaml] [--section.setting VALUE ...] [--pretrained [PATH]] [--resume RUN]",
         description="Train a semi-supervised model. Also called as `scnf train`.",
         epilog="Besides: --resume RUN continues a run, with its settings. A setting whose last part is unique may be "
         "given by that part alone: --epochs 3.",
