@@ -191,6 +191,13 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         weight_decay=train.weight_decay,
     )
     restart = restore(bench.model, optimizer, run, train.ema) if resumed else None
+    if restart is not None:
+        planned = min(train.epochs * batches.steps_per_epoch, train.max_steps or sys.maxsize)
+        summarised = (run.path / "summary.json").is_file() and run.read_json("summary.json").get("status")
+        if restart.progress.total_step >= planned and summarised == "finished":
+            print("it is finished: nothing is left to do, and the test split is not looked at again")
+            return 0
+        print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
     if resumed:  # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
@@ -368,6 +375,8 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
     if path.is_file():
         inside = path.parent.name == "checkpoints"  # of a run, whose config.yaml lies one up
         return (path.parent.parent if inside else path.parent), path
+    if path.suffix == ".safetensors":
+        raise UserError(f"there is no file {path}")
     directory = path if (path / "model.safetensors").is_file() else Run.find(Path(settings.runs.root), ref).path
     for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if weights.is_file():

@@ -92,9 +92,10 @@ def draw_split(
     if balanced:
         each, rest = divmod(num_labels, num_classes)
         if rest:
+            fewer = f"{each * num_classes} or " if each else ""
             raise UserError(
                 f"data.num_labels = {num_labels} cannot be shared equally by {num_classes} classes: take "
-                f"{each * num_classes or num_classes} or {(each + 1) * num_classes}, or set data.balanced to false"
+                f"{fewer}{(each + 1) * num_classes}, or set data.balanced to false"
             )
         by_class = [pool[labels[pool] == label] for label in range(num_classes)]
         for label, rows in enumerate(by_class):
