@@ -58,6 +58,7 @@ def fit(network: nn.Module, x: Tensor, y: Tensor, scale: float, augment: float, 
 def main() -> None:
     data = config.load(None, sys.argv[1:]).data
     dataset = load(data.name, data.root)
+    data.resolve_labels(dataset.num_classes)
     split = draw_split(
         dataset.train_y, dataset.num_classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
     )

@@ -69,8 +69,7 @@ class _Workbench:
         data = settings.data
         self.dataset = load(data.name, data.root)
         classes = self.dataset.num_classes
-        if data.labels_per_class is not None:  # written down as the number that it comes to
-            data.num_labels, data.labels_per_class = data.labels_per_class * classes, None
+        data.resolve_labels(classes)
         self.split = draw_split(
             self.dataset.train_y,
             classes,
@@ -159,7 +158,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     import torch
 
     from scnf.objectives import Consistency, semi_supervised_loss
-    from scnf.training.loop import OPTIMIZERS, restore
+    from scnf.training.loop import OPTIMIZERS, planned_steps, restore
     from scnf.training.loop import train as train_model
 
     settings, train = bench.settings, bench.settings.train
@@ -192,13 +191,15 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     )
     restart = restore(bench.model, optimizer, run, train.ema) if resumed else None
     if restart is not None:
-        planned = min(train.epochs * batches.steps_per_epoch, train.max_steps or sys.maxsize)
         summarised = (run.path / "summary.json").is_file() and run.read_json("summary.json").get("status")
-        if restart.progress.total_step >= planned and summarised == "finished":
+        if (
+            restart.progress.total_step >= planned_steps(batches, train.epochs, train.max_steps)
+            and summarised == "finished"
+        ):
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
-    if resumed:  # only now: settings that the checkpoint does not fit must not stay behind
+        # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
@@ -414,8 +415,9 @@ def _peak_memory_mb(device: Any) -> float:
 
 
 def _figures_line(figures: dict[str, float]) -> str:
-    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
-    return f"accuracy {100 * figures['accuracy']:.2f} %, {bits}, ECE {figures['ece']:.3f}"
+    from scnf.training.metrics import likelihood_text
+
+    return f"accuracy {100 * figures['accuracy']:.2f} %, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
 
 
 if __name__ == "__main__":

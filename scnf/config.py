@@ -47,6 +47,11 @@ class DataSettings:
     labelled_share: float = 0.25
     augment: float = 0.0
 
+    def resolve_labels(self, num_classes: int) -> None:
+        """Turn `labels_per_class`, where given, into the `num_labels` that it comes to."""
+        if self.labels_per_class is not None:
+            self.num_labels, self.labels_per_class = self.labels_per_class * num_classes, None
+
 
 @dataclass
 class ModelSettings:

@@ -26,6 +26,7 @@ from scnf.training.checkpoint import (
     under_prefix,
     with_prefix,
 )
+from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
 
 Objective = Callable[[JointOutput, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
@@ -132,6 +133,12 @@ def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
     return "no single layer is to blame"
 
 
+def planned_steps(batches: Batches, epochs: int, max_steps: int | None) -> int:
+    """Optimiser steps of a whole training."""
+    steps = epochs * batches.steps_per_epoch
+    return steps if max_steps is None else min(steps, max_steps)
+
+
 def train(
     model: JointModel,
     objective: Objective,
@@ -183,7 +190,7 @@ def train(
     from tqdm import tqdm
 
     device = batches.x.device
-    total_steps = min(epochs * batches.steps_per_epoch, max_steps if max_steps is not None else 2**62)
+    total_steps = planned_steps(batches, epochs, max_steps)
     progress, sums, averaged = resume or Restart(Progress(), {}, _averaged(model, ema))
     forward = torch.compile(model) if compile else model
     peak_lr = [group["lr"] for group in optimizer.param_groups]
@@ -264,7 +271,8 @@ def train(
                 break
         if interrupt.received and progress.total_step < total_steps:
             progress.stopped_by = interrupt.received
-        save_last()
+        if progress.step or not progress.epoch:  # else the last epoch's checkpoint holds all of this
+            save_last()
     if progress.best_epoch:
         load_weights(model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))
     return progress
@@ -343,10 +351,9 @@ def _epoch_line(
     progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
 ) -> str:
     left = progress.minutes / max(progress.total_step, 1) * (total_steps - progress.total_step)
-    bits = f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
     return (
         f"epoch {progress.epoch:>3}/{epochs}  loss {means['train.loss']:.2f}  "
-        f"validation {100 * figures['accuracy']:.2f} %  {bits}  ECE {figures['ece']:.3f}  "
+        f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}  "
         f"{progress.images / progress.train_seconds:.0f} images/s  "
         f"{progress.minutes:.1f} min  ETA {left:.1f} min"
     )

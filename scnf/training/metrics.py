@@ -1,6 +1,7 @@
 """Figures of a model on a data split, all from one pass."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -76,3 +77,8 @@ def evaluate(
     if levels is not None:
         figures["bits_per_dim"] = float(bits_per_dim(log_likelihood, math.prod(x.shape[1:]), levels))
     return figures
+
+
+def likelihood_text(figures: Mapping[str, float]) -> str:
+    """The likelihood among the figures of :func:`evaluate`, for people: bits/dim of images, nats of points."""
+    return f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
