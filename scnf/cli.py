@@ -3,6 +3,7 @@
 import argparse
 import logging
 import resource
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from scnf import config, runs
 from scnf.config import SHIPPED, Settings
 from scnf.errors import UserError
+from scnf.files import atomic_write
 from scnf.runs import Run
 
 USAGE = """usage: scnf COMMAND ...
@@ -23,6 +25,10 @@ USAGE = """usage: scnf COMMAND ...
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
 
 RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
+
+
+M1_COPY = "m1"
+"""Directory in a run of M1+M2 with what is needed to build its M1 again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,9 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Workbench:
-    """Data, split and model of some settings: what every command that touches a model starts from."""
+    """Data, split and model of some settings: what every command that touches a model starts from.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: all of them.
+        near: the run directory, where it may hold the M1 of an M1+M2.
+    """
+
+    def __init__(self, settings: Settings, near: Path | None = None) -> None:
         import torch
 
         from scnf.data.labels import draw_split
@@ -65,6 +76,7 @@ class _Workbench:
         from scnf.models.architectures import build
 
         self.settings = settings
+        self.m1_files: dict[str, Path] = {}
         self.device = _device(settings.device)
         data = settings.data
         self.dataset = load(data.name, data.root)
@@ -83,10 +95,33 @@ class _Workbench:
         torch.manual_seed(settings.seed)
         try:
             prior = make_prior(settings.model.prior, classes, self.visible)
-            self.model = build(settings.model.recipe, self.shape, classes, prior, **settings.model.arguments())
+            parts = {"m1": self._m1(settings.model.m1, near)} if settings.model.m1 else {}
+            recipe, levels = settings.model.recipe, self.dataset.levels
+            self.model = build(recipe, self.shape, classes, prior, levels, **settings.model.arguments(), **parts)
         except ValueError as error:
             raise UserError(str(error)) from error
         self.model.to(self.device)
+
+    def _m1(self, ref: str, near: Path | None) -> Any:
+        """The trained M1 that `model.m1` names; a run of M1+M2 keeps a copy of it, which goes before."""
+        from scnf.models.architectures import build
+        from scnf.training.checkpoint import load_tensors, load_weights
+
+        copy = None if near is None else near / M1_COPY
+        directory, weights = _find_weights(str(copy) if copy and copy.is_dir() else ref, self.settings)
+        if not (directory / "config.yaml").is_file():
+            raise UserError(f"{directory} holds no config.yaml, which says what kind of M1 the weights belong to")
+        trained, wanted = config.load(directory / "config.yaml"), self.settings.data.name
+        if trained.data.name != wanted:
+            raise UserError(
+                f"the M1 in {directory} was trained on {trained.data.name}, not on {wanted}: train one on {wanted}, or "
+                f"set data.name to {trained.data.name}"
+            )
+        classes, levels = self.dataset.num_classes, self.dataset.levels
+        m1 = build(trained.model.recipe, self.shape, classes, None, levels, **trained.model.arguments())
+        load_weights(m1, load_tensors(weights)[0], weights)
+        self.m1_files = {"config.yaml": directory / "config.yaml", "model.safetensors": weights}
+        return m1
 
     def load_weights(self, path: Path) -> None:
         """Load weights into the model; UserError where they do not fit."""
@@ -128,7 +163,7 @@ def train(words: Sequence[str]) -> int:
             raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
     else:
         settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
-    bench = _Workbench(settings)
+    bench = _Workbench(settings, run.path if run is not None else None)
     batches = bench.batches()
     if run is not None:
         _check_split(run, bench)
@@ -149,6 +184,9 @@ def train(words: Sequence[str]) -> int:
             run.write_text("config.yaml", config.to_yaml(settings))
             run.write_json("split.json", bench.split.to_json())
             run.write_json("env.json", runs.environment(sys.argv, str(bench.device)))
+            for name, source in bench.m1_files.items():
+                with atomic_write(run.path / M1_COPY / name) as temporary:
+                    shutil.copyfile(source, temporary)
         return _train(run, bench, batches, resumed)
     finally:
         run.close()
@@ -163,8 +201,13 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
 
     settings, train = bench.settings, bench.settings.train
     torch.manual_seed(settings.seed)
+    if bench.model.likelihood_of == "labels" and train.select == "bits_per_dim":
+        raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
     if not resumed and not settings.pretrained:
-        bench.model.initialize(*next(batches.epoch(0)))
+        try:
+            bench.model.initialize(*next(batches.epoch(0)))
+        except ValueError as error:
+            raise UserError(str(error)) from error
     parameters = sum(parameter.numel() for parameter in bench.model.parameters())
     print(
         f"{run.path}: {settings.model.recipe} with {parameters:,} parameters on {bench.dataset.name}, "
@@ -182,6 +225,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             chosen.classifier_weight,
             chosen.temperature,
             Consistency(batches.num_views, weight, chosen.confidence),
+            chosen.kl_weight * (min(1.0, done / chosen.kl_warmup) if chosen.kl_warmup else 1.0),
         )
 
     optimizer = OPTIMIZERS[train.optimizer](
@@ -250,7 +294,8 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     summary["validation"], summary["test"] = bench.figures("validation"), bench.figures("test")
     run.write_json("summary.json", summary)
     classes = list(range(bench.dataset.num_classes))
-    sample_picture(bench.model, run.path / "samples.png", classes, 10, bench.shape, bench.device)
+    if bench.model.likelihood_of != "labels":
+        sample_picture(bench.model, run.path / "samples.png", classes, 10, bench.shape, bench.device)
     plots.curves(run.read_metrics(), run.path / "curves.png")
     for split in ("validation", "test"):
         print(f"{split:<10}  {_figures_line(summary[split])}")
@@ -356,7 +401,7 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
     directory, weights = _find_weights(ref, settings)
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no config.yaml, which says what the weights belong to")
-    bench = _Workbench(config.load(directory / "config.yaml", overrides))
+    bench = _Workbench(config.load(directory / "config.yaml", overrides), directory)
     if (directory / "split.json").is_file():
         _check_split(Run(directory), bench)
     bench.load_weights(weights)

@@ -58,7 +58,8 @@ class ModelSettings:
     """Which p(x, y); an argument left out takes the default of the recipe.
 
     Attributes:
-        recipe: scnf-fast, scnf-paper, scnf-gmm, scnf-digits or scnf-toy.
+        recipe: scnf-fast, scnf-paper, scnf-gmm, scnf-digits or scnf-toy; m1, m2, m1-m2, adgm, ladder-vae, ladder-dgm,
+            gumbel-autoencoder; or classifier.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
         alpha: of the logit that takes pixels to the real line.
         channels: width of the coupling networks.
@@ -80,6 +81,26 @@ class ModelSettings:
         scales: shared by the classes or their own.
         learn_scales: whether training changes them.
         class_chunk: classes enumerated at once; fewer need less memory. All by default.
+        likelihood: p(x | latents): bernoulli (binarised pixels), logistic (256 grey levels) or gaussian.
+        latent: width of the latent variable; a list, bottom first, makes a ladder.
+        auxiliary: width of the auxiliary variable (adgm).
+        variables: number of one-hot latents (gumbel-autoencoder).
+        categories: of each of them.
+        hidden: width of encoder, decoder and classifier.
+        layers: linear layers of an mlp encoder and classifier.
+        encoder: mlp or conv.
+        decoder: mlp or conv.
+        classifier: of q(y | x): mlp or conv.
+        norm: in encoder and classifier: batch, layer or none.
+        posterior: of the latents: gaussian, or a flow on one: planar or coupling.
+        posterior_steps: of that flow.
+        labels: what stands for a hidden label in training: enumerate (every class), gumbel, gumbel-st, logistic-normal,
+            logistic-normal-st, log-gamma or score.
+        temperature: of drawn labels and one-hot latents, at the first step.
+        final_temperature: at the last step; the same by default.
+        num_samples: draws of the latents for each row, averaged.
+        importance_samples: draws in the importance-weighted bound; 1 is the ELBO.
+        m1: run, directory or weights of the trained M1 (m1-m2).
     """
 
     recipe: str = "scnf-fast"
@@ -104,11 +125,32 @@ class ModelSettings:
     scales: Literal["shared", "own"] | None = None
     learn_scales: bool | None = None
     class_chunk: int | None = None
+    likelihood: Literal["bernoulli", "logistic", "gaussian"] | None = None
+    latent: int | list[int] | None = None
+    auxiliary: int | None = None
+    variables: int | None = None
+    categories: int | None = None
+    hidden: int | None = None
+    layers: int | None = None
+    encoder: Literal["mlp", "conv"] | None = None
+    decoder: Literal["mlp", "conv"] | None = None
+    classifier: Literal["mlp", "conv"] | None = None
+    norm: Literal["batch", "layer", "none"] | None = None
+    posterior: Literal["gaussian", "planar", "coupling"] | None = None
+    posterior_steps: int | None = None
+    labels: str | None = None
+    temperature: float | None = None
+    final_temperature: float | None = None
+    num_samples: int | None = None
+    importance_samples: int | None = None
+    m1: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the recipe that are given here."""
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if name not in ("recipe", "prior") and value is not None}
+        """The arguments of the recipe that are given here; `m1`, which is a file and no argument, is not among them."""
+        apart = ("recipe", "prior", "m1")
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in apart and value is not None
+        }
 
 
 @dataclass
@@ -122,6 +164,8 @@ class ObjectiveSettings:
         consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
         consistency_ramp: share of all steps in which that weight rises from 0.
         confidence: how sure is sure.
+        kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
+        kl_warmup: share of all steps in which that weight rises from 0.
     """
 
     labelled_weight: float = 1.0
@@ -130,6 +174,8 @@ class ObjectiveSettings:
     consistency_weight: float = 0.0
     consistency_ramp: float = 0.3
     confidence: float = 0.9
+    kl_weight: float = 1.0
+    kl_warmup: float = 0.0
 
 
 @dataclass
@@ -394,12 +440,26 @@ def _check_nulls(settings: Settings) -> None:
 def _check_values(settings: Settings) -> None:
     data, objective, train = settings.data, settings.objective, settings.train
     sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
-    sizes += ["embedding", "class_chunk"]
+    sizes += ["embedding", "class_chunk", "auxiliary", "variables", "hidden", "posterior_steps", "num_samples"]
+    sizes += ["importance_samples"]
     counts = ["detail_steps", "blocks", "conditional_blocks", "spread"]
-    for leaf, least in {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0)}.items():
+    leasts = {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0), "layers": 1, "categories": 2}
+    for leaf, least in leasts.items():
         value = getattr(settings.model, leaf)
         if value is not None and not least <= value < float("inf"):
             raise UserError(f"model.{leaf} must be {least} or more, not {value}")
+    widths = settings.model.latent if isinstance(settings.model.latent, list) else [settings.model.latent or 1]
+    if settings.model.latent == 0 or not widths or min(widths) < 1:
+        raise UserError(f"model.latent must be 1 or more, or a list of such, not {settings.model.latent}")
+    for leaf in ("temperature", "final_temperature"):
+        value = getattr(settings.model, leaf)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"model.{leaf} must be above 0, not {value}")
+    if (settings.model.importance_samples or 1) > 1 and (objective.kl_weight != 1 or objective.kl_warmup):
+        raise UserError(
+            "the importance-weighted bound has no KL to weigh: set objective.kl_weight to 1 and objective.kl_warmup to "
+            "0, or model.importance_samples to 1"
+        )
     if data.labels_per_class is not None and data.labels_per_class < 0:
         raise UserError(f"data.labels_per_class must not be negative: {data.labels_per_class}")
     rules = {
@@ -413,6 +473,8 @@ def _check_values(settings: Settings) -> None:
         "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),
         "objective.consistency_ramp": (objective.consistency_ramp, 0 <= objective.consistency_ramp <= 1, "in [0, 1]"),
         "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
+        "objective.kl_weight": (objective.kl_weight, 0 <= objective.kl_weight < float("inf"), "0 or more"),
+        "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),
         "data.augment": (data.augment, 0 <= data.augment <= 3, "between 0 and 3"),
         "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
         "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),

@@ -1,10 +1,13 @@
-"""Networks for couplings: no probability in here.
+"""Networks for couplings, encoders and decoders: no probability in here.
 
-Each is called as `network(inputs, context=None)` and ends in a layer that starts at zero, so that a coupling built on
-it starts as a fixed scale without shift. The context [N, C] is concatenated to the input. No batch normalisation: rows
-stay independent.
+Those for couplings are called as `network(inputs, context=None)` and end in a layer that starts at zero, so that a
+coupling built on one starts as a fixed scale without shift. The context [N, C] is concatenated to the input. No batch
+normalisation in them: rows stay independent.
 """
 
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -113,3 +116,122 @@ class ConvNet(nn.Module):
             everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, everywhere], dim=1)
         return self.leave(F.relu(self.blocks(self.enter(inputs))))
+
+
+class Features(nn.Sequential):
+    """What encoders and classifiers start from: images or vectors to [N, hidden], without context.
+
+    "mlp": `layers` times linear, normalisation, ReLU. "conv": two 3x3 convolutions of stride 2, each with normalisation
+    and ReLU, then linear, normalisation, ReLU. It is called once a row, never with classes folded into the batch, so
+    that batch normalisation sees the rows of the batch and nothing else.
+
+    Args:
+        shape: of one input: (C, H, W), or (D,) for "mlp".
+        hidden: width of the result.
+        layers: linear layers of "mlp".
+        kind: "mlp" or "conv".
+        norm: "batch", "layer" or "none".
+        channels: of the first convolution; the second has twice as many.
+
+    Raises:
+        ValueError: an unknown kind or normalisation, or "conv" for vectors.
+
+    Example:
+        >>> Features((1, 28, 28), hidden=64, kind="conv")(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 64])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        hidden: int = 500,
+        layers: int = 2,
+        kind: str = "mlp",
+        norm: str = "batch",
+        channels: int = 32,
+    ) -> None:
+        if norm not in _NORMS:
+            raise ValueError(f"normalisation is {', '.join(_NORMS)}; not {norm!r}")
+        width = math.prod(shape)
+        modules: list[nn.Module] = []
+        if kind == "conv":
+            if len(shape) != 3:
+                raise ValueError("convolutional networks take images [C, H, W]; for points choose mlp")
+            sizes, height, breadth = [shape[0], channels, 2 * channels], shape[1], shape[2]
+            for inputs, outputs in itertools.pairwise(sizes):
+                conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+                modules += [conv, *([nn.BatchNorm2d(outputs)] if norm == "batch" else []), nn.ReLU()]
+                height, breadth = (height + 1) // 2, (breadth + 1) // 2
+            width, layers = sizes[-1] * height * breadth, 1
+        elif kind != "mlp":
+            raise ValueError(f"a network is mlp or conv, not {kind!r}")
+        modules.append(nn.Flatten())
+        for _ in range(layers):
+            modules += [nn.Linear(width, hidden), *_NORMS[norm](hidden), nn.ReLU()]
+            width = hidden
+        super().__init__(*modules)
+        self.to(memory_format=torch.channels_last)
+
+
+class Encoder(nn.Module):
+    """A head on features: `head(body(x))`, or `head(body(x), context)`.
+
+    Args:
+        body: x [N, ...] -> [N, hidden], such as :class:`Features`.
+        head: [N, hidden], with or without context, -> [N, out_features].
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map [N, ...] to [N, out_features]."""
+        hidden = self.body(inputs)
+        return self.head(hidden) if context is None else self.head(hidden, context)
+
+
+class ConvDecoder(nn.Module):
+    """Vectors with context to images: linear, then twice [upsample to the next size, 3x3 convolution].
+
+    Args:
+        in_features: width of the input [M, in_features].
+        shape: (C, H, W) of the result, which is given as vectors [M, C * H * W].
+        channels: of the last layer but one; before it twice as many.
+        context_features: width of the context, 0 for none.
+
+    Example:
+        >>> ConvDecoder(8, (2, 28, 28), context_features=3)(torch.zeros(5, 8), torch.zeros(5, 3)).shape
+        torch.Size([5, 1568])
+    """
+
+    def __init__(self, in_features: int, shape: Sequence[int], channels: int = 32, context_features: int = 0) -> None:
+        super().__init__()
+        if len(shape) != 3:
+            raise ValueError("convolutional networks make images [C, H, W]; for points choose mlp")
+        self.context_features = context_features
+        full = (shape[1], shape[2])
+        half = ((full[0] + 1) // 2, (full[1] + 1) // 2)
+        self.start = (2 * channels, (half[0] + 1) // 2, (half[1] + 1) // 2)
+        self.enter = nn.Linear(in_features + context_features, math.prod(self.start))
+        self.grow = nn.Sequential(
+            nn.ReLU(),
+            nn.Upsample(size=half),
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Upsample(size=full),
+            _zero(nn.Conv2d(channels, shape[0], 3, padding=1)),
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map [M, in_features] to [M, C * H * W]."""
+        if context is not None and self.context_features:
+            inputs = torch.cat([inputs, context.to(inputs.dtype)], dim=1)
+        return self.grow(self.enter(inputs).unflatten(1, self.start)).flatten(1)
+
+
+_NORMS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "batch": lambda width: [nn.BatchNorm1d(width)],
+    "layer": lambda width: [nn.LayerNorm(width)],
+    "none": lambda width: [],
+}

@@ -33,6 +33,7 @@ def semi_supervised_loss(
     classifier_weight: float = 0.0,
     temperature: float = 1.0,
     consistency: Consistency | None = None,
+    kl_weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative log-likelihood of the batch, log p(x, y) where y is known and log p(x) where hidden.
 
@@ -52,11 +53,14 @@ def semi_supervised_loss(
         classifier_weight: weight of the cross-entropy on labelled rows.
         temperature: of the posterior in cross-entropies and confidences.
         consistency: whether the batch ends in views, and what is asked of them.
+        kl_weight: of the divergence between latents and their prior in a variational bound: below 1 to warm up
+            (https://arxiv.org/abs/1602.02282, section 2.3), above 1 for a beta-VAE (Higgins et al., 2017). With any
+            other weight than 1 the loss is no bound; "labelled_nll" and "unlabelled_nll" are of the bound all the same.
 
     Returns:
         the loss in nats per image, and detached metrics: "loss", "labelled_nll" and "unlabelled_nll" (nats per image; 0
         where the batch has no such row), "labelled_accuracy", and with views "pseudo_labelled", the share of
-        unlabelled rows that make a target.
+        unlabelled rows that make a target; with latents "kl", their mean divergence.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -71,7 +75,8 @@ def semi_supervised_loss(
     labelled = (y != UNLABELLED).to(nll.dtype)
     count = labelled.sum().clamp_min(1)
     weights = 1.0 + (labelled_weight - 1.0) * labelled
-    loss = (weights * nll).sum() / weights.sum().clamp_min(1e-8)
+    weighed = nll if output.kl is None or kl_weight == 1 else nll + (kl_weight - 1) * output.kl[:own]
+    loss = (weights * weighed).sum() / weights.sum().clamp_min(1e-8)
     if classifier_weight:
         loss = loss - classifier_weight * (labelled * _pick(log_q[:own], y)).sum() / count
     metrics = {}
@@ -80,6 +85,8 @@ def semi_supervised_loss(
         trusted = (sure > consistency.confidence).to(nll.dtype)
         loss = loss - consistency.weight * (trusted * _pick(log_q[own:], target)).mean()
         metrics["pseudo_labelled"] = trusted.mean()
+    if output.kl is not None:
+        metrics["kl"] = output.kl[:own].detach().mean()
     with torch.no_grad():
         hits = (output.class_log_probs[:own].argmax(dim=1) == y).to(nll.dtype)
         metrics |= {

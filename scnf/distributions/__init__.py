@@ -3,14 +3,24 @@
 from scnf.distributions.base import ClassConditional, enumerate_classes
 from scnf.distributions.flow import ClassConditionalFlow
 from scnf.distributions.gaussian import ClassConditionalGaussian, DiagonalGaussian
+from scnf.distributions.labels import LabelDraw, make_label_draw
+from scnf.distributions.latent import CategoricalLatent, GaussianLatent, Temperature
+from scnf.distributions.pixels import LIKELIHOODS, PixelLikelihood
 from scnf.distributions.prior import ClassPrior, make_prior
 
 __all__ = [
+    "LIKELIHOODS",
+    "CategoricalLatent",
     "ClassConditional",
     "ClassConditionalFlow",
     "ClassConditionalGaussian",
     "ClassPrior",
     "DiagonalGaussian",
+    "GaussianLatent",
+    "LabelDraw",
+    "PixelLikelihood",
+    "Temperature",
     "enumerate_classes",
+    "make_label_draw",
     "make_prior",
 ]

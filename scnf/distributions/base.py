@@ -1,31 +1,33 @@
 """What every class-conditional distribution answers, and the one place where classes are enumerated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 def enumerate_classes(
-    log_prob: Callable[[Tensor, Tensor], Tensor], z: Tensor, num_classes: int, chunk: int | None = None
+    function: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], num_classes: int, chunk: int | None = None
 ) -> Tensor:
-    """Log p(z | y) for every class: folds the classes into the batch and calls `log_prob` once.
+    """A function of rows and labels, such as log p(z | y), for every class: folds the classes into the batch.
 
     Args:
-        log_prob: (z [M, D], y [M]) -> [M], row by row independent (no batch normalisation inside).
-        z: [N, D].
+        function: (inputs [M, ...], y [M]) -> [M, ...], row by row independent (no batch normalisation inside).
+        inputs: [N, ...], one or several.
         num_classes: K.
         chunk: at most this many classes in one call, to bound memory when K is large; all at once by default.
 
     Returns:
-        [N, K], in nats.
+        [N, K, ...].
     """
-    rows = z.shape[0]
+    inputs = [inputs] if isinstance(inputs, Tensor) else inputs
+    rows = inputs[0].shape[0]
     columns = []
-    for classes in torch.arange(num_classes, device=z.device).split(chunk or num_classes):
+    for classes in torch.arange(num_classes, device=inputs[0].device).split(chunk or num_classes):
         count = classes.shape[0]
-        folded = z.unsqueeze(1).expand(-1, count, -1).reshape(rows * count, -1)
-        columns.append(log_prob(folded, classes.repeat(rows)).view(rows, count))
+        folded = [each.repeat_interleave(count, dim=0) for each in inputs]
+        values = function(*folded, classes.repeat(rows))
+        columns.append(values.view(rows, count, *values.shape[1:]))
     return torch.cat(columns, dim=1)
 
 

@@ -2,6 +2,20 @@
 
 from scnf.models.architectures import RECIPES, build
 from scnf.models.base import JointModel, JointOutput
+from scnf.models.classifier import Classifier
 from scnf.models.flow import SemiConditionalFlow
+from scnf.models.m2 import ADGM, M1M2, M2
+from scnf.models.vae import VAE
 
-__all__ = ["RECIPES", "JointModel", "JointOutput", "SemiConditionalFlow", "build"]
+__all__ = [
+    "ADGM",
+    "M1M2",
+    "M2",
+    "RECIPES",
+    "VAE",
+    "Classifier",
+    "JointModel",
+    "JointOutput",
+    "SemiConditionalFlow",
+    "build",
+]

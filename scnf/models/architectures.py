@@ -23,6 +23,7 @@ from scnf.distributions import (
     DiagonalGaussian,
 )
 from scnf.models.flow import SemiConditionalFlow
+from scnf.models.variational_architectures import VARIATIONAL, VariationalRecipe
 from scnf.nn import MLP, ConvNet
 from scnf.transforms import (
     LINEAR,
@@ -265,8 +266,10 @@ class FlowRecipe:
                 raise ValueError(f"it takes no argument {name!r}; it takes {', '.join(sorted(arguments))}")
         return arguments | dict(given)
 
-    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, given: Mapping[str, Any]) -> SemiConditionalFlow:
-        """The model for inputs of `shape`."""
+    def build(
+        self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None, given: Mapping[str, Any]
+    ) -> SemiConditionalFlow:
+        """The model for inputs of `shape`, a density whatever the number of grey levels."""
         arguments = self.resolve(given)
 
         def pick(part: Callable[..., Any]) -> dict[str, Any]:
@@ -284,7 +287,7 @@ class FlowRecipe:
         return SemiConditionalFlow(transform, DiagonalGaussian(rest) if rest else None, part, prior, semantic)
 
 
-RECIPES: dict[str, FlowRecipe] = {
+FLOWS: dict[str, FlowRecipe] = {
     "scnf-paper": FlowRecipe(
         "the architecture of arXiv 1905.00505; for a GPU",
         paper_flow,
@@ -318,9 +321,17 @@ RECIPES: dict[str, FlowRecipe] = {
 }
 
 
+RECIPES: dict[str, FlowRecipe | VariationalRecipe] = {**FLOWS, **VARIATIONAL}
+
+
 def build(
-    recipe: str, shape: Sequence[int], num_classes: int, prior: ClassPrior | None = None, **arguments: Any
-) -> SemiConditionalFlow:
+    recipe: str,
+    shape: Sequence[int],
+    num_classes: int,
+    prior: ClassPrior | None = None,
+    levels: int | None = 256,
+    **arguments: Any,
+) -> Any:
     """Build a model by its recipe.
 
     Args:
@@ -328,7 +339,11 @@ def build(
         shape: shape of one input: (C, H, W), or (D,) for points.
         num_classes: K.
         prior: p(y); uniform by default.
+        levels: grey levels of the data, None for points; what pixel likelihoods speak of.
         **arguments: settings of the recipe, in place of its defaults.
+
+    Returns:
+        a :class:`scnf.models.base.JointModel`.
 
     Raises:
         ValueError: unknown recipe or argument, or a shape that the recipe cannot take.
@@ -341,7 +356,7 @@ def build(
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
     try:
-        return RECIPES[recipe].build(tuple(shape), num_classes, prior or ClassPrior(num_classes), arguments)
+        return RECIPES[recipe].build(tuple(shape), num_classes, prior or ClassPrior(num_classes), levels, arguments)
     except (ValueError, KeyError) as error:
         reason = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"the recipe {recipe} cannot be built for inputs of shape {list(shape)}: {reason}") from error

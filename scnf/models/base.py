@@ -1,11 +1,12 @@
 """What every model p(x, y) answers, whether its likelihood is exact or a bound."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.distributions import Temperature
 
 
 class JointOutput(NamedTuple):
@@ -14,13 +15,16 @@ class JointOutput(NamedTuple):
     Attributes:
         log_likelihood: [N]: log p(x, y) where y is known and log p(x) where it is hidden, or lower bounds of them.
         class_log_probs: [N, K]: log q(y | x), the classifier; the exact posterior for a flow.
+        kl: [N]: the divergence of latent variables from their prior that a variational bound has subtracted, for an
+            objective that weighs it otherwise; None where there is none.
     """
 
     log_likelihood: Tensor
     class_log_probs: Tensor
+    kl: Tensor | None = None
 
 
-def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor) -> JointOutput:
+def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Tensor | None = None) -> JointOutput:
     """From the table log p(x, y = k) to the output: the form that every model which enumerates its labels shares.
 
     Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k), q = softmax(class_logits):
@@ -31,11 +35,15 @@ def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor) -> Joi
         log_joint: [N, K], log p(x, y = k) or a lower bound.
         class_logits: [N, K].
         y: [N], UNLABELLED where hidden.
+        kl: [N, K], of the latent variables given each label, contained in `log_joint`.
     """
     log_q = torch.log_softmax(class_logits, dim=1)
-    visible = log_joint.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
-    hidden = (log_q.exp() * (log_joint - log_q)).sum(dim=1)
-    return JointOutput(torch.where(y == UNLABELLED, hidden, visible), log_q)
+
+    def pick(visible: Tensor, hidden: Tensor) -> Tensor:
+        own = visible.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
+        return torch.where(y == UNLABELLED, (log_q.exp() * hidden).sum(dim=1), own)
+
+    return JointOutput(pick(log_joint, log_joint - log_q), log_q, None if kl is None else pick(kl, kl))
 
 
 class JointModel(nn.Module):
@@ -43,10 +51,13 @@ class JointModel(nn.Module):
 
     Attributes:
         exact: whether log-likelihoods are exact; lower bounds otherwise.
+        likelihood_of: what log p(x) speaks of: "levels", the density of dequantised grey levels (or of points), which
+            bits/dim compare; "binary", binarised images; "labels", nothing but labels: the model knows no p(x).
         num_classes: K.
     """
 
     exact: bool
+    likelihood_of: Literal["levels", "binary", "labels"] = "levels"
     num_classes: int
 
     def forward(self, x: Tensor, y: Tensor) -> JointOutput:
@@ -63,3 +74,9 @@ class JointModel(nn.Module):
 
     def initialize(self, x: Tensor, y: Tensor) -> None:
         """Data-dependent start from a first batch x [N, ...], y [N] (UNLABELLED where hidden)."""
+
+    def anneal(self, done: float) -> None:
+        """Before each optimiser step of training: the share of all steps that are done, for temperatures."""
+        for module in self.modules():
+            if isinstance(module, Temperature):
+                module.anneal(done)

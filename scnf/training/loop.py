@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "accuracy": lambda figures: figures["accuracy"],
-    "bits_per_dim": lambda figures: -figures["nll"],
+    "bits_per_dim": lambda figures: -figures["nll"],  # of binary images, nats
     "last": lambda figures: math.inf,
 }
 """What makes one set of validation figures better than another: the higher score is kept, ties go to the later."""
@@ -168,7 +168,7 @@ def train(
         batches: where batches come from.
         optimizer: over the parameters of `model`; its learning rate is taken as the highest.
         run: the directory for metrics and checkpoints.
-        evaluate: figures on the validation split, "accuracy" and "nll" among them.
+        evaluate: figures on the validation split, "accuracy" among them, and "nll" where the model knows p(x).
         epochs: passes over the data.
         max_steps: fewer optimiser steps than the epochs would take.
         schedule: see :mod:`scnf.training.schedules`.
@@ -198,9 +198,11 @@ def train(
     started, minutes_before = time.perf_counter(), progress.minutes
 
     def loss_and_metrics(x: Tensor, y: Tensor, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        done = progress.total_step / total_steps
+        model.anneal(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             output = run_model(x, y)
-        return objective(output, y, progress.total_step / total_steps)
+        return objective(output, y, done)
 
     def save_last() -> None:
         progress.minutes = minutes_before + (time.perf_counter() - started) / 60

@@ -43,7 +43,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy, likelihood and calibration on one split; the labels are used only to score.
 
-    Dequantisation noise comes from `seed`, so the same weights give the same figures.
+    All noise, of dequantisation, binarisation and latent variables, comes from `seed`, so the same weights give the same
+    figures; the random state of the caller stays as it is.
 
     Args:
         model: evaluated as it would meet unlabelled data.
@@ -51,34 +52,38 @@ def evaluate(
         y: true labels [N].
         levels: grey levels; None for points.
         batch_size: rows at once.
-        seed: of the dequantisation noise.
+        seed: of the noise.
 
     Returns:
-        "accuracy"; "nll", nats per row: minus the mean of log p(x), or of a lower bound of it, where p is the density
-        of images on [0, 1)^D and may exceed 1; "ece", a fraction, of the posterior at temperature 1; and for grey
-        levels "bits_per_dim", from one draw of the noise: in expectation an upper bound of the code length.
+        "accuracy"; "ece", a fraction, of the posterior at temperature 1. Where the model knows p(x), "nll", nats per
+        row: minus the mean of log p(x), or of a lower bound of it, where p is the density of images on [0, 1)^D and may
+        exceed 1, or the probability of binarised images. Where that is a density of grey levels, "bits_per_dim",
+        from one draw of the noise: in expectation an upper bound of the code length.
     """
     was_training = model.training
     model.eval()
     generator = torch.Generator(device=x.device).manual_seed(seed)
     likelihoods, posteriors = [], []
-    for rows in torch.arange(len(x), device=x.device).split(batch_size):
-        hidden = torch.full((len(rows),), UNLABELLED, device=x.device)
-        output = model(dequantize(x[rows], levels, generator), hidden)
-        likelihoods.append(output.log_likelihood)
-        posteriors.append(output.class_log_probs)
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for rows in torch.arange(len(x), device=x.device).split(batch_size):
+            hidden = torch.full((len(rows),), UNLABELLED, device=x.device)
+            output = model(dequantize(x[rows], levels, generator), hidden)
+            likelihoods.append(output.log_likelihood)
+            posteriors.append(output.class_log_probs)
     model.train(was_training)
-    log_likelihood, class_log_probs = torch.cat(likelihoods).double().mean().item(), torch.cat(posteriors)
-    figures = {
-        "accuracy": float((class_log_probs.argmax(dim=1) == y).double().mean()),
-        "nll": -log_likelihood,
-        "ece": expected_calibration_error(class_log_probs, y),
-    }
-    if levels is not None:
-        figures["bits_per_dim"] = float(bits_per_dim(log_likelihood, math.prod(x.shape[1:]), levels))
+    class_log_probs = torch.cat(posteriors)
+    figures = {"accuracy": float((class_log_probs.argmax(dim=1) == y).double().mean())}
+    if model.likelihood_of != "labels":
+        figures["nll"] = -torch.cat(likelihoods).double().mean().item()
+    figures["ece"] = expected_calibration_error(class_log_probs, y)
+    if model.likelihood_of == "levels" and levels is not None:
+        figures["bits_per_dim"] = float(bits_per_dim(-figures["nll"], math.prod(x.shape[1:]), levels))
     return figures
 
 
 def likelihood_text(figures: Mapping[str, float]) -> str:
     """The likelihood among the figures of :func:`evaluate`, for people: bits/dim of images, nats of points."""
+    if "nll" not in figures:
+        return "no p(x)"
     return f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"

@@ -13,6 +13,7 @@ from scnf.transforms.linear import (
 )
 from scnf.transforms.normalization import ActNorm
 from scnf.transforms.pixels import Logit
+from scnf.transforms.planar import Planar
 from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Logit",
     "PLULinear",
     "Permutation",
+    "Planar",
     "QRLinear",
     "Squeeze",
     "Transform",

@@ -1,0 +1,127 @@
+"""How a hidden label is drawn where it is not enumerated: points of the simplex, near its corners.
+
+Each maps class logits [N, K] to y [N, K], differentiably. Over such draws the bound of M2 is estimated from one decoding
+a row in place of K. A relaxed y lies inside the simplex, where the decoder is asked for no label of the data: training
+then climbs a surrogate of the bound; the models enumerate in evaluation, and report the bound itself.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import (
+    Gamma,
+    LogisticNormal,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+    StickBreakingTransform,
+)
+
+from scnf.distributions.latent import Temperature
+
+
+class LabelDraw(nn.Module):
+    """One y [N, K] on the simplex for each row of class logits [N, K].
+
+    Args:
+        temperature: of the relaxation; a sharpening of s in other work is a temperature of 1 / s.
+        straight_through: y is one-hot in the forward pass, the nearest corner, and has the gradient of the relaxed draw
+            (https://arxiv.org/abs/1308.3432).
+    """
+
+    score_function = False
+
+    def __init__(self, temperature: Temperature, straight_through: bool = False) -> None:
+        super().__init__()
+        self.temperature, self.straight_through = temperature, straight_through
+
+    def relaxed(self, class_logits: Tensor) -> Tensor:
+        """A differentiable draw [N, K]."""
+        raise NotImplementedError
+
+    def forward(self, class_logits: Tensor) -> Tensor:
+        """Y [N, K]."""
+        y = self.relaxed(class_logits)
+        if self.straight_through:
+            hard = F.one_hot(y.argmax(dim=1), y.shape[1]).to(y.dtype)
+            y = hard + y - y.detach()
+        return y
+
+
+class GumbelSoftmax(LabelDraw):
+    """Gumbel-softmax, or concrete, labels (https://arxiv.org/abs/1611.01144, eq. 2)."""
+
+    def relaxed(self, class_logits: Tensor) -> Tensor:
+        """A differentiable draw [N, K]."""
+        return RelaxedOneHotCategorical(self.temperature.value, logits=class_logits, validate_args=False).rsample()
+
+
+class LogisticNormalLabel(LabelDraw):
+    """A logistic-normal label: Gaussian noise where Gumbel-softmax has Gumbel noise.
+
+    The draw is stick-breaking of N(loc, 1 / temperature), loc the stick-breaking coordinates of softmax(logits): at the
+    centre of the noise it is the classifier's own distribution.
+    """
+
+    def relaxed(self, class_logits: Tensor) -> Tensor:
+        """A differentiable draw [N, K]."""
+        q = torch.softmax(class_logits, dim=1)
+        q = (q + 1e-5) / (q + 1e-5).sum(dim=1, keepdim=True)
+        loc = StickBreakingTransform().inv(q) / self.temperature.value
+        scale = (1.0 / self.temperature.value).expand_as(loc)
+        return LogisticNormal(loc, scale, validate_args=False).rsample()
+
+
+class LogGammaLabel(LabelDraw):
+    """A Dirichlet(temperature * softmax(logits)) label, by Gammas drawn as their logarithms.
+
+    The mean is the classifier's own distribution at any temperature; at a low one, draws lie at the corners. A Gamma of
+    small shape a underflows, its logarithm does not: log G(a) = log G(a + 1) + log U / a (Marsaglia and Tsang, 2000).
+    Gradients through G(a + 1) are implicit (https://arxiv.org/abs/1805.08498).
+    """
+
+    def relaxed(self, class_logits: Tensor) -> Tensor:
+        """A differentiable draw [N, K]."""
+        shape = self.temperature.value * torch.softmax(class_logits, dim=1).clamp_min(1e-3)
+        gamma = Gamma(shape + 1, torch.ones_like(shape), validate_args=False).rsample()
+        uniform = torch.rand_like(shape).clamp_min(torch.finfo(shape.dtype).tiny)
+        return torch.softmax(gamma.log() + uniform.log() / shape, dim=1)
+
+
+class ScoreFunctionLabel(LabelDraw):
+    """One-hot labels drawn from softmax(logits), without a gradient: the model adds that of log q (REINFORCE)."""
+
+    score_function = True
+
+    def relaxed(self, class_logits: Tensor) -> Tensor:
+        """A draw [N, K], which carries no gradient."""
+        return OneHotCategorical(logits=class_logits.detach(), validate_args=False).sample()
+
+
+LABEL_DRAWS: dict[str, tuple[type[LabelDraw], bool]] = {
+    "gumbel": (GumbelSoftmax, False),
+    "gumbel-st": (GumbelSoftmax, True),
+    "logistic-normal": (LogisticNormalLabel, False),
+    "logistic-normal-st": (LogisticNormalLabel, True),
+    "log-gamma": (LogGammaLabel, False),
+    "score": (ScoreFunctionLabel, False),
+}
+"""By name: the class, and whether it is straight-through."""
+
+
+def make_label_draw(kind: str, temperature: float = 0.67, final_temperature: float | None = None) -> LabelDraw | None:
+    """How hidden labels are handled: "enumerate", which needs no draw and gives None, or a key of `LABEL_DRAWS`.
+
+    Raises:
+        ValueError: an unknown kind, or a temperature that is not above 0.
+
+    Example:
+        >>> y = make_label_draw("gumbel-st")(torch.zeros(4, 10))
+        >>> y.sum(dim=1), y.max(dim=1).values
+        (tensor([1., 1., 1., 1.]), tensor([1., 1., 1., 1.]))
+    """
+    if kind == "enumerate":
+        return None
+    if kind not in LABEL_DRAWS:
+        raise ValueError(f"model.labels is enumerate, {', '.join(LABEL_DRAWS)}; not {kind!r}")
+    cls, straight_through = LABEL_DRAWS[kind]
+    return cls(Temperature(temperature, final_temperature), straight_through)

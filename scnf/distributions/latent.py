@@ -1,0 +1,203 @@
+"""Latent variables of variational models: a prior, and a posterior whose parameters an encoder gives."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import (
+    Distribution,
+    Independent,
+    Normal,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+    kl_divergence,
+)
+
+from scnf.transforms.base import Transform
+
+
+class Temperature(nn.Module):
+    """A temperature that goes from `start` to `end` along a geometric line in the course of training.
+
+    Args:
+        start: at the first optimiser step.
+        end: at the last; the same by default.
+
+    Raises:
+        ValueError: not above 0.
+
+    Example:
+        >>> temperature = Temperature(1.0, 0.25)
+        >>> temperature.anneal(0.5)
+        >>> temperature.value
+        tensor(0.5000)
+    """
+
+    value: Tensor
+
+    def __init__(self, start: float, end: float | None = None) -> None:
+        super().__init__()
+        self.start, self.end = start, start if end is None else end
+        if not (0 < self.start < math.inf and 0 < self.end < math.inf):
+            raise ValueError(f"a temperature must be above 0, not {self.start} or {self.end}: set model.temperature")
+        self.register_buffer("value", torch.tensor(float(start)))
+
+    def anneal(self, done: float) -> None:
+        """Set the value for when the share `done` of all optimiser steps is behind."""
+        self.value.fill_(self.start * (self.end / self.start) ** min(max(done, 0.0), 1.0))
+
+
+def diagonal_gaussian(parameters: Tensor) -> Distribution:
+    """N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
+    mean, log_scale = parameters.chunk(2, dim=1)
+    return Independent(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
+
+
+def standard_gaussian(like: Tensor) -> Distribution:
+    """N(0, 1) over vectors shaped like `like` [M, D]."""
+    return Independent(Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False), 1)
+
+
+def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
+    """Precision-weighted product of two diagonal Gaussians (arXiv 1602.02282, eqs. 18 and 19).
+
+    Args:
+        first: parameters [M, 2 D] as in :func:`diagonal_gaussian`.
+        second: the same.
+
+    Returns:
+        parameters [M, 2 D]: precision the sum of both, mean the average weighted by precision.
+
+    Example:
+        >>> merge_gaussians(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+        tensor([[ 2.0000, -0.3466]])
+    """
+    (mean_1, log_scale_1), (mean_2, log_scale_2) = first.chunk(2, dim=1), second.chunk(2, dim=1)
+    log_precision_1, log_precision_2 = -2 * log_scale_1, -2 * log_scale_2
+    share = torch.sigmoid(log_precision_1 - log_precision_2)
+    mean = share * mean_1 + (1 - share) * mean_2
+    return torch.cat([mean, -0.5 * torch.logaddexp(log_precision_1, log_precision_2)], dim=1)
+
+
+class GaussianLatent(nn.Module):
+    """z [M, D]: a diagonal Gaussian posterior, with or without a flow on it, and a Gaussian prior.
+
+    Args:
+        features: D.
+        transform: a flow z_0 -> z on the posterior (normalizing flows, https://arxiv.org/abs/1505.05770), any
+            :class:`Transform` of vectors [M, D]; its forward direction is used.
+        context_features: width of the context that the encoder gives to the transform, 0 for none.
+
+    Attributes:
+        numbers: how many numbers the encoder gives: D means, D log-scales, and the context.
+
+    Raises:
+        ValueError: the transform is one of another width.
+
+    Example:
+        >>> latent = GaussianLatent(3)
+        >>> z, kl = latent.draw(torch.zeros(5, 6))
+        >>> z.shape, kl
+        (torch.Size([5, 3]), tensor([0., 0., 0., 0., 0.]))
+    """
+
+    def __init__(self, features: int, transform: Transform | None = None, context_features: int = 0) -> None:
+        super().__init__()
+        self.features, self.context_features = features, context_features
+        self.numbers = 2 * features + context_features
+        self.transform = transform
+        if transform is not None:
+            _check_width(transform, features, context_features)
+
+    def sample(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(z [M, D], log q(z) [M]) from parameters [M, numbers]."""
+        q = diagonal_gaussian(parameters[:, : 2 * self.features])
+        z = q.rsample()
+        log_q = q.log_prob(z)
+        if self.transform is not None:
+            z, logabsdet = self.transform(z, parameters[:, 2 * self.features :] if self.context_features else None)
+            log_q = log_q - logabsdet
+        return z, log_q
+
+    def draw(
+        self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(z [M, D], KL [M]) from parameters [M, numbers].
+
+        Args:
+            parameters: of the posterior.
+            prior: over [M, D]; N(0, 1) by default.
+            analytic: take KL(q || prior) in closed form where there is one, else log q(z) - log p(z) at the draw.
+        """
+        prior = prior or standard_gaussian(parameters[:, : self.features])
+        if analytic and self.transform is None:
+            q = diagonal_gaussian(parameters)
+            return q.rsample(), kl_divergence(q, prior)
+        z, log_q = self.sample(parameters)
+        return z, log_q - prior.log_prob(z)
+
+    def sample_prior(self, num: int, like: Tensor) -> Tensor:
+        """[num, D] draws from N(0, 1), on the device of `like`."""
+        return torch.randn(num, self.features, device=like.device, dtype=like.dtype)
+
+
+class CategoricalLatent(nn.Module):
+    """V one-hot variables of C categories, uniform a priori; relaxed by Gumbel-softmax in training.
+
+    In training mode draws are relaxed (Jang et al., https://arxiv.org/abs/1611.01144; Maddison et al.,
+    https://arxiv.org/abs/1611.00712) and the KL is that of the categories: a surrogate of the bound. In evaluation mode
+    draws are one-hot and the bound holds.
+
+    Args:
+        variables: V.
+        categories: C.
+        temperature: of the relaxation.
+
+    Attributes:
+        features: V * C, the width of z.
+        numbers: V * C logits.
+    """
+
+    def __init__(self, variables: int, categories: int, temperature: Temperature) -> None:
+        super().__init__()
+        self.variables, self.categories, self.temperature = variables, categories, temperature
+        self.features = self.numbers = variables * categories
+
+    def draw(
+        self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(z [M, V C], KL [M]) from logits [M, V C]; `prior` must be None: it is uniform."""
+        logits = parameters.view(-1, self.variables, self.categories)
+        q = Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
+        uniform = OneHotCategorical(logits=torch.zeros_like(logits), validate_args=False)
+        p = Independent(uniform, 1, validate_args=False)
+        if self.training:
+            z = RelaxedOneHotCategorical(self.temperature.value, logits=logits, validate_args=False).rsample()
+        else:
+            z = q.sample()
+        exact = analytic or self.training
+        return z.flatten(1), kl_divergence(q, p) if exact else q.log_prob(z) - p.log_prob(z)
+
+    def sample_prior(self, num: int, like: Tensor) -> Tensor:
+        """[num, V C] draws from the prior, on the device of `like`."""
+        index = torch.randint(self.categories, (num, self.variables), device=like.device)
+        return F.one_hot(index, self.categories).to(like.dtype).flatten(1)
+
+
+@torch.no_grad()
+def _check_width(transform: Transform, features: int, context_features: int) -> None:
+    context = torch.zeros(2, context_features) if context_features else None
+    training = transform.training
+    transform.eval()  # an ActNorm must not take this for its first batch
+    try:
+        z, logabsdet = transform(torch.zeros(2, features), context)
+        fits = z.shape == (2, features) and logabsdet.shape == (2,)
+    except (RuntimeError, ValueError, IndexError):
+        fits = False
+    transform.train(training)
+    if not fits:
+        raise ValueError(
+            f"the posterior flow does not map vectors of width {features}, as the latent has, to such: build it for "
+            f"{features} features, or set model.latent"
+        )

@@ -1,0 +1,54 @@
+"""A plain network p(y | x): the number every semi-supervised result is compared with."""
+
+import torch
+from torch import Tensor, nn
+
+from scnf import UNLABELLED
+from scnf.errors import UserError
+from scnf.models.base import JointModel, JointOutput
+
+
+class Classifier(JointModel):
+    """log p(y | x) on labelled rows; hidden labels add nothing, and there is no p(x).
+
+    Args:
+        network: x [N, ...] -> class logits [N, K].
+        num_classes: K.
+
+    Example:
+        >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), num_classes=10)
+        >>> model(torch.rand(2, 1, 8, 8), torch.tensor([3, -1])).log_likelihood[1]
+        tensor(0., grad_fn=<SelectBackward0>)
+    """
+
+    exact = True
+    likelihood_of = "labels"
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.network, self.num_classes = network, num_classes
+
+    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+        """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
+        log_q = torch.log_softmax(self.network(x), dim=1)
+        own = log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
+        return JointOutput(torch.where(y == UNLABELLED, 0.0, own), log_q)
+
+    def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a plain classifier knows no p(x): it has accuracy and calibration, no likelihood")
+
+    def sample(self, y: Tensor) -> Tensor:
+        """There are none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a plain classifier draws no images: it knows p(y | x) alone")
+
+    def initialize(self, x: Tensor, y: Tensor) -> None:
+        """Nothing depends on a first batch."""

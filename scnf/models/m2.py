@@ -1,0 +1,205 @@
+"""Deep generative models with the label among their latents: M2, ladder DGM, ADGM, and M2 on M1."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scnf import UNLABELLED
+from scnf.distributions import ClassPrior, GaussianLatent, LabelDraw, PixelLikelihood, enumerate_classes
+from scnf.distributions.latent import diagonal_gaussian
+from scnf.models.base import JointOutput
+from scnf.models.ladder import Ladder
+from scnf.models.vae import VAE
+from scnf.models.variational import Table, VariationalModel
+
+
+class M2(VariationalModel):
+    """log p(x, y) >= E_q(z | x, y) [log p(x | y, z)] - KL(q(z | x, y) || p(z)) + log p(y), and q(y | x).
+
+    Kingma et al. (https://arxiv.org/abs/1406.5298, eqs. 6 and 7). Hidden labels are enumerated, or drawn once for each
+    row (`labels`) in training; evaluation always enumerates, so that the bound it gives is one. With a drawn y,
+    E_q(y | x) log w(x, y) is estimated from log w at the draw, and the divergence of q(y | x) from p(y) taken in closed
+    form, as by Jang et al. (https://arxiv.org/abs/1611.01144).
+
+    Args:
+        likelihood: p(x | y, z).
+        prior: p(y).
+        ladder: the latents given y, whose context is y [M, K]; several make a ladder DGM.
+        decoder: (z_1 [M, D_1], y [M, K]) -> parameters of the likelihood.
+        classifier: x [N, ...] -> logits of q(y | x) [N, K].
+        labels: how a hidden label is drawn; None enumerates.
+        num_samples: as in :class:`VariationalModel`.
+        importance_samples: likewise.
+        class_chunk: classes enumerated at once; all by default.
+
+    Raises:
+        ValueError: a score function with fewer than two samples, or with importance samples.
+
+    Example:
+        >>> from scnf.models.architectures import build
+        >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4)
+        >>> model.sample(torch.tensor([3, 7])).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        likelihood: PixelLikelihood,
+        prior: ClassPrior,
+        ladder: Ladder,
+        decoder: nn.Module,
+        classifier: nn.Module,
+        labels: LabelDraw | None = None,
+        num_samples: int = 1,
+        importance_samples: int = 1,
+        class_chunk: int | None = None,
+    ) -> None:
+        super().__init__(likelihood, prior.logits.shape[0], num_samples, importance_samples)
+        if labels is not None and labels.score_function and (num_samples < 2 or importance_samples > 1):
+            raise ValueError(
+                "the score function compares the samples of a row with each other: set model.num_samples to 2 or more "
+                "and model.importance_samples to 1"
+            )
+        self.prior, self.ladder, self.decoder, self.classifier = prior, ladder, decoder, classifier
+        self.labels, self.class_chunk = labels, class_chunk
+
+    def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What does not depend on the label: features of N rows for :meth:`terms`, and class logits [N, K]."""
+        return [seen, *self.ladder.up(seen)], self.classifier(seen)
+
+    def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
+        """(log p(x | latents, y), KL) [M, 2] of one draw, from features of M rows and y [M, K] on the simplex."""
+        seen, *ups = features
+        drawn, kl = self.ladder.down(ups, y, y, analytic)
+        return torch.stack([self.likelihood.log_prob(seen, self.decoder(drawn[0], y)), kl], dim=1)
+
+    def table(self, seen: Tensor, analytic: bool) -> Table:
+        """One draw for each row and label; see :class:`Table`."""
+        features, class_logits = self.encode(seen)
+
+        def one_class(*inputs: Tensor) -> Tensor:
+            return self.terms(list(inputs[:-1]), F.one_hot(inputs[-1], self.num_classes).to(seen.dtype), analytic)
+
+        log_px, kl = enumerate_classes(one_class, features, self.num_classes, self.class_chunk).unbind(dim=2)
+        return Table(log_px - kl + self.prior.log_prob_all(), class_logits, kl)
+
+    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+        """The bound from one draw for each row, or in training with drawn labels its estimate."""
+        if self.labels is None or not self.training:
+            return super().draw(seen, y)
+        features, class_logits = self.encode(seen)
+        log_q, log_prior = torch.log_softmax(class_logits, dim=1), self.prior.log_prob_all()
+        known = F.one_hot(y.clamp_min(0), self.num_classes).to(log_q.dtype)
+        hidden = (y == UNLABELLED).unsqueeze(1)
+        label = torch.where(hidden, self.labels(class_logits), known)
+        log_px, kl = self.terms(features, label, analytic=self.importance_samples == 1).unbind(dim=1)
+        log_w = log_px - kl
+        if self.labels.score_function:  # the other draws of a row are the baseline (https://arxiv.org/abs/1602.06725)
+            draws = log_w.detach().view(-1, self.num_samples)
+            others = (draws.sum(dim=1, keepdim=True) - draws) / (self.num_samples - 1)
+            score = (label * log_q).sum(dim=1)
+            log_w = log_w + hidden.squeeze(1) * (draws - others).flatten() * (score - score.detach())
+        divergence = torch.where(hidden, log_q.exp() * (log_q - log_prior), -known * log_prior).sum(dim=1)
+        return JointOutput(log_w - divergence, log_q, kl)
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One x [M, ...] for each label of y [M]: the mean of p(x | y, z) at a draw of z."""
+        label = F.one_hot(y, self.num_classes).to(self.prior.logits.dtype)
+        drawn = self.ladder.generate(len(y), label, label)
+        return self.likelihood.mean(self.decoder(drawn[0], label))
+
+
+class ADGM(M2):
+    """M2 with an auxiliary variable a, which makes q(z | x) and the classifier richer.
+
+    Maaløe et al., "Auxiliary Deep Generative Models" (https://arxiv.org/abs/1602.05473, section 3.1): q(a | x),
+    q(y | x, a), q(z | x, y, a); p(z) p(y) p(x | y, z) p(a | x, y, z). One draw of a serves all that depends on it.
+
+    Args:
+        *arguments: as in :class:`M2`, but that `classifier` is called with a as its context, and the top of the ladder
+            with [y, a].
+        auxiliary: a.
+        posterior: x [N, ...] -> parameters of q(a | x).
+        auxiliary_prior: (features of x [M, hidden], [y, z] [M, K + D]) -> means and log-scales of p(a | x, y, z).
+        **options: as in :class:`M2`.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        auxiliary: GaussianLatent,
+        posterior: nn.Module,
+        auxiliary_prior: nn.Module,
+        **options: object,
+    ) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self.auxiliary, self.posterior, self.auxiliary_prior = auxiliary, posterior, auxiliary_prior
+
+    def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features of N rows, with a draw of a and its log q(a | x), and class logits [N, K] given a."""
+        a, log_q = self.auxiliary.sample(self.posterior(seen))
+        return [seen, *self.ladder.up(seen), a, log_q], self.classifier(seen, a)
+
+    def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
+        """(log p(x | y, z), KL) [M, 2] of one draw, the KL being that of z and a."""
+        seen, *ups, a, log_q = features
+        drawn, kl = self.ladder.down(ups, torch.cat([y, a], dim=1), y, analytic)
+        log_p = diagonal_gaussian(self.auxiliary_prior(ups[-1], torch.cat([y, *drawn], dim=1))).log_prob(a)
+        return torch.stack([self.likelihood.log_prob(seen, self.decoder(drawn[0], y)), kl + log_q - log_p], dim=1)
+
+
+class M1M2(VariationalModel):
+    """M2 on the latents of a trained M1, which stays as it is: M1+M2 (https://arxiv.org/abs/1406.5298, section 2).
+
+    log p(x, y) >= E_q(z_1 | x) [log p(x | z_1) - log q(z_1 | x) + bound of M2 on log p(z_1, y)].
+
+    Args:
+        m1: with one Gaussian latent of width D; it is frozen.
+        m2: over points of width D, with a Gaussian likelihood.
+
+    Raises:
+        ValueError: the two do not fit together.
+    """
+
+    def __init__(self, m1: VAE, m2: M2) -> None:
+        super().__init__(m1.likelihood, m2.num_classes, m2.num_samples, m2.importance_samples)
+        latents = m1.ladder.latents
+        if len(latents) != 1 or not isinstance(latents[0], GaussianLatent):
+            raise ValueError("model.m1 must have one Gaussian latent: train the recipe m1")
+        if m2.likelihood.shape != (latents[0].features,):
+            raise ValueError(
+                f"M2 takes inputs of shape {m2.likelihood.shape}, the latent of M1 is {latents[0].features}"
+            )
+        self.m1, self.m2 = m1.requires_grad_(False), m2
+
+    def train(self, mode: bool = True) -> Self:
+        """As ever, but M1 stays in evaluation mode."""
+        super().train(mode)
+        self.m1.eval()
+        return self
+
+    @torch.no_grad()
+    def _lift(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(z_1 [N, D], log p(x | z_1) - log q(z_1 | x) [N]) of a draw from M1."""
+        z, log_q = self.m1.encode(seen)
+        return z, self.likelihood.log_prob(seen, self.m1.decoder(z)) - log_q
+
+    def table(self, seen: Tensor, analytic: bool) -> Table:
+        """One draw for each row and label; see :class:`Table`."""
+        z, common = self._lift(seen)
+        table = self.m2.table(z, analytic)
+        return table._replace(log_joint=table.log_joint + common.unsqueeze(1))
+
+    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+        """The bound from one draw for each row."""
+        z, common = self._lift(seen)
+        output = self.m2.draw(z, y)
+        return output._replace(log_likelihood=output.log_likelihood + common)
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One x [M, ...] for each label of y [M]."""
+        return self.likelihood.mean(self.m1.decoder(self.m2.sample(y)))

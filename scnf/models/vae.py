@@ -1,0 +1,72 @@
+"""Variational autoencoders without a label among their latents: M1, beta-VAE, ladder VAE, Gumbel-softmax autoencoder."""
+
+import torch
+from torch import Tensor, nn
+
+from scnf.distributions import GaussianLatent, PixelLikelihood
+from scnf.models.ladder import Ladder
+from scnf.models.variational import Table, VariationalModel
+
+
+class VAE(VariationalModel):
+    """log p(x) >= E_q [log p(x | z)] - KL(q(z | x) || p(z)), and a classifier p(y | z) on the latents: M1.
+
+    Kingma and Welling (https://arxiv.org/abs/1312.6114, eq. 3); M1 of Kingma et al. (https://arxiv.org/abs/1406.5298,
+    section 2). The autoencoder is trained by the likelihood of x alone: no gradient of the classifier reaches it. As
+    y depends on z, log p(x, y) >= E_q [log p(x | z) + log p(y | z)] - KL. A KL weight other than 1, set in the
+    objective, makes a beta-VAE.
+
+    Args:
+        likelihood: p(x | z).
+        ladder: the latents.
+        decoder: z_1 [M, D_1] -> parameters of the likelihood.
+        classifier: [z_1, ..., z_L] [M, sum of D_l] -> logits of p(y | z) [M, K].
+        num_classes: K.
+        num_samples: as in :class:`VariationalModel`.
+        importance_samples: likewise.
+
+    Example:
+        >>> from scnf.models.architectures import build
+        >>> model = build("m1", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4)
+        >>> output = model(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, -1, -1, -1]))
+        >>> output.log_likelihood.shape, output.class_log_probs.shape
+        (torch.Size([6]), torch.Size([6, 10]))
+    """
+
+    def __init__(
+        self,
+        likelihood: PixelLikelihood,
+        ladder: Ladder,
+        decoder: nn.Module,
+        classifier: nn.Module,
+        num_classes: int,
+        num_samples: int = 1,
+        importance_samples: int = 1,
+    ) -> None:
+        super().__init__(likelihood, num_classes, num_samples, importance_samples)
+        self.ladder, self.decoder, self.classifier = ladder, decoder, classifier
+
+    def table(self, seen: Tensor, analytic: bool) -> Table:
+        """One draw for each row; see :class:`Table`."""
+        drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
+        bound = self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl
+        class_logits = torch.log_softmax(self.classifier(torch.cat(drawn, dim=1).detach()), dim=1)
+        return Table(bound.unsqueeze(1) + class_logits, class_logits, kl.unsqueeze(1).expand_as(class_logits))
+
+    def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(z [N, D], log q(z | x) [N]) for a model with one Gaussian latent."""
+        latent = self.ladder.latents[0]
+        assert isinstance(latent, GaussianLatent)
+        return latent.sample(self.ladder.heads[0](self.ladder.up(seen)[0]))
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """One x [M, ...] for each label of y [M].
+
+        p(z | y), proportional to p(z) p(y | z), is drawn from by resampling 1,000 draws of p(z).
+        """
+        like = next(self.decoder.parameters())
+        drawn = self.ladder.generate(1000, None, like)
+        weights = torch.softmax(self.classifier(torch.cat(drawn, dim=1)), dim=1).t()
+        z = drawn[0][torch.multinomial(weights[y], 1).squeeze(1)]
+        return self.likelihood.mean(self.decoder(z))

@@ -1,0 +1,105 @@
+"""What all variational models share: bounds from draws of latent variables."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scnf.distributions import PixelLikelihood
+from scnf.models.base import JointModel, JointOutput, output_from_table
+
+
+class Table(NamedTuple):
+    """One draw of the latent variables for each row, with every label.
+
+    Attributes:
+        log_joint: [N, K]: log w = log p(x, y = k, latents) - log q(latents | x, y = k), whose mean is a lower bound of
+            log p(x, y = k), and the mean of whose exponential is p(x, y = k).
+        class_logits: [N, K]: of q(y | x).
+        kl: [N, K]: what `log_joint` holds of log q(latents) - log p(latents), or of its mean in closed form.
+    """
+
+    log_joint: Tensor
+    class_logits: Tensor
+    kl: Tensor
+
+
+class VariationalModel(JointModel):
+    """A model with latent variables, trained by a lower bound of log p(x, y) and log p(x).
+
+    With S = `num_samples` and k = `importance_samples`, a row's bound is the mean over S of the logarithm of the mean of
+    k exponentiated draws: the ELBO for k = 1, else the importance-weighted bound (Burda et al.,
+    https://arxiv.org/abs/1509.00519, eq. 8). Members of the family answer :meth:`table`, and `sample`.
+
+    Args:
+        likelihood: p(x | latents).
+        num_classes: K.
+        num_samples: S, Monte Carlo samples in training and evaluation.
+        importance_samples: k.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
+
+    exact = False
+
+    def __init__(
+        self, likelihood: PixelLikelihood, num_classes: int, num_samples: int = 1, importance_samples: int = 1
+    ) -> None:
+        super().__init__()
+        if num_samples < 1 or importance_samples < 1:
+            raise ValueError(
+                "model.num_samples and model.importance_samples must be 1 or more, not "
+                f"{num_samples} and {importance_samples}"
+            )
+        self.likelihood, self.num_classes = likelihood, num_classes
+        self.num_samples, self.importance_samples = num_samples, importance_samples
+        self.likelihood_of = "levels" if likelihood.comparable else "binary"
+
+    def table(self, seen: Tensor, analytic: bool) -> Table:
+        """One draw for each row of `seen` [N, ...], which the likelihood observed.
+
+        Args:
+            seen: the images as modelled.
+            analytic: divergences in closed form where there is one: less noise, but exponentials mean nothing.
+        """
+        raise NotImplementedError
+
+    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+        """The bound from one draw for each row."""
+        table = self.table(seen, analytic=self.importance_samples == 1)
+        return output_from_table(table.log_joint, table.class_logits, y, table.kl)
+
+    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+        """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
+        seen, samples = self.likelihood.observe(x), self.num_samples * self.importance_samples
+        if samples == 1:
+            return self.draw(seen, y)
+        output = self.draw(seen.repeat_interleave(samples, dim=0), y.repeat_interleave(samples))
+        assert output.kl is not None
+        draws = output.log_likelihood.view(len(x), self.num_samples, self.importance_samples)
+        bound = (draws.logsumexp(dim=2) - math.log(self.importance_samples)).mean(dim=1)
+        class_log_probs = output.class_log_probs.view(len(x), samples, -1).logsumexp(dim=1) - math.log(samples)
+        return JointOutput(bound, class_log_probs, output.kl.view(len(x), samples).mean(dim=1))
+
+    def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
+        """The importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.
+
+        log sum_y (1/k) sum_i w_i(y), with k = `num_samples` draws one after the other: memory does not grow with k.
+
+        Raises:
+            ValueError: k < 1.
+        """
+        if num_samples < 1:
+            raise ValueError(f"the bound needs at least one importance sample, not {num_samples}")
+        seen = self.likelihood.observe(x)
+        total = self.table(seen, analytic=False).log_joint
+        for _ in range(num_samples - 1):
+            total = torch.logaddexp(total, self.table(seen, analytic=False).log_joint)
+        return total.logsumexp(dim=1) - math.log(num_samples)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, y: Tensor) -> None:
+        """Refuse data that the likelihood does not fit (ValueError); nothing else depends on a first batch."""
+        self.likelihood.check(x)

@@ -1,0 +1,68 @@
+"""Planar flows, for posteriors: cheap forward, their inverse found numerically."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scnf.transforms.base import Transform
+
+
+class Planar(Transform):
+    """z' = z + u tanh(w z + b)  (Rezende and Mohamed, https://arxiv.org/abs/1505.05770, eq. 10).
+
+    u is moved along w so that u w > -1, as there in appendix A.1, which makes it invertible.
+
+    Args:
+        features: D.
+        context_features: width of a context [N, C] that u, w and b depend on linearly; 0: they are parameters.
+
+    Example:
+        >>> planar = Planar(3)
+        >>> z = torch.randn(5, 3)
+        >>> outputs, logabsdet = planar(z)
+        >>> torch.allclose(planar.inverse(outputs)[0], z, atol=1e-5)
+        True
+    """
+
+    def __init__(self, features: int, context_features: int = 0) -> None:
+        super().__init__()
+        self.features = features
+        self.bias = nn.Parameter(0.1 * torch.randn(2 * features + 1))
+        self.by_context = nn.Linear(context_features, 2 * features + 1, bias=False) if context_features else None
+        if self.by_context is not None:
+            nn.init.normal_(self.by_context.weight, std=0.01)
+
+    def _vectors(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(u [N, D], w [N, D], b [N], u w [N])."""
+        raw = self.bias.expand(len(inputs), -1)
+        if self.by_context is not None:
+            if context is None:
+                raise ValueError("this planar flow was built with a context and none was given")
+            raw = raw + self.by_context(context).to(raw.dtype)
+        u, w, b = raw[:, : self.features], raw[:, self.features : -1], raw[:, -1]
+        product = (u * w).sum(dim=1)
+        wanted = F.softplus(product) - 1
+        u = u + ((wanted - product) / w.square().sum(dim=1).clamp_min(1e-12)).unsqueeze(1) * w
+        return u, w, b, wanted
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(outputs [N, D], logabsdet [N])."""
+        u, w, b, product = self._vectors(inputs, context)
+        bend = torch.tanh((inputs * w).sum(dim=1) + b)
+        return inputs + u * bend.unsqueeze(1), torch.log1p(product * (1 - bend.square()))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(outputs [N, D], logabsdet [N]): a + (u w) tanh(a + b) = w y is solved for a = w z, by bisection.
+
+        The left side rises with a, for u w > -1. Gradients do not flow through the search.
+        """
+        u, w, b, product = self._vectors(inputs, context)
+        with torch.no_grad():
+            target = (inputs * w).sum(dim=1)
+            low, high = target - product.abs(), target + product.abs()
+            for _ in range(60):
+                middle = (low + high) / 2
+                below = middle + product * torch.tanh(middle + b) < target
+                low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        bend = torch.tanh((low + high) / 2 + b)
+        return inputs - u * bend.unsqueeze(1), -torch.log1p(product * (1 - bend.square()))
