@@ -62,9 +62,9 @@ class DiscretizedLogistic(Distribution):
         return log_mass + math.log(self.levels)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draws from [0, 1)."""
-        u = torch.rand(self._extended_shape(sample_shape), device=self.log_scale.device)
+        u = torch.rand(self._extended_shape(torch.Size(sample_shape)), device=self.log_scale.device)
         x = self.mean_parameter + self.log_scale.exp() * torch.logit(u, eps=1e-6)
         cell = (x * self.levels).floor().clamp(0, self.levels - 1)
         return (cell + torch.rand_like(cell)) / self.levels

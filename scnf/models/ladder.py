@@ -12,8 +12,8 @@ from scnf.distributions.latent import diagonal_gaussian, merge_gaussians
 class Ladder(nn.Module):
     """q(z_L, ..., z_1 | x, context) and p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2); z_1 is what gets decoded.
 
-    Bottom-up, deterministic features d_1 = body_1(x), d_l = body_l(d_(l-1)), and from each the parameters of a Gaussian.
-    The top posterior is that Gaussian, the only one that sees the context (a label, say). Going down, each lower
+    Bottom-up, deterministic features d_1 = body_1(x), d_l = body_l(d_(l-1)), and from each the parameters of a
+    Gaussian. The top posterior is that Gaussian, the only one that sees the context (a label, say). Going down, each lower
     posterior merges its own Gaussian with the prior that the layer above gives, weighted by precision (Sønderby et al.,
     https://arxiv.org/abs/1602.02282, section 2.2), and its draw goes on downwards. With one layer this is the
     posterior and prior of a VAE.
@@ -41,6 +41,11 @@ class Ladder(nn.Module):
         self.priors = nn.ModuleList(priors)
         self.features = sum(latent.features for latent in latents)
 
+    def _latent(self, index: int) -> GaussianLatent | CategoricalLatent:
+        latent = self.latents[index]
+        assert isinstance(latent, GaussianLatent | CategoricalLatent)
+        return latent
+
     def up(self, seen: Tensor) -> list[Tensor]:
         """Features d_1..d_L, each [N, hidden], of images [N, ...]."""
         features = []
@@ -54,10 +59,10 @@ class Ladder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """(z_1..z_L, each [M, D_l]; KL [M]) from features of M rows and what the top posterior and the priors see."""
         top = self.heads[-1](features[-1]) if context is None else self.heads[-1](features[-1], context)
-        z, kl = self.latents[-1].draw(top, analytic=analytic)
+        z, kl = self._latent(-1).draw(top, analytic=analytic)
         drawn = [z]
         for index in reversed(range(len(self.priors))):
-            latent, prior = self.latents[index], self.priors[index](z, prior_context)
+            latent, prior = self._latent(index), self.priors[index](z, prior_context)
             own, size = self.heads[index](features[index]), prior.shape[1]
             merged = torch.cat([merge_gaussians(own[:, :size], prior), own[:, size:]], dim=1)
             z, divergence = latent.draw(merged, diagonal_gaussian(prior), analytic)
@@ -68,7 +73,7 @@ class Ladder(nn.Module):
     @torch.no_grad()
     def generate(self, num: int, prior_context: Tensor | None, like: Tensor) -> list[Tensor]:
         """z_1..z_L from the prior, each [num, D_l], on the device of `like`."""
-        z = self.latents[-1].sample_prior(num, like)
+        z = self._latent(-1).sample_prior(num, like)
         drawn = [z]
         for index in reversed(range(len(self.priors))):
             z = diagonal_gaussian(self.priors[index](z, prior_context)).sample()

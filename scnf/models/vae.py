@@ -1,4 +1,4 @@
-"""Variational autoencoders without a label among their latents: M1, beta-VAE, ladder VAE, Gumbel-softmax autoencoder."""
+"""Autoencoders without a label among their latents: M1, beta-VAE, ladder VAE, Gumbel-softmax autoencoder."""
 
 import torch
 from torch import Tensor, nn

@@ -28,8 +28,8 @@ class Table(NamedTuple):
 class VariationalModel(JointModel):
     """A model with latent variables, trained by a lower bound of log p(x, y) and log p(x).
 
-    With S = `num_samples` and k = `importance_samples`, a row's bound is the mean over S of the logarithm of the mean of
-    k exponentiated draws: the ELBO for k = 1, else the importance-weighted bound (Burda et al.,
+    With S = `num_samples` and k = `importance_samples`, a row's bound is the mean over S of the logarithm of the mean
+    of k exponentiated draws: the ELBO for k = 1, else the importance-weighted bound (Burda et al.,
     https://arxiv.org/abs/1509.00519, eq. 8). Members of the family answer :meth:`table`, and `sample`.
 
     Args:

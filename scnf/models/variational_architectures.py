@@ -1,6 +1,7 @@
 """Recipes of the variational family, as code: networks, latents and likelihood of each model."""
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def _ladder(
     heads = [MLP(hidden, latent.numbers, hidden, 0, context) for latent, context in zip(latents, contexts, strict=True)]
     priors = [
         MLP(upper.features, 2 * lower.features, hidden, 0, prior_context)
-        for lower, upper in zip(latents[:-1], latents[1:], strict=True)
+        for lower, upper in itertools.pairwise(latents)
     ]
     return Ladder(bodies, heads, latents, priors)
 

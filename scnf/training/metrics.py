@@ -43,8 +43,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy, likelihood and calibration on one split; the labels are used only to score.
 
-    All noise, of dequantisation, binarisation and latent variables, comes from `seed`, so the same weights give the same
-    figures; the random state of the caller stays as it is.
+    All noise, of dequantisation, binarisation and latent variables, comes from `seed`, so the same weights give the
+    same figures; the random state of the caller stays as it is.
 
     Args:
         model: evaluated as it would meet unlabelled data.
