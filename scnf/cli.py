@@ -23,6 +23,7 @@ USAGE = """usage: scnf COMMAND ...
   evaluate   figures of a run or of weights: scnf evaluate RUN|PATH
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
+  compare    models side by side on one split: scnf compare RUN RUN ... [--k 50] [--split test]
 
 RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0; 2 for something that the user can put right; 128 + the signal after SIGINT or SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs}
+    commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
@@ -361,6 +362,75 @@ def list_runs(words: Sequence[str]) -> int:
         print(overview.describe(Run.find(options.logs, options.show[1])))
     else:
         print(overview.format_table(overview.list_runs(options.logs), options.sort, options.reverse, options.where))
+    return 0
+
+
+def compare(words: Sequence[str]) -> int:
+    """`scnf compare`: exact and variational models side by side, on the same images."""
+    from scnf.analysis import compare as comparison
+
+    parser = argparse.ArgumentParser(
+        prog="scnf compare",
+        description="A table and a picture of models on one split: likelihood and its bounds, accuracy, speed.",
+        epilog="Settings such as --data.root may follow.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN|PATH", help="as of `scnf evaluate`: id, directory, file, last")
+    parser.add_argument("--k", type=int, default=50, help="importance samples of the tighter bound (50)")
+    parser.add_argument("--split", choices=["validation", "test"], default="validation", help="(validation)")
+    parser.add_argument("--limit", type=int, default=1000, help="the first so many images; 0 for all (1000)")
+    parser.add_argument("--same-test-set", action="store_true", help="the test split, of runs with other label splits")
+    parser.add_argument("--pretrained", action="store_true", help="the shipped weights as well")
+    parser.add_argument("--out", type=Path, help="directory of the table and the picture (LOGS/comparison)")
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    options, overrides = parser.parse_known_args(words)
+    if options.k < 1:
+        raise UserError(f"--k must be 1 or more, not {options.k}")
+    if options.limit < 0:
+        raise UserError(f"--limit must be 0 or more, not {options.limit}")
+    refs = list(dict.fromkeys([*options.runs, *([SHIPPED] if options.pretrained else [])]))
+    split = "test" if options.same_test_set else options.split
+
+    root, trained, names = Settings(), {}, {}
+    root.runs.root = str(options.logs)
+    for ref in refs:
+        directory, _ = _find_weights(ref, root)
+        trained[ref] = config.load(directory / "config.yaml", overrides)
+        run = Run(directory)
+        names[ref] = f"{run.id:06d} {run.name}" if run.id and not Path(ref).is_file() else ref
+    if len({settings.data.name for settings in trained.values()}) > 1:
+        listed = ", ".join(f"{names[ref]} on {settings.data.name}" for ref, settings in trained.items())
+        raise UserError(f"these models were trained on different data ({listed}): compare models of one data set")
+
+    benches: dict[str, _Workbench] = {}
+    for ref, settings in trained.items():
+        elbo = ["--model.importance_samples", "1"] if settings.model.importance_samples else []
+        benches[ref] = _bench_of(ref, options.logs, [*overrides, *elbo])
+        benches[ref].dataset = benches[refs[0]].dataset  # one copy in memory
+    first = benches[refs[0]]
+    others = [names[ref] for ref, bench in benches.items() if bench.split.sha256 != first.split.sha256]
+    if others and not options.same_test_set:
+        raise UserError(
+            f"the label split of {', '.join(others)} is not that of {names[refs[0]]}: one validates on what "
+            "another was trained on. Train them with the same data.* settings, or compare on test: --same-test-set"
+        )
+
+    data, rows = first.dataset, first.split.validation
+    x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
+    x, y = x[: options.limit or None], y[: options.limit or None]
+    batch_size = min(settings.train.eval_batch_size for settings in trained.values())  # one, and so the same noise
+    table = []
+    for ref, bench in benches.items():
+        there = x.to(bench.device), y.to(bench.device)
+        figures = comparison.measure(bench.model, *there, data.levels, options.k, batch_size, title=names[ref])
+        table.append({"run": names[ref], "recipe": trained[ref].model.recipe, **figures})
+    caption = (
+        f"{len(x):,} {split} images of {data.name}. log p(x) is exact, or where the likelihood is a bound the ELBO, in "
+        f"nats; IWAE is the bound from {options.k} importance samples, the gap how much it gains."
+    )
+    out = options.out or options.logs / "comparison"
+    print(comparison.write(table, out, caption))
+    print(f"comparison.csv, .md and .png are in {out}")
     return 0
 
 

@@ -138,7 +138,9 @@ class ModelSettings:
     norm: Literal["batch", "layer", "none"] | None = None
     posterior: Literal["gaussian", "planar", "coupling"] | None = None
     posterior_steps: int | None = None
-    labels: str | None = None
+    labels: (
+        Literal["enumerate", "gumbel", "gumbel-st", "logistic-normal", "logistic-normal-st", "log-gamma", "score"] | None
+    ) = None
     temperature: float | None = None
     final_temperature: float | None = None
     num_samples: int | None = None

@@ -332,7 +332,10 @@ def test_names_in_other_scripts_there_and_back(path: Path) -> None:
 
 
 def test_choices_are_the_keys_of_the_tables() -> None:
+    from scnf.distributions.labels import LABEL_DRAWS
+    from scnf.distributions.pixels import LIKELIHOODS
     from scnf.models.architectures import CONDITIONALS
+    from scnf.models.variational_architectures import POSTERIORS
     from scnf.training.loop import OPTIMIZERS, SELECTORS
     from scnf.training.schedules import SCHEDULES
     from scnf.transforms import LINEAR
@@ -348,6 +351,9 @@ def test_choices_are_the_keys_of_the_tables() -> None:
     assert choices(train["select"]) == list(SELECTORS)
     assert choices(model["linear"]) == list(LINEAR)
     assert choices(model["conditional"]) == list(CONDITIONALS)
+    assert choices(model["likelihood"]) == list(LIKELIHOODS)
+    assert choices(model["labels"]) == ["enumerate", *LABEL_DRAWS]
+    assert choices(model["posterior"]) == ["gaussian", *POSTERIORS]
 
 
 def test_every_setting_is_documented() -> None:
@@ -358,11 +364,14 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_model_setting_is_an_argument_of_some_recipe() -> None:
-    from scnf.models.architectures import CONDITIONALS, RECIPES
+    from scnf.models.architectures import CONDITIONALS, FLOWS
+    from scnf.models.variational_architectures import VARIATIONAL
 
     taken: set[str] = set()
-    for recipe, kind in itertools.product(RECIPES.values(), CONDITIONALS):
+    for recipe, kind in itertools.product(FLOWS.values(), CONDITIONALS):
         taken |= set(recipe.resolve({"conditional": kind}))
+    for variational in VARIATIONAL.values():
+        taken |= set(variational.resolve({}))
     assert {field.name for field in dataclasses.fields(ModelSettings)} - {"recipe", "prior"} == taken
 
 

@@ -1,8 +1,8 @@
 """How a hidden label is drawn where it is not enumerated: points of the simplex, near its corners.
 
 Each maps class logits [N, K] to y [N, K], differentiably. Over such draws the bound of M2 is estimated from one
-decoding a row in place of K. A relaxed y lies inside the simplex, where the decoder is asked for no label of the data: training
-then climbs a surrogate of the bound; the models enumerate in evaluation, and report the bound itself.
+decoding a row in place of K. A relaxed y lies inside the simplex, where the decoder is asked for no label of the data:
+training then climbs a surrogate of the bound; the models enumerate in evaluation, and report the bound itself.
 """
 
 import torch

@@ -13,9 +13,9 @@ class Ladder(nn.Module):
     """q(z_L, ..., z_1 | x, context) and p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2); z_1 is what gets decoded.
 
     Bottom-up, deterministic features d_1 = body_1(x), d_l = body_l(d_(l-1)), and from each the parameters of a
-    Gaussian. The top posterior is that Gaussian, the only one that sees the context (a label, say). Going down, each lower
-    posterior merges its own Gaussian with the prior that the layer above gives, weighted by precision (Sønderby et al.,
-    https://arxiv.org/abs/1602.02282, section 2.2), and its draw goes on downwards. With one layer this is the
+    Gaussian. The top posterior is that Gaussian, the only one that sees the context (a label, say). Going down, each
+    lower posterior merges its own Gaussian with the prior that the layer above gives, weighted by precision (Sønderby
+    et al., https://arxiv.org/abs/1602.02282, section 2.2), and its draw goes on downwards. With one layer this is the
     posterior and prior of a VAE.
 
     Args:

@@ -37,6 +37,21 @@ def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 1
     return float(torch.zeros(bins, dtype=torch.double).index_add(0, index.cpu(), gap.cpu()).abs().sum() / len(y))
 
 
+def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
+    """Mean over rows of sum_k (p_k - [y = k])^2, from 0 to 2 (Brier, Monthly Weather Review 78(1), 1950).
+
+    Args:
+        class_log_probs: [N, K].
+        y: true labels [N].
+
+    Example:
+        >>> brier_score(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).log(), torch.tensor([0, 0]))
+        1.25
+    """
+    probs = class_log_probs.double().exp()
+    return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
+
+
 @torch.no_grad()
 def evaluate(
     model: JointModel, x: Tensor, y: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0

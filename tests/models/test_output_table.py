@@ -39,7 +39,7 @@ def test_gradients_reach_the_table_and_the_logits() -> None:
     torch.manual_seed(0)
     table, logits = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True).unbind()
     y = torch.tensor([2, UNLABELLED, 0, UNLABELLED])
-    assert torch.autograd.gradcheck(lambda a, b: tuple(output_from_table(a, b, y)), (table, logits))
+    assert torch.autograd.gradcheck(lambda a, b: output_from_table(a, b, y)[:2], (table, logits))
 
 
 def test_extreme_tables_stay_finite() -> None:

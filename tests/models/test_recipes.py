@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from scnf.distributions import ClassPrior
-from scnf.models import RECIPES, SemiConditionalFlow, build
+from scnf.models import SemiConditionalFlow, build
+from scnf.models.architectures import FLOWS
 
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
-FAMILIES = [(recipe, shape) for recipe in RECIPES for shape in (POINTS if recipe == "scnf-toy" else IMAGES)]
-SMALL = {recipe: (2,) if recipe == "scnf-toy" else (1, 8, 8) for recipe in RECIPES}
+FAMILIES = [(recipe, shape) for recipe in FLOWS for shape in (POINTS if recipe == "scnf-toy" else IMAGES)]
+SMALL = {recipe: (2,) if recipe == "scnf-toy" else (1, 8, 8) for recipe in FLOWS}
 
 
 def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0.02) -> SemiConditionalFlow:
@@ -28,7 +29,7 @@ def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0
 @pytest.mark.parametrize(("recipe", "shape"), FAMILIES, ids=lambda value: str(value).replace(" ", ""))
 @torch.no_grad()
 def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
-    short = {"conditional_steps": 1} if "conditional_steps" in RECIPES[recipe].resolve({}) else {}  # only for speed
+    short = {"conditional_steps": 1} if "conditional_steps" in FLOWS[recipe].resolve({}) else {}  # only for speed
     model = build(recipe, shape, 10, **short).eval()
     x = torch.rand(2, *shape)
     z_aux, z_f, logabsdet = model.latents(x)
@@ -41,7 +42,7 @@ def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 37])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", FLOWS)
 def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None:
     shape = SMALL[recipe]
     torch.manual_seed(0)
@@ -65,7 +66,7 @@ def test_round_trip_in_single_precision_when_started_and_perturbed(recipe: str, 
     assert (restored - x).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", FLOWS)
 @torch.no_grad()
 def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
     shape = SMALL[recipe]
@@ -82,7 +83,7 @@ def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
     assert torch.equal(loaded.log_joint(x), model.log_joint(x)), "in training mode, and still not started again"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", FLOWS)
 @torch.no_grad()
 def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
     shape = SMALL[recipe]
@@ -108,9 +109,9 @@ def test_the_paper_has_the_size_it_says() -> None:
 
 
 def test_defaults_and_arguments_reach_the_parts() -> None:
-    resolved = RECIPES["scnf-paper"].resolve({"conditional_steps": 1})
+    resolved = FLOWS["scnf-paper"].resolve({"conditional_steps": 1})
     assert resolved["conditional_steps"] == 1 and resolved["conditional_hidden"] == 256
-    assert "means" not in resolved and "means" in RECIPES["scnf-paper"].resolve({"conditional": "gaussian"})
+    assert "means" not in resolved and "means" in FLOWS["scnf-paper"].resolve({"conditional": "gaussian"})
     prior = ClassPrior(3, [0.5, 0.3, 0.2])
     model = build("scnf-digits", [1, 8, 8], 3, prior, class_chunk=2, conditional="gaussian", means="simplex")
     assert model.prior is prior and model.conditional.chunk == 2

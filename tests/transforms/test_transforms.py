@@ -28,6 +28,7 @@ from scnf.transforms import (
     InverseTransform,
     Logit,
     Permutation,
+    Planar,
     PLULinear,
     Squeeze,
     Transform,
@@ -112,6 +113,9 @@ CASES |= {
     "factor-out-context": Case(
         lambda: FactorOut(coupling(ChannelPartition(3), False, CONTEXT), (4,), aside=1), (4,), CONTEXT
     ),
+    "planar": Case(lambda: Planar(4), (4,)),
+    "planar-one-feature": Case(lambda: Planar(1), (1,)),
+    "planar-context": Case(lambda: Planar(4, CONTEXT), (4,), CONTEXT),
     "composite": Case(
         lambda: CompositeTransform([ActNorm(4), PLULinear(4), coupling(ChannelPartition(4), False, CONTEXT)]),
         (4,),
@@ -241,7 +245,7 @@ def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
     full = outputs, logabsdet, restored, inverse_logabsdet
     with torch.autocast("cpu", torch.bfloat16):
         half = *transform(inputs, context), *transform.inverse(outputs, context)
-    has_network = any(isinstance(module, MLP | ConvNet | ResidualNet) for module in transform.modules())
+    has_network = any(isinstance(module, MLP | ConvNet | ResidualNet | nn.Linear) for module in transform.modules())
     for ours, theirs in zip(half, full, strict=True):
         assert ours.dtype == torch.float32
         if has_network:

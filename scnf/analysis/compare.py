@@ -1,0 +1,229 @@
+"""Models side by side on the same rows: likelihood, its bounds, classification, calibration and speed."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.batches import dequantize
+from scnf.files import atomic_write, write_text
+from scnf.models.base import JointModel, JointOutput
+from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error
+
+_Result = TypeVar("_Result")
+
+_HEADINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "run": ("run", str),
+    "recipe": ("recipe", str),
+    "likelihood": ("likelihood", str),
+    "nats": ("log p(x)", "{:.2f}".format),
+    "iwae_nats": ("IWAE", "{:.2f}".format),
+    "gap_nats": ("gap", "{:.2f}".format),
+    "bits_per_dim": ("bits/dim", "{:.3f}".format),
+    "iwae_bits_per_dim": ("IWAE bits/dim", "{:.3f}".format),
+    "gap_bits_per_dim": ("gap bits/dim", "{:.3f}".format),
+    "accuracy": ("accuracy", lambda value: f"{100 * value:.2f} %"),
+    "ece": ("ECE", "{:.3f}".format),
+    "brier": ("Brier", "{:.3f}".format),
+    "density_images_per_second": ("densities/s", "{:,.0f}".format),
+    "posterior_images_per_second": ("posteriors/s", "{:,.0f}".format),
+    "parameters": ("parameters", "{:,}".format),
+}
+_LEFT = ("run", "recipe", "likelihood")
+_NATS = ("nats", "iwae_nats", "gap_nats")  # starred where they speak of binarised pixels
+
+
+@torch.no_grad()
+def measure(
+    model: JointModel,
+    x: Tensor,
+    y: Tensor,
+    levels: int | None,
+    num_samples: int = 50,
+    batch_size: int = 500,
+    seed: int = 0,
+    title: str = "",
+) -> dict[str, Any]:
+    """One row of the comparison; the labels are used only to score.
+
+    Each figure comes from a pass of its own that starts from `seed`, as :func:`scnf.training.metrics.evaluate` does. So
+    all models see the same dequantised pixels, if `batch_size` is the same.
+
+    Args:
+        model: evaluated as it would meet unlabelled data; its bound is the ELBO if its own importance samples are 1.
+        x: uint8 [N, C, H, W], or points float32 [N, D].
+        y: true labels [N].
+        levels: grey levels; None for points.
+        num_samples: k of the importance-weighted bound (https://arxiv.org/abs/1509.00519, eq. 8).
+        batch_size: rows at once.
+        seed: of the noise.
+        title: what the progress bar is called.
+
+    Returns:
+        "likelihood", "exact" or "bound", and "likelihood_of"; "nats", the mean of log p(x) or the ELBO; of a bound,
+        "iwae_nats" and "gap_nats", IWAE minus ELBO; the same three in "bits_per_dim", where the density is one of grey
+        levels. "accuracy", "ece" and "brier". "density_images_per_second" of log p(x), exact or with one sample, and
+        "posterior_images_per_second". "parameters". None for what there is not.
+
+    Example:
+        >>> from scnf.models.architectures import build
+        >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4, likelihood="logistic")
+        >>> x = torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8)
+        >>> row = measure(model, x, torch.arange(6), levels=17, num_samples=5)
+        >>> row["likelihood"], row["iwae_nats"] - row["nats"] == row["gap_nats"]
+        ('bound', True)
+    """
+    from tqdm import tqdm
+
+    batches, device = x.split(batch_size), x.device
+    density, bound = model.likelihood_of != "labels", not model.exact
+
+    def run(work: Callable[[Tensor], _Result], batches: Sequence[Tensor] = batches) -> tuple[list[_Result], float]:
+        """What `work` gives for each batch of images, and images/s."""
+        generator = torch.Generator(device=device).manual_seed(seed)
+        results, seconds = [], 0.0
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for batch in batches:
+                images = dequantize(batch, levels, generator)
+                started = _now(device)
+                results.append(work(images))
+                seconds += _now(device) - started
+                bar.update(len(batch))
+        return results, sum(map(len, batches)) / seconds
+
+    def classify(images: Tensor) -> JointOutput:
+        return model(images, torch.full((len(images),), UNLABELLED, device=device))
+
+    row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))
+    row["likelihood_of"] = model.likelihood_of
+    was_training = model.training
+    model.eval()
+    total = (1 + density + bound) * len(x) + len(batches[0])
+    with tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False) as bar:
+        run(classify, batches[:1])  # the first call of all is slow
+        outputs, row["posterior_images_per_second"] = run(classify)
+        if density:
+            row["likelihood"] = "bound" if bound else "exact"
+            row["nats"] = _mean([output.log_likelihood for output in outputs])
+            row["density_images_per_second"] = run(model.log_likelihood)[1]
+        if bound:
+            row["iwae_nats"] = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
+            row["gap_nats"] = row["iwae_nats"] - row["nats"]
+    model.train(was_training)
+
+    if model.likelihood_of == "levels" and levels is not None:
+        for kind in ("", "iwae_") if bound else ("",):
+            row[f"{kind}bits_per_dim"] = float(bits_per_dim(row[f"{kind}nats"], math.prod(x.shape[1:]), levels))
+        if bound:
+            row["gap_bits_per_dim"] = row["bits_per_dim"] - row["iwae_bits_per_dim"]
+    class_log_probs = torch.cat([output.class_log_probs for output in outputs])
+    row["accuracy"] = float((class_log_probs.argmax(dim=1) == y).double().mean())
+    row["ece"] = expected_calibration_error(class_log_probs, y)
+    row["brier"] = brier_score(class_log_probs, y)
+    row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return row
+
+
+def format_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Rows of :func:`measure`, with "run" and "recipe", as Markdown that also reads well as plain text."""
+    cells = [{key: heading for key, (heading, _) in _HEADINGS.items()}]
+    cells += [{key: _cell(row, key) for key in _HEADINGS} for row in rows]
+    widths = {key: max(len(line[key]) for line in cells) for key in _HEADINGS}
+    lines = [
+        [line[key].ljust(width) if key in _LEFT else line[key].rjust(width) for key, width in widths.items()]
+        for line in cells
+    ]
+    rule = ["-" * width if key in _LEFT else "-" * (width - 1) + ":" for key, width in widths.items()]
+    text = [caption, "", *(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])]
+    if any(row["likelihood_of"] == "binary" for row in rows):
+        text += ["", "*) binarised pixels: not comparable with bits/dim"]
+    return "\n".join(text) + "\n"
+
+
+def write(rows: Sequence[Mapping[str, Any]], directory: Path, caption: str) -> str:
+    """Write comparison.csv, comparison.md and comparison.png.
+
+    Args:
+        rows: of :func:`measure`, with "run" and "recipe", all of the same images.
+        directory: of the files; made when absent.
+        caption: a line above the table.
+
+    Returns:
+        the table.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    rows = sorted(rows, key=_rank)
+    table, text = format_table(rows, caption), io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(["run", "recipe", *rows[0]])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(directory / "comparison.csv", text.getvalue())
+    write_text(directory / "comparison.md", table)
+    _plot(rows, directory / "comparison.png")
+    return table
+
+
+def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Density, as bits/dim or for points as nats, and accuracy; a line of dots for each row, the best on top."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.6 + 0.4 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    unit, sign = ("bits_per_dim", 1) if any(row["bits_per_dim"] is not None for row in rows) else ("nats", -1)
+    for height, row in enumerate(rows):
+        right.plot(100 * row["accuracy"], height, "o", color="C0")
+        if row["likelihood_of"] != "levels":
+            continue
+        if row["likelihood"] == "exact":
+            left.plot(sign * row[unit], height, "o", color="C0", label="exact")
+        else:
+            elbo, iwae = sign * row[unit], sign * row[f"iwae_{unit}"]
+            left.plot([elbo, iwae], [height, height], color="C1", alpha=0.5)
+            left.plot(elbo, height, "o", color="C1", markerfacecolor="white", label="ELBO")
+            left.plot(iwae, height, "o", color="C1", label="IWAE")
+    left.set(title="Density (lower is better)", xlabel="bits/dim" if sign > 0 else "-log p(x) [nats]")
+    left.set(yticks=range(len(rows)), yticklabels=[row["run"] for row in rows], ylim=(len(rows) - 0.5, -0.5))
+    right.set(title="Accuracy", xlabel="accuracy [%]")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one of each kind
+    if handles:
+        left.legend(handles.values(), handles.keys(), fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)  # the temporary name does not end in .png
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row[key]
+    if value is None:
+        return "-"
+    return _HEADINGS[key][1](value) + "*" * (key in _NATS and row["likelihood_of"] == "binary")
+
+
+def _rank(row: Mapping[str, Any]) -> float:
+    """The highest log p(x) first; figures that are of something else come last, as they came."""
+    if row["likelihood_of"] != "levels":
+        return math.inf
+    return -(row["nats"] if row["iwae_nats"] is None else row["iwae_nats"])
+
+
+def _mean(parts: Sequence[Tensor]) -> float:
+    return float(torch.cat(list(parts)).double().mean())
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all work before is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,153 @@
+"""Drawn labels: points of the simplex, by noise that is centred on the classifier."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf.distributions import LabelDraw, Temperature, make_label_draw
+from scnf.distributions.labels import LABEL_DRAWS
+
+LOGITS = torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.0, -1.0], [-2.0, 0.5, 0.3], [8.0, 0.0, -8.0]], dtype=torch.float64)
+every_kind = pytest.mark.parametrize("kind", LABEL_DRAWS)
+ONE_HOT = ("gumbel-st", "logistic-normal-st", "score")
+
+
+def made(kind: str, temperature: float = 0.67) -> LabelDraw:
+    torch.manual_seed(0)
+    draw = make_label_draw(kind, temperature)
+    assert draw is not None
+    return draw.double()
+
+
+def draws(draw: LabelDraw, logits: Tensor, num: int = 20_000) -> Tensor:
+    """[num, K] of one row of logits [K]."""
+    return draw(logits.expand(num, -1))
+
+
+@every_kind
+@pytest.mark.parametrize("temperature", [0.1, 0.67, 3.0])
+def test_draws_lie_on_the_simplex(kind: str, temperature: float) -> None:
+    y = made(kind, temperature)(LOGITS.repeat(500, 1))
+    assert y.shape == (2000, 3) and y.dtype == torch.float64 and y.isfinite().all() and (y >= 0).all()
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(2000, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@every_kind
+def test_many_classes_and_extreme_logits_stay_finite(kind: str) -> None:
+    draw = made(kind, 0.2).float()
+    logits = torch.cat([50 * torch.randn(64, 50), torch.zeros(64, 50)]).requires_grad_()
+    y = draw(logits)
+    assert y.isfinite().all()
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(128), rtol=0, atol=1e-4)
+    if not draw.score_function:
+        (y * torch.randn_like(y)).sum().backward()
+        assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+@every_kind
+def test_gradients_reach_the_logits_of_their_row(kind: str) -> None:
+    draw = made(kind)
+    logits = LOGITS[:3].repeat(20, 1).requires_grad_()
+    y = draw(logits)
+    assert y.requires_grad != draw.score_function
+    if not draw.score_function:
+        (y[:30] * torch.randn(30, 3, dtype=torch.float64)).sum().backward()
+        assert logits.grad is not None and logits.grad.isfinite().all()
+        assert logits.grad[:30].abs().max() > 0 and logits.grad[30:].abs().max() == 0
+
+
+@every_kind
+def test_rows_are_drawn_apart(kind: str) -> None:
+    y = made(kind)(torch.zeros(200, 4, dtype=torch.float64))
+    assert len(y.unique(dim=0)) > 3
+
+
+@pytest.mark.parametrize("kind", ONE_HOT)
+def test_straight_through_and_score_are_one_hot(kind: str) -> None:
+    y = made(kind)(LOGITS.repeat(100, 1).requires_grad_()).detach()
+    torch.testing.assert_close(y.max(dim=1).values, torch.ones(400, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert ((y.abs() < 1e-12) | ((y - 1).abs() < 1e-12)).all()
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "logistic-normal"])
+def test_straight_through_has_the_corner_and_the_gradient_of_the_relaxed_draw(kind: str) -> None:
+    weights, results = torch.randn(12, 3, dtype=torch.float64), []
+    for name in (kind, f"{kind}-st"):
+        logits = LOGITS[:3].repeat(4, 1).requires_grad_()
+        y = made(name)(logits)
+        torch.manual_seed(1)
+        (gradient,) = torch.autograd.grad((y * weights).sum(), logits)
+        results.append((y.detach(), gradient))
+    (relaxed, gradient), (hard, same) = results
+    assert torch.equal(relaxed.argmax(dim=1), hard.argmax(dim=1))
+    torch.testing.assert_close(gradient, same)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "gumbel-st", "score"])
+@torch.no_grad()
+def test_the_nearest_corner_follows_the_classifier(kind: str) -> None:
+    for logits in LOGITS:
+        corners = draws(made(kind), logits).argmax(dim=1).bincount(minlength=3) / 20_000
+        torch.testing.assert_close(corners.double(), logits.softmax(dim=0), rtol=0, atol=0.015)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.67, 5.0])
+@torch.no_grad()
+def test_the_mean_of_log_gamma_labels_is_the_classifier(temperature: float) -> None:
+    draw = made("log-gamma", temperature)
+    for logits in LOGITS[:3]:
+        y, q = draws(draw, logits), logits.softmax(dim=0)
+        torch.testing.assert_close(y.mean(dim=0), q, rtol=0, atol=0.015)
+        torch.testing.assert_close(y.var(dim=0), q * (1 - q) / (temperature + 1), rtol=0.06, atol=0.002)
+
+
+@pytest.mark.parametrize("kind", ["logistic-normal", "logistic-normal-st"])
+@torch.no_grad()
+def test_logistic_normal_noise_is_centred(kind: str) -> None:
+    # stick-breaking takes coordinate after coordinate: y_1, then y_2 / (1 - y_1)
+    draw = made(kind, 1.0)
+    for logits in LOGITS[:3]:
+        y, q = draw.relaxed(logits.expand(20_000, -1)), logits.softmax(dim=0)
+        torch.testing.assert_close(y[:, 0].median(), q[0], rtol=0, atol=0.02)
+        torch.testing.assert_close((y[:, 1] / (1 - y[:, 0])).median(), q[1] / (1 - q[0]), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "logistic-normal", "log-gamma"])
+@torch.no_grad()
+def test_a_low_temperature_goes_to_corners(kind: str) -> None:
+    sharpness = [float(draws(made(kind, t), LOGITS[1]).max(dim=1).values.mean()) for t in (5.0, 1.0, 0.3, 0.02)]
+    assert sharpness == sorted(sharpness) and sharpness[-1] > 0.97, sharpness
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "logistic-normal", "log-gamma"])
+@torch.no_grad()
+def test_an_annealed_temperature_reaches_the_draw(kind: str) -> None:
+    draw = make_label_draw(kind, 1.0, 0.05)
+    assert draw is not None
+    logits = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    before = draw(logits).max(dim=1).values.mean()
+    draw.temperature.anneal(1.0)
+    assert draw(logits).max(dim=1).values.mean() > before + 0.05
+
+
+def test_enumeration_needs_no_draw() -> None:
+    assert make_label_draw("enumerate") is None
+
+
+@every_kind
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_is_above_zero(kind: str, temperature: float) -> None:
+    with pytest.raises(ValueError, match="a temperature must be above 0"):
+        make_label_draw(kind, temperature)
+    with pytest.raises(ValueError, match="a temperature must be above 0"):
+        make_label_draw(kind, 1.0, temperature)
+    with pytest.raises(ValueError, match=r"set model.temperature"):
+        Temperature(temperature)
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"model.labels is enumerate, gumbel.*; not 'concrete'"):
+        make_label_draw("concrete")
