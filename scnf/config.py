@@ -139,7 +139,8 @@ class ModelSettings:
     posterior: Literal["gaussian", "planar", "coupling"] | None = None
     posterior_steps: int | None = None
     labels: (
-        Literal["enumerate", "gumbel", "gumbel-st", "logistic-normal", "logistic-normal-st", "log-gamma", "score"] | None
+        Literal["enumerate", "gumbel", "gumbel-st", "logistic-normal", "logistic-normal-st", "log-gamma", "score"]
+        | None
     ) = None
     temperature: float | None = None
     final_temperature: float | None = None

@@ -40,7 +40,9 @@ def test_it_loads_and_builds(path: Path) -> None:
     shape, classes, rows = SHAPES[settings.data.name]
     visible = torch.arange(100 * classes) % classes
     prior = make_prior(settings.model.prior, classes, visible)
-    model = build(settings.model.recipe, shape, classes, prior, **settings.model.arguments())
+    parts = {"m1": build("m1", shape, classes)} if settings.model.recipe == "m1-m2" else {}
+    levels = 256 if len(shape) == 3 else None
+    model = build(settings.model.recipe, shape, classes, prior, levels, **settings.model.arguments(), **parts)
     x = torch.rand(2, *shape)
     with torch.no_grad():
         output = model.eval()(x, torch.tensor([0, -1]))

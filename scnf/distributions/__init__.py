@@ -1,6 +1,6 @@
 """Everything with `log_prob` and `sample`."""
 
-from scnf.distributions.base import ClassConditional, enumerate_classes
+from scnf.distributions.base import ClassConditional, enumerate_classes, single_or_better
 from scnf.distributions.flow import ClassConditionalFlow
 from scnf.distributions.gaussian import ClassConditionalGaussian, DiagonalGaussian
 from scnf.distributions.labels import LabelDraw, make_label_draw
@@ -23,4 +23,5 @@ __all__ = [
     "enumerate_classes",
     "make_label_draw",
     "make_prior",
+    "single_or_better",
 ]

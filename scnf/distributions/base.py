@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def single_or_better(values: Tensor) -> Tensor:
+    """What a network gave, in float32 where it came out in half precision: densities are computed from that."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def enumerate_classes(
     function: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], num_classes: int, chunk: int | None = None
 ) -> Tensor:

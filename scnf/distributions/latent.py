@@ -14,6 +14,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from scnf.distributions.base import single_or_better
 from scnf.transforms.base import Transform
 
 
@@ -50,7 +51,7 @@ class Temperature(nn.Module):
 
 def diagonal_gaussian(parameters: Tensor) -> Distribution:
     """N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
-    mean, log_scale = parameters.chunk(2, dim=1)
+    mean, log_scale = single_or_better(parameters).chunk(2, dim=1)
     return Independent(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
 
 
@@ -73,6 +74,7 @@ def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
         >>> merge_gaussians(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
         tensor([[ 2.0000, -0.3466]])
     """
+    first, second = single_or_better(first), single_or_better(second)
     (mean_1, log_scale_1), (mean_2, log_scale_2) = first.chunk(2, dim=1), second.chunk(2, dim=1)
     log_precision_1, log_precision_2 = -2 * log_scale_1, -2 * log_scale_2
     share = torch.sigmoid(log_precision_1 - log_precision_2)
@@ -130,7 +132,7 @@ class GaussianLatent(nn.Module):
             prior: over [M, D]; N(0, 1) by default.
             analytic: take KL(q || prior) in closed form where there is one, else log q(z) - log p(z) at the draw.
         """
-        prior = prior or standard_gaussian(parameters[:, : self.features])
+        prior = prior or standard_gaussian(single_or_better(parameters[:, : self.features]))
         if analytic and self.transform is None:
             q = diagonal_gaussian(parameters)
             return q.rsample(), kl_divergence(q, prior)
@@ -168,7 +170,7 @@ class CategoricalLatent(nn.Module):
         self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
     ) -> tuple[Tensor, Tensor]:
         """(z [M, V C], KL [M]) from logits [M, V C]; `prior` must be None: it is uniform."""
-        logits = parameters.view(-1, self.variables, self.categories)
+        logits = single_or_better(parameters).view(-1, self.variables, self.categories)
         q = Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
         uniform = OneHotCategorical(logits=torch.zeros_like(logits), validate_args=False)
         p = Independent(uniform, 1, validate_args=False)

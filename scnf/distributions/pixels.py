@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
+from scnf.distributions.base import single_or_better
+
 
 class DiscretizedLogistic(Distribution):
     """Logistic distribution whose mass is gathered in L cells of [0, 1), as a density that is constant on each.
@@ -105,7 +107,7 @@ class PixelLikelihood(nn.Module):
 
     def log_prob(self, seen: Tensor, parameters: Tensor) -> Tensor:
         """Log p [M] in nats of what was observed, [M, ...], given parameters [M, numbers * D]."""
-        return self.distribution(parameters).log_prob(seen.flatten(1))
+        return self.distribution(single_or_better(parameters)).log_prob(seen.flatten(1))
 
     def mean(self, parameters: Tensor) -> Tensor:
         """The expected x [M, ...], for parameters [M, numbers * D]: what one looks at as a sample."""

