@@ -1,4 +1,4 @@
-"""The commands: scnf train | evaluate | sample | runs."""
+"""The commands: scnf train | evaluate | sample | runs | compare."""
 
 import argparse
 import logging

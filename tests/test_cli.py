@@ -38,7 +38,7 @@ def figures_line(run: Run, split: str) -> str:
 def test_help(scnf: Callable[..., Any], words: str) -> None:
     outcome = scnf(words)
     assert outcome.code == 0 and outcome.err == ""
-    assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs"))
+    assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs", "compare"))
 
 
 def test_no_words_at_all(scnf: Callable[..., Any]) -> None:
@@ -46,7 +46,7 @@ def test_no_words_at_all(scnf: Callable[..., Any]) -> None:
     assert outcome.code == 2 and outcome.out.startswith("usage:")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "runs"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "runs", "compare"])
 def test_help_of_a_command(scnf: Callable[..., Any], tmp_path: Path, command: str) -> None:
     outcome = scnf(command, "--help")
     assert (outcome.code, outcome.err) == (0, "") and outcome.out.startswith("usage:")

@@ -43,7 +43,7 @@ class LabelDraw(nn.Module):
         y = self.relaxed(class_logits)
         if self.straight_through:
             hard = F.one_hot(y.argmax(dim=1), y.shape[1]).to(y.dtype)
-            y = hard + y - y.detach()
+            y = hard + (y - y.detach())
         return y
 
 
@@ -58,8 +58,8 @@ class GumbelSoftmax(LabelDraw):
 class LogisticNormalLabel(LabelDraw):
     """A logistic-normal label: Gaussian noise where Gumbel-softmax has Gumbel noise.
 
-    The draw is stick-breaking of N(loc, 1 / temperature), loc the stick-breaking coordinates of softmax(logits): at the
-    centre of the noise it is the classifier's own distribution.
+    The draw is stick-breaking of N(loc, 1) / temperature, loc the stick-breaking coordinates of softmax(logits): at
+    temperature 1 and the centre of the noise it is the classifier's own distribution.
     """
 
     def relaxed(self, class_logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Latent variables of variational models: a prior, and a posterior whose parameters an encoder gives."""
 
+import copy
 import math
 
 import torch
@@ -187,17 +188,23 @@ class CategoricalLatent(nn.Module):
         return F.one_hot(index, self.categories).to(like.dtype).flatten(1)
 
 
-@torch.no_grad()
 def _check_width(transform: Transform, features: int, context_features: int) -> None:
-    context = torch.zeros(2, context_features) if context_features else None
-    training = transform.training
-    transform.eval()  # an ActNorm must not take this for its first batch
+    """Compare the log-det with the Jacobian at one point: a transform of width 1 would broadcast over any other."""
+    trial = copy.deepcopy(transform).eval()  # an ActNorm must not take this for its first batch
+    with torch.no_grad():
+        for parameter in trial.parameters():  # what starts as the identity would fit anything
+            bend = torch.arange(parameter.numel(), device=parameter.device).cos().view_as(parameter)
+            parameter.add_(0.1 * bend.to(parameter.dtype))
+    like = next(trial.parameters(), torch.zeros(()))
+    point = torch.linspace(-1, 1, features, device=like.device, dtype=like.dtype)
+    context = like.new_zeros(1, context_features) if context_features else None
     try:
-        z, logabsdet = transform(torch.zeros(2, features), context)
-        fits = z.shape == (2, features) and logabsdet.shape == (2,)
+        jacobian = torch.autograd.functional.jacobian(lambda z: trial(z.unsqueeze(0), context)[0].squeeze(0), point)
+        logabsdet = trial(point.unsqueeze(0), context)[1]
+        fits = jacobian.shape == (features, features) and logabsdet.shape == (1,)
+        fits = fits and torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, logabsdet, rtol=1e-2, atol=1e-2)
     except (RuntimeError, ValueError, IndexError):
         fits = False
-    transform.train(training)
     if not fits:
         raise ValueError(
             f"the posterior flow does not map vectors of width {features}, as the latent has, to such: build it for "

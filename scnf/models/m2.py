@@ -28,7 +28,7 @@ class M2(VariationalModel):
     Kingma et al. (https://arxiv.org/abs/1406.5298, eqs. 6 and 7). Hidden labels are enumerated, or drawn once for each
     row (`labels`) in training; evaluation always enumerates, so that the bound it gives is one. With a drawn y,
     E_q(y | x) log w(x, y) is estimated from log w at the draw, and the divergence of q(y | x) from p(y) taken in closed
-    form, as by Jang et al. (https://arxiv.org/abs/1611.01144).
+    form, as by Jang et al. (https://arxiv.org/abs/1611.01144); with importance samples, at the draw.
 
     Args:
         likelihood: p(x | y, z).
@@ -108,7 +108,9 @@ class M2(VariationalModel):
             others = (draws.sum(dim=1, keepdim=True) - draws) / (self.num_samples - 1)
             score = (label * log_q).sum(dim=1)
             log_w = log_w + hidden.squeeze(1) * (draws - others).flatten() * (score - score.detach())
-        divergence = torch.where(hidden, log_q.exp() * (log_q - log_prior), -known * log_prior).sum(dim=1)
+        # in closed form, but for importance weights, which are of the draw itself
+        share = log_q.exp() if self.importance_samples == 1 else label
+        divergence = torch.where(hidden, share * (log_q - log_prior), -known * log_prior).sum(dim=1)
         return JointOutput(log_w - divergence, log_q, kl)
 
     @torch.no_grad()

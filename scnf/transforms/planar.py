@@ -43,7 +43,7 @@ class Planar(Transform):
         product = (u * w).sum(dim=1)
         wanted = F.softplus(product) - 1
         u = u + ((wanted - product) / w.square().sum(dim=1).clamp_min(1e-12)).unsqueeze(1) * w
-        return u, w, b, wanted
+        return u, w, b, (u * w).sum(dim=1)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(outputs [N, D], logabsdet [N])."""
@@ -54,15 +54,18 @@ class Planar(Transform):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(outputs [N, D], logabsdet [N]): a + (u w) tanh(a + b) = w y is solved for a = w z, by bisection.
 
-        The left side rises with a, for u w > -1. Gradients do not flow through the search.
+        The left side rises with a, for u w > -1. A last Newton step carries the gradients.
         """
         u, w, b, product = self._vectors(inputs, context)
+        target = (inputs * w).sum(dim=1)
         with torch.no_grad():
-            target = (inputs * w).sum(dim=1)
             low, high = target - product.abs(), target + product.abs()
             for _ in range(60):
                 middle = (low + high) / 2
                 below = middle + product * torch.tanh(middle + b) < target
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        bend = torch.tanh((low + high) / 2 + b)
+            start = (low + high) / 2
+        bend = torch.tanh(start + b)
+        root = start - (start + product * bend - target) / (1 + product * (1 - bend.square()))
+        bend = torch.tanh(root + b)
         return inputs - u * bend.unsqueeze(1), -torch.log1p(product * (1 - bend.square()))

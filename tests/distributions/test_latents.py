@@ -170,7 +170,7 @@ def test_a_flow_posterior_is_a_density(flow: Callable[[], Transform]) -> None:
     assert_mean((log_p - log_q).exp(), torch.ones((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("width", [D - 1, D + 1])
+@pytest.mark.parametrize("width", [1, D - 1, D + 1])
 def test_a_flow_of_another_width_is_refused(width: int) -> None:
     for transform in (
         Planar(width),

@@ -461,6 +461,16 @@ def test_labels_at_corners_give_the_enumerated_bound_in_the_mean(kind: str, temp
         assert (gap < 4.5).all(), (field, gap)
 
 
+@torch.no_grad()
+def test_importance_weights_of_a_drawn_label_are_those_of_the_draw() -> None:
+    model = m2(False, labels=make_label_draw("gumbel-st", 0.05), importance_samples=50)[0].train()
+    model.classifier.sharpness.fill_(0.3)  # of an exact posterior; a divergence in closed form would break the bound
+    x = normal(4, X)
+    truth = model.eval().log_likelihood(x, 1)
+    mean, error = mean_and_error(model.train()(x.repeat(300, 1), hidden(x).repeat(300)).log_likelihood.view(300, 4))
+    assert (mean < truth + 4 * error).all() and (mean > truth - 0.5).all()
+
+
 @pytest.mark.parametrize("kind", ["gumbel", "score", "logistic-normal-st"])
 @torch.no_grad()
 def test_evaluation_enumerates_whatever_training_does(kind: str) -> None:

@@ -116,6 +116,7 @@ CASES |= {
     "planar": Case(lambda: Planar(4), (4,)),
     "planar-one-feature": Case(lambda: Planar(1), (1,)),
     "planar-context": Case(lambda: Planar(4, CONTEXT), (4,), CONTEXT),
+    "planar-inverse": Case(lambda: InverseTransform(Planar(4)), (4,)),
     "composite": Case(
         lambda: CompositeTransform([ActNorm(4), PLULinear(4), coupling(ChannelPartition(4), False, CONTEXT)]),
         (4,),
