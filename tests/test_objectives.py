@@ -84,7 +84,7 @@ def test_the_classifier_term_sees_labelled_rows_only() -> None:
 
 def test_the_order_of_rows_does_not_matter() -> None:
     order = torch.tensor([2, 0, 3, 1])
-    shuffled = JointOutput(*(values[order] for values in output()))
+    shuffled = JointOutput(*(values[order] for values in output()[:2]))
     ours, _ = semi_supervised_loss(shuffled, MIXED[order], 3.0, 0.5)
     torch.testing.assert_close(ours, semi_supervised_loss(output(), MIXED, 3.0, 0.5)[0])
     assert (MIXED == UNLABELLED).sum() == 2
@@ -107,7 +107,7 @@ def test_consistency_by_hand() -> None:
 def test_views_without_weight_change_nothing() -> None:
     given, y = with_views()
     loss, _ = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=0.0))
-    plain, _ = semi_supervised_loss(JointOutput(*(part[:3] for part in given)), y[:3])
+    plain, _ = semi_supervised_loss(JointOutput(*(part[:3] for part in given[:2])), y[:3])
     assert float(loss) == float(plain)
 
 

@@ -154,7 +154,7 @@ sys.exit(main(sys.argv[4:]))
 """
 KINDS = {
     signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
-    "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --temperature 2",
+    "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2",
     signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim",
     signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
 }
