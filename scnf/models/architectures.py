@@ -23,6 +23,7 @@ from scnf.distributions import (
     DiagonalGaussian,
 )
 from scnf.models.flow import SemiConditionalFlow
+from scnf.models.recipe import defaults_of, override
 from scnf.models.variational_architectures import VARIATIONAL, VariationalRecipe
 from scnf.nn import MLP, ConvNet
 from scnf.transforms import (
@@ -258,13 +259,9 @@ class FlowRecipe:
             raise ValueError(f"conditional is {' or '.join(CONDITIONALS)}, not {kind!r}")
         arguments = {"conditional": kind}
         for part in (self.shared, CONDITIONALS[kind]):
-            parameters = inspect.signature(part).parameters.values()
-            arguments |= {p.name: p.default for p in parameters if p.default is not p.empty}
+            arguments |= defaults_of(part)
         arguments |= {name: value for name, value in self.defaults.items() if name in arguments}
-        for name in given:
-            if name not in arguments:
-                raise ValueError(f"it takes no argument {name!r}; it takes {', '.join(sorted(arguments))}")
-        return arguments | dict(given)
+        return override(arguments, given)
 
     def build(
         self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None, given: Mapping[str, Any]

@@ -1,14 +1,12 @@
 """Recipes of the variational family, as code: networks, latents and likelihood of each model."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scnf.distributions import (
     LIKELIHOODS,
@@ -23,6 +21,7 @@ from scnf.models.base import JointModel
 from scnf.models.classifier import Classifier
 from scnf.models.ladder import Ladder
 from scnf.models.m2 import ADGM, M1M2, M2
+from scnf.models.recipe import defaults_of, override
 from scnf.models.vae import VAE
 from scnf.nn import MLP, ConvDecoder, Encoder, Features
 from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_way_coupling
@@ -205,17 +204,6 @@ def build_m2(
     )
 
 
-class _WithContext(nn.Module):
-    """Two inputs as one, for a network that takes features and a context."""
-
-    def __init__(self, network: MLP) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, features: Tensor, context: Tensor) -> Tensor:
-        return self.network(torch.cat([features, context], dim=1))
-
-
 def build_adgm(
     shape: Shape,
     num_classes: int,
@@ -348,12 +336,7 @@ class VariationalRecipe:
         Raises:
             ValueError: an argument that this recipe does not take.
         """
-        parameters = inspect.signature(self.function).parameters.values()
-        arguments = {p.name: p.default for p in parameters if p.default is not p.empty} | dict(self.defaults)
-        for name in given:
-            if name not in arguments:
-                raise ValueError(f"it takes no argument {name!r}; it takes {', '.join(sorted(arguments))}")
-        return arguments | dict(given)
+        return override({**defaults_of(self.function), **self.defaults}, given)
 
     def build(
         self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None, given: Mapping[str, Any]
