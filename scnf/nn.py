@@ -121,9 +121,9 @@ class ConvNet(nn.Module):
 class Features(nn.Sequential):
     """What encoders and classifiers start from: images or vectors to [N, hidden], without context.
 
-    "mlp": `layers` times linear, normalisation, ReLU. "conv": two 3x3 convolutions of stride 2, each with normalisation
-    and ReLU, then linear, normalisation, ReLU. It is called once a row, never with classes folded into the batch, so
-    that batch normalisation sees the rows of the batch and nothing else.
+    "mlp": `layers` times linear, normalisation, ReLU. "conv": two 5x5 convolutions, each with normalisation, ReLU and
+    maximum pooling, to 4x4 pixels, then dropout, linear, normalisation, ReLU. It is called once a row, never with
+    classes folded into the batch, so that batch normalisation sees the rows of the batch and nothing else.
 
     Args:
         shape: of one input: (C, H, W), or (D,) for "mlp".
@@ -132,6 +132,7 @@ class Features(nn.Sequential):
         kind: "mlp" or "conv".
         norm: "batch", "layer" or "none".
         channels: of the first convolution; the second has twice as many.
+        dropout: of the pooled features of "conv".
 
     Raises:
         ValueError: an unknown kind or normalisation, or "conv" for vectors.
@@ -148,7 +149,8 @@ class Features(nn.Sequential):
         layers: int = 2,
         kind: str = "mlp",
         norm: str = "batch",
-        channels: int = 32,
+        channels: int = 16,
+        dropout: float = 0.0,
     ) -> None:
         if norm not in _NORMS:
             raise ValueError(f"normalisation is {', '.join(_NORMS)}; not {norm!r}")
@@ -157,12 +159,14 @@ class Features(nn.Sequential):
         if kind == "conv":
             if len(shape) != 3:
                 raise ValueError("convolutional networks take images [C, H, W]; for points choose mlp")
-            sizes, height, breadth = [shape[0], channels, 2 * channels], shape[1], shape[2]
-            for inputs, outputs in itertools.pairwise(sizes):
-                conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-                modules += [conv, *([nn.BatchNorm2d(outputs)] if norm == "batch" else []), nn.ReLU()]
-                height, breadth = (height + 1) // 2, (breadth + 1) // 2
-            width, layers = sizes[-1] * height * breadth, 1
+            pools = (nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(4))
+            for (inputs, outputs), pool in zip(
+                itertools.pairwise((shape[0], channels, 2 * channels)), pools, strict=True
+            ):
+                normal = [nn.BatchNorm2d(outputs)] if norm == "batch" else []
+                modules += [nn.Conv2d(inputs, outputs, 5, padding=2), *normal, nn.ReLU(), pool]
+            modules.append(nn.Dropout(dropout))
+            width, layers = 2 * channels * 16, 1
         elif kind != "mlp":
             raise ValueError(f"a network is mlp or conv, not {kind!r}")
         modules.append(nn.Flatten())

@@ -54,8 +54,8 @@ def semi_supervised_loss(
         temperature: of the posterior in cross-entropies and confidences.
         consistency: whether the batch ends in views, and what is asked of them.
         kl_weight: of the divergence between latents and their prior in a variational bound: below 1 to warm up
-            (https://arxiv.org/abs/1602.02282, section 2.3), above 1 for a beta-VAE (Higgins et al., 2017). With any
-            other weight than 1 the loss is no bound; "labelled_nll" and "unlabelled_nll" are of the bound all the same.
+            (https://arxiv.org/abs/1602.02282, section 2.3), above 1 for a beta-VAE (Higgins et al., 2017). The
+            metrics "labelled_nll" and "unlabelled_nll" are those of weight 1 all the same.
 
     Returns:
         the loss in nats per image, and detached metrics: "loss", "labelled_nll" and "unlabelled_nll" (nats per image; 0

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.batches import dequantize
 from scnf.files import atomic_write, write_text
 from scnf.models.base import JointModel, JointOutput
-from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error
+from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error, noisy_batches
 
 _Result = TypeVar("_Result")
 
@@ -53,8 +52,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the comparison; the labels are used only to score.
 
-    Each figure comes from a pass of its own that starts from `seed`, as :func:`scnf.training.metrics.evaluate` does. So
-    all models see the same dequantised pixels, if `batch_size` is the same.
+    Each figure comes from a pass of its own over :func:`scnf.training.metrics.noisy_batches`. So all models see the
+    same dequantised, and binarised, pixels in all passes, if `batch_size` is the same.
 
     Args:
         model: evaluated as it would meet unlabelled data; its bound is the ELBO if its own importance samples are 1.
@@ -82,22 +81,18 @@ def measure(
     """
     from tqdm import tqdm
 
-    batches, device = x.split(batch_size), x.device
+    device, first = x.device, x[:batch_size]
     density, bound = model.likelihood_of != "labels", not model.exact
 
-    def run(work: Callable[[Tensor], _Result], batches: Sequence[Tensor] = batches) -> tuple[list[_Result], float]:
+    def run(work: Callable[[Tensor], _Result], rows: Tensor = x) -> tuple[list[_Result], float]:
         """What `work` gives for each batch of images, and images/s."""
-        generator = torch.Generator(device=device).manual_seed(seed)
         results, seconds = [], 0.0
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for batch in batches:
-                images = dequantize(batch, levels, generator)
-                started = _now(device)
-                results.append(work(images))
-                seconds += _now(device) - started
-                bar.update(len(batch))
-        return results, sum(map(len, batches)) / seconds
+        for images in noisy_batches(rows, levels, batch_size, seed):
+            started = _now(device)
+            results.append(work(images))
+            seconds += _now(device) - started
+            bar.update(len(images))
+        return results, len(rows) / seconds
 
     def classify(images: Tensor) -> JointOutput:
         return model(images, torch.full((len(images),), UNLABELLED, device=device))
@@ -106,9 +101,9 @@ def measure(
     row["likelihood_of"] = model.likelihood_of
     was_training = model.training
     model.eval()
-    total = (1 + density + bound) * len(x) + len(batches[0])
+    total = (1 + density + bound) * len(x) + len(first)
     with tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False) as bar:
-        run(classify, batches[:1])  # the first call of all is slow
+        run(classify, first)  # the first call of all is slow
         outputs, row["posterior_images_per_second"] = run(classify)
         if density:
             row["likelihood"] = "bound" if bound else "exact"

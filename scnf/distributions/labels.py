@@ -1,20 +1,19 @@
 """How a hidden label is drawn where it is not enumerated: points of the simplex, near its corners.
 
-Each maps class logits [N, K] to y [N, K], differentiably. Over such draws the bound of M2 is estimated from one
-decoding a row in place of K. A relaxed y lies inside the simplex, where the decoder is asked for no label of the data:
-training then climbs a surrogate of the bound; the models enumerate in evaluation, and report the bound itself.
+Each maps class logits [N, K] to y [N, K]; all but the score function's carry a gradient. Over such draws the bound of
+M2 is estimated from one decoding a row in place of K. "gumbel-st" and "score" draw corners from softmax(logits), which
+makes the estimate one of the bound (to the gradient of "gumbel-st" the relaxation lends a bias). The others make a
+surrogate of it: a relaxed y lies inside the simplex, where the decoder is asked for no label of the data, and the
+corner nearest to a logistic-normal draw has nearly, not quite, the classifier's distribution. The models enumerate in
+evaluation, and report the bound itself.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import (
-    Gamma,
-    LogisticNormal,
-    OneHotCategorical,
-    RelaxedOneHotCategorical,
-    StickBreakingTransform,
-)
+from torch.distributions import Gamma, OneHotCategorical, RelaxedOneHotCategorical
 
 from scnf.distributions.latent import Temperature
 
@@ -56,25 +55,23 @@ class GumbelSoftmax(LabelDraw):
 
 
 class LogisticNormalLabel(LabelDraw):
-    """A logistic-normal label: Gaussian noise where Gumbel-softmax has Gumbel noise.
+    """A logistic-normal label, softmax((logits + noise) / temperature): Gaussian noise of the variance of Gumbel's.
 
-    The draw is stick-breaking of N(loc, 1) / temperature, loc the stick-breaking coordinates of softmax(logits): at
-    temperature 1 and the centre of the noise it is the classifier's own distribution.
+    All K logits get noise. `torch.distributions.LogisticNormal` gives it to the K - 1 coordinates of stick-breaking,
+    which makes classes that come early likelier than the classifier says, or less likely.
     """
 
     def relaxed(self, class_logits: Tensor) -> Tensor:
         """A differentiable draw [N, K]."""
-        q = torch.softmax(class_logits, dim=1)
-        q = (q + 1e-5) / (q + 1e-5).sum(dim=1, keepdim=True)
-        loc = StickBreakingTransform().inv(q) / self.temperature.value
-        scale = (1.0 / self.temperature.value).expand_as(loc)
-        return LogisticNormal(loc, scale, validate_args=False).rsample()
+        noise = math.pi / math.sqrt(6.0) * torch.randn_like(class_logits)
+        return torch.softmax((class_logits + noise) / self.temperature.value, dim=1)
 
 
 class LogGammaLabel(LabelDraw):
     """A Dirichlet(temperature * softmax(logits)) label, by Gammas drawn as their logarithms.
 
-    The mean is the classifier's own distribution at any temperature; at a low one, draws lie at the corners. A Gamma of
+    The mean is the classifier's own distribution at any temperature, but that no class goes below about 0.001; at a low
+    temperature, draws lie at the corners. A Gamma of
     small shape a underflows, its logarithm does not: log G(a) = log G(a + 1) + log U / a (Marsaglia and Tsang, 2000).
     Gradients through G(a + 1) are implicit (https://arxiv.org/abs/1805.08498).
     """

@@ -179,8 +179,8 @@ class CategoricalLatent(nn.Module):
             z = RelaxedOneHotCategorical(self.temperature.value, logits=logits, validate_args=False).rsample()
         else:
             z = q.sample()
-        exact = analytic or self.training
-        return z.flatten(1), kl_divergence(q, p) if exact else q.log_prob(z) - p.log_prob(z)
+        at_draw = z * (torch.log_softmax(logits, dim=2) + math.log(self.categories))
+        return z.flatten(1), kl_divergence(q, p) if analytic else at_draw.sum(dim=(1, 2))
 
     def sample_prior(self, num: int, like: Tensor) -> Tensor:
         """[num, V C] draws from the prior, on the device of `like`."""

@@ -27,8 +27,9 @@ class M2(VariationalModel):
 
     Kingma et al. (https://arxiv.org/abs/1406.5298, eqs. 6 and 7). Hidden labels are enumerated, or drawn once for each
     row (`labels`) in training; evaluation always enumerates, so that the bound it gives is one. With a drawn y,
-    E_q(y | x) log w(x, y) is estimated from log w at the draw, and the divergence of q(y | x) from p(y) taken in closed
-    form, as by Jang et al. (https://arxiv.org/abs/1611.01144); with importance samples, at the draw.
+    E_q(y | x) log w(x, y) is replaced by log w at the draw, and the divergence of q(y | x) from p(y) taken in closed
+    form, as by Jang et al. (https://arxiv.org/abs/1611.01144); with importance samples, at the draw. That estimates the
+    bound where draws are one-hot and of q(y | x), and is a surrogate elsewhere; see :mod:`scnf.distributions.labels`.
 
     Args:
         likelihood: p(x | y, z).
@@ -92,39 +93,53 @@ class M2(VariationalModel):
         log_px, kl = enumerate_classes(one_class, features, self.num_classes, self.class_chunk).unbind(dim=2)
         return Table(log_px - kl + self.prior.log_prob_all(), class_logits, kl)
 
+    @property
+    def enumerates(self) -> bool:
+        """Always in evaluation; in training unless labels are drawn."""
+        return self.labels is None or not self.training
+
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """The bound from one draw for each row, or in training with drawn labels its estimate."""
-        if self.labels is None or not self.training:
-            return super().draw(seen, y)
+        """Log w and the classifier for each row, with one draw of its label where that is hidden."""
+        assert self.labels is not None
         features, class_logits = self.encode(seen)
         log_q, log_prior = torch.log_softmax(class_logits, dim=1), self.prior.log_prob_all()
         known = F.one_hot(y.clamp_min(0), self.num_classes).to(log_q.dtype)
         hidden = (y == UNLABELLED).unsqueeze(1)
         label = torch.where(hidden, self.labels(class_logits), known)
         log_px, kl = self.terms(features, label, analytic=self.importance_samples == 1).unbind(dim=1)
+        if self.labels.score_function:
+            score = hidden.squeeze(1) * (label * log_q).sum(dim=1)
+            log_px, kl = self._with_score(log_px, score), self._with_score(kl, score)
         log_w = log_px - kl
-        if self.labels.score_function:  # the other draws of a row are the baseline (https://arxiv.org/abs/1602.06725)
-            draws = log_w.detach().view(-1, self.num_samples)
-            others = (draws.sum(dim=1, keepdim=True) - draws) / (self.num_samples - 1)
-            score = (label * log_q).sum(dim=1)
-            log_w = log_w + hidden.squeeze(1) * (draws - others).flatten() * (score - score.detach())
         # in closed form, but for importance weights, which are of the draw itself
         share = log_q.exp() if self.importance_samples == 1 else label
         divergence = torch.where(hidden, share * (log_q - log_prior), -known * log_prior).sum(dim=1)
         return JointOutput(log_w - divergence, log_q, kl)
 
+    def _with_score(self, values: Tensor, score: Tensor) -> Tensor:
+        """Values [M] as they are, with the score-function gradient of their mean over the labels drawn.
+
+        The other draws of a row are the baseline (Mnih and Rezende, https://arxiv.org/abs/1602.06725).
+        """
+        draws = values.detach().view(-1, self.num_samples)
+        others = (draws.sum(dim=1, keepdim=True) - draws) / (self.num_samples - 1)
+        return values + (draws - others).flatten() * (score - score.detach())
+
     @torch.no_grad()
+    def generate(self, y: Tensor) -> Tensor:
+        """The parameters of p(x | y, z) at a draw of z from its prior, for labels y [M]."""
+        label = F.one_hot(y, self.num_classes).to(self.prior.logits.dtype)
+        return self.decoder(self.ladder.generate(len(y), label, label)[0], label)
+
     def sample(self, y: Tensor) -> Tensor:
         """One x [M, ...] for each label of y [M]: the mean of p(x | y, z) at a draw of z."""
-        label = F.one_hot(y, self.num_classes).to(self.prior.logits.dtype)
-        drawn = self.ladder.generate(len(y), label, label)
-        return self.likelihood.mean(self.decoder(drawn[0], label))
+        return self.likelihood.mean(self.generate(y))
 
 
 class ADGM(M2):
     """M2 with an auxiliary variable a, which makes q(z | x) and the classifier richer.
 
-    Maaløe et al., "Auxiliary Deep Generative Models" (https://arxiv.org/abs/1602.05473, section 3.1): q(a | x),
+    Maaløe et al., "Auxiliary Deep Generative Models" (https://arxiv.org/abs/1602.05473, section 2): q(a | x),
     q(y | x, a), q(z | x, y, a); p(z) p(y) p(x | y, z) p(a | x, y, z). One draw of a serves all that depends on it.
 
     Args:
@@ -202,13 +217,19 @@ class M1M2(VariationalModel):
         table = self.m2.table(z, analytic)
         return table._replace(log_joint=table.log_joint + common.unsqueeze(1))
 
+    @property
+    def enumerates(self) -> bool:
+        """As M2 does."""
+        return self.m2.enumerates
+
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """The bound from one draw for each row."""
+        """Log w and the classifier for each row, with one draw of its label where that is hidden."""
         z, common = self._lift(seen)
         output = self.m2.draw(z, y)
         return output._replace(log_likelihood=output.log_likelihood + common)
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One x [M, ...] for each label of y [M]."""
-        return self.likelihood.mean(self.m1.decoder(self.m2.sample(y)))
+        """One x [M, ...] for each label of y [M]: the mean of p(x | z_1) at a draw of z_1 given y."""
+        z = self.m2.likelihood.distribution(self.m2.generate(y)).sample()
+        return self.likelihood.mean(self.m1.decoder(z))

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from scnf import UNLABELLED
 from scnf.distributions import GaussianLatent, PixelLikelihood, single_or_better
+from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
-from scnf.models.variational import Table, VariationalModel
+from scnf.models.variational import Table, VariationalModel, log_mean_exp
 
 
 class VAE(VariationalModel):
@@ -46,13 +48,31 @@ class VAE(VariationalModel):
         super().__init__(likelihood, num_classes, num_samples, importance_samples)
         self.ladder, self.decoder, self.classifier = ladder, decoder, classifier
 
+    def _terms(self, seen: Tensor, analytic: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(log p(x | z) - KL [M], log p(y | z) [M, K], KL [M]) of one draw for each row."""
+        drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
+        logits = single_or_better(self.classifier(torch.cat(drawn, dim=1).detach()))
+        return self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl, torch.log_softmax(logits, dim=1), kl
+
     def table(self, seen: Tensor, analytic: bool) -> Table:
         """One draw for each row; see :class:`Table`."""
-        drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
-        bound = self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl
-        logits = single_or_better(self.classifier(torch.cat(drawn, dim=1).detach()))
-        class_logits = torch.log_softmax(logits, dim=1)
-        return Table(bound.unsqueeze(1) + class_logits, class_logits, kl.unsqueeze(1).expand_as(class_logits))
+        log_w, log_q, kl = self._terms(seen, analytic)
+        return Table(log_w.unsqueeze(1) + log_q, log_q, kl.unsqueeze(1).expand_as(log_q))
+
+    def bound(self, seen: Tensor, y: Tensor) -> JointOutput:
+        """The bound for each row of y [N] from k draws; the classifier is averaged over them by their weights.
+
+        log mean_i [w_i p(y | z_i)] = log mean_i w_i + log p(y | x), with p(y | x) that average: there the weights carry
+        no gradient, so that labels do not reach the autoencoder.
+        """
+        k = self.importance_samples
+        log_w, log_q, kl = self._terms(seen, analytic=k == 1)
+        bound = log_mean_exp(log_w, k)
+        weights = torch.log_softmax(log_w.detach().view(-1, k), dim=1)
+        class_log_probs = (weights.unsqueeze(2) + log_q.unflatten(0, (-1, k))).logsumexp(dim=1)
+        label = class_log_probs.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
+        known = (y != UNLABELLED).to(label.dtype)
+        return JointOutput(bound + known * label, class_log_probs, kl.view(-1, k).mean(dim=1))
 
     def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """(z [N, D], log q(z | x) [N]) for a model with one Gaussian latent."""

@@ -25,6 +25,11 @@ class Table(NamedTuple):
     kl: Tensor
 
 
+def log_mean_exp(values: Tensor, k: int) -> Tensor:
+    """Over every k consecutive rows of [N * k, ...]: [N, ...]."""
+    return values.unflatten(0, (-1, k)).logsumexp(dim=1) - math.log(k) if k > 1 else values
+
+
 class VariationalModel(JointModel):
     """A model with latent variables, trained by a lower bound of log p(x, y) and log p(x).
 
@@ -57,6 +62,11 @@ class VariationalModel(JointModel):
         self.num_samples, self.importance_samples = num_samples, importance_samples
         self.likelihood_of = "levels" if likelihood.comparable else "binary"
 
+    @property
+    def enumerates(self) -> bool:
+        """Whether hidden labels are summed out now, by :meth:`table`, and not drawn, by :meth:`draw`."""
+        return True
+
     def table(self, seen: Tensor, analytic: bool) -> Table:
         """One draw for each row of `seen` [N, ...], which the likelihood observed.
 
@@ -67,21 +77,33 @@ class VariationalModel(JointModel):
         raise NotImplementedError
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """The bound from one draw for each row."""
-        table = self.table(seen, analytic=self.importance_samples == 1)
-        return output_from_table(table.log_joint, table.class_logits, y, table.kl)
+        """Log w and the classifier for each row, from one draw, where labels are drawn and not enumerated."""
+        raise NotImplementedError
+
+    def bound(self, seen: Tensor, y: Tensor) -> JointOutput:
+        """The bound for each row of y [N], from `seen` [N * k, ...]: every k rows are the same image, for k draws.
+
+        Labels that are enumerated get a bound each before they are averaged: sum_y q(y) [log mean_i w_i(y) - log q(y)].
+        """
+        k = self.importance_samples
+        if not self.enumerates:
+            output = self.draw(seen, y.repeat_interleave(k))
+            assert output.kl is not None
+            log_w, log_q, kl = output.log_likelihood, output.class_log_probs, output.kl
+            return JointOutput(log_mean_exp(log_w, k), log_mean_exp(log_q, k), kl.view(-1, k).mean(dim=1))
+        table = self.table(seen, analytic=k == 1)
+        class_logits = log_mean_exp(torch.log_softmax(table.class_logits, dim=1), k)
+        kl = table.kl.unflatten(0, (-1, k)).mean(dim=1)
+        return output_from_table(log_mean_exp(table.log_joint, k), class_logits, y, kl)
 
     def forward(self, x: Tensor, y: Tensor) -> JointOutput:
         """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
-        seen, samples = self.likelihood.observe(x), self.num_samples * self.importance_samples
-        if samples == 1:
-            return self.draw(seen, y)
-        output = self.draw(seen.repeat_interleave(samples, dim=0), y.repeat_interleave(samples))
+        samples = self.num_samples
+        seen = self.likelihood.observe(x).repeat_interleave(samples * self.importance_samples, dim=0)
+        output = self.bound(seen, y.repeat_interleave(samples))
         assert output.kl is not None
-        draws = output.log_likelihood.view(len(x), self.num_samples, self.importance_samples)
-        bound = (draws.logsumexp(dim=2) - math.log(self.importance_samples)).mean(dim=1)
-        class_log_probs = output.class_log_probs.view(len(x), samples, -1).logsumexp(dim=1) - math.log(samples)
-        return JointOutput(bound, class_log_probs, output.kl.view(len(x), samples).mean(dim=1))
+        mean, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
+        return JointOutput(mean, log_mean_exp(output.class_log_probs, samples), kl)
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """The importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.

@@ -107,7 +107,7 @@ def _classifier(
     shape: Shape, num_classes: int, hidden: int, layers: int, kind: str, norm: str, context: int
 ) -> Encoder:
     head = MLP(hidden, num_classes, hidden, 0, context) if context else nn.Linear(hidden, num_classes)
-    return Encoder(Features(shape, hidden, layers, kind, norm), head)
+    return Encoder(Features(shape, hidden, layers, kind, norm, dropout=0.5), head)
 
 
 def build_vae(

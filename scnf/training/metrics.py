@@ -1,7 +1,7 @@
 """Figures of a model on a data split, all from one pass."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -52,6 +52,19 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
 
+def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Dequantised batches of x, with the noise of `seed`, and torch's own generator set anew for each.
+
+    So what a model draws first in a batch, such as binary images, is the same in every pass and for every model. The
+    random state of the caller comes back at the end.
+    """
+    generator = torch.Generator(device=x.device).manual_seed(seed)
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        for index, batch in enumerate(x.split(batch_size)):
+            torch.manual_seed(seed + 1 + index)  # another stream than the generator's
+            yield dequantize(batch, levels, generator)
+
+
 @torch.no_grad()
 def evaluate(
     model: JointModel, x: Tensor, y: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0
@@ -77,15 +90,11 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    generator = torch.Generator(device=x.device).manual_seed(seed)
     likelihoods, posteriors = [], []
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for rows in torch.arange(len(x), device=x.device).split(batch_size):
-            hidden = torch.full((len(rows),), UNLABELLED, device=x.device)
-            output = model(dequantize(x[rows], levels, generator), hidden)
-            likelihoods.append(output.log_likelihood)
-            posteriors.append(output.class_log_probs)
+    for batch in noisy_batches(x, levels, batch_size, seed):
+        output = model(batch, torch.full((len(batch),), UNLABELLED, device=x.device))
+        likelihoods.append(output.log_likelihood)
+        posteriors.append(output.class_log_probs)
     model.train(was_training)
     class_log_probs = torch.cat(posteriors)
     figures = {"accuracy": float((class_log_probs.argmax(dim=1) == y).double().mean())}

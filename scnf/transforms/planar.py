@@ -33,7 +33,7 @@ class Planar(Transform):
             nn.init.normal_(self.by_context.weight, std=0.01)
 
     def _vectors(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(u [N, D], w [N, D], b [N], u w [N])."""
+        """(u [N, D], w [N, D], b [N], 1 + u w [N], which is positive)."""
         raw = self.bias.expand(len(inputs), -1)
         if self.by_context is not None:
             if context is None:
@@ -41,23 +41,23 @@ class Planar(Transform):
             raw = raw + self.by_context(context).to(raw.dtype)
         u, w, b = raw[:, : self.features], raw[:, self.features : -1], raw[:, -1]
         product = (u * w).sum(dim=1)
-        wanted = F.softplus(product) - 1
-        u = u + ((wanted - product) / w.square().sum(dim=1).clamp_min(1e-12)).unsqueeze(1) * w
-        return u, w, b, (u * w).sum(dim=1)
+        slack = F.softplus(product)
+        size = w.square().sum(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+        return u + ((slack - 1 - product) / size).unsqueeze(1) * w, w, b, slack
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(outputs [N, D], logabsdet [N])."""
-        u, w, b, product = self._vectors(inputs, context)
+        u, w, b, slack = self._vectors(inputs, context)
         bend = torch.tanh((inputs * w).sum(dim=1) + b)
-        return inputs + u * bend.unsqueeze(1), torch.log1p(product * (1 - bend.square()))
+        return inputs + u * bend.unsqueeze(1), _slope(bend, slack).log()
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(outputs [N, D], logabsdet [N]): a + (u w) tanh(a + b) = w y is solved for a = w z, by bisection.
 
         The left side rises with a, for u w > -1. A last Newton step carries the gradients.
         """
-        u, w, b, product = self._vectors(inputs, context)
-        target = (inputs * w).sum(dim=1)
+        u, w, b, slack = self._vectors(inputs, context)
+        target, product = (inputs * w).sum(dim=1), slack - 1
         with torch.no_grad():
             low, high = target - product.abs(), target + product.abs()
             for _ in range(60):
@@ -66,6 +66,11 @@ class Planar(Transform):
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
             start = (low + high) / 2
         bend = torch.tanh(start + b)
-        root = start - (start + product * bend - target) / (1 + product * (1 - bend.square()))
+        root = start - (start + product * bend - target) / _slope(bend, slack)
         bend = torch.tanh(root + b)
-        return inputs - u * bend.unsqueeze(1), -torch.log1p(product * (1 - bend.square()))
+        return inputs - u * bend.unsqueeze(1), -_slope(bend, slack).log()
+
+
+def _slope(bend: Tensor, slack: Tensor) -> Tensor:
+    """1 + u w (1 - tanh^2), without cancellation where u w is close to -1."""
+    return bend.square() + slack * (1 - bend.square())

@@ -105,13 +105,19 @@ def test_the_mean_of_log_gamma_labels_is_the_classifier(temperature: float) -> N
 
 @pytest.mark.parametrize("kind", ["logistic-normal", "logistic-normal-st"])
 @torch.no_grad()
-def test_logistic_normal_noise_is_centred(kind: str) -> None:
-    # stick-breaking takes coordinate after coordinate: y_1, then y_2 / (1 - y_1)
+def test_logistic_normal_noise_is_centred_on_the_classifier(kind: str) -> None:
     draw = made(kind, 1.0)
     for logits in LOGITS[:3]:
-        y, q = draw.relaxed(logits.expand(20_000, -1)), logits.softmax(dim=0)
-        torch.testing.assert_close(y[:, 0].median(), q[0], rtol=0, atol=0.02)
-        torch.testing.assert_close((y[:, 1] / (1 - y[:, 0])).median(), q[1] / (1 - q[0]), rtol=0, atol=0.02)
+        odds = (draw.relaxed(logits.expand(20_000, -1)).log() - logits).diff(dim=1)  # of neighbours: Gaussian
+        torch.testing.assert_close(odds.mean(dim=0), torch.zeros(2, dtype=torch.float64), rtol=0, atol=0.06)
+        torch.testing.assert_close(odds.var(dim=0), torch.full((2,), math.pi**2 / 3).double(), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LABEL_DRAWS if kind != "log-gamma"])
+@torch.no_grad()
+def test_no_class_is_favoured_for_its_place(kind: str) -> None:
+    corners = draws(made(kind), torch.zeros(10, dtype=torch.float64)).argmax(dim=1).bincount(minlength=10) / 20_000
+    torch.testing.assert_close(corners, torch.full((10,), 0.1), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "logistic-normal", "log-gamma"])

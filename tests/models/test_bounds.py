@@ -20,6 +20,7 @@ from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
 from scnf.models.variational import VariationalModel
 from scnf.nn import MLP
+from scnf.objectives import semi_supervised_loss
 from scnf.transforms import CompositeTransform, FullLinear, Planar, Transform, two_way_coupling
 
 X, Z, K, A = 3, 2, 3, 2  # widths of x, z, y and of an auxiliary variable
@@ -376,14 +377,50 @@ def test_forward_is_the_mean_of_log_mean_exponentials(make: Callable[..., Case])
     y = torch.tensor([UNLABELLED, 0, 2])
     output = case.model(x.repeat(repeats, 1), y.repeat(repeats))
     mean, error = mean_and_error(output.log_likelihood.view(repeats, 3))
-    draws = torch.stack(
-        [case.model.draw(x.repeat(repeats, 1), y.repeat(repeats)).log_likelihood for _ in range(samples)]
-    )
-    by_hand, other = mean_and_error((draws.logsumexp(dim=0) - math.log(samples)).view(repeats, 3))
+    tables = [case.model.table(x.repeat(repeats, 1), analytic=False) for _ in range(samples)]
+    draws = torch.stack([table.log_joint for table in tables])
+
+    def bound(draws: Tensor) -> Tensor:
+        joint = draws.logsumexp(dim=0) - math.log(len(draws))
+        known = joint.gather(1, y.repeat(repeats).clamp_min(0).unsqueeze(1)).squeeze(1)
+        if make is vae:  # y is no latent variable of it
+            return torch.where(y.repeat(repeats) == UNLABELLED, joint.logsumexp(dim=1), known)
+        q = torch.stack([table.class_logits.softmax(dim=1) for table in tables[: len(draws)]]).mean(dim=0)
+        return torch.where(y.repeat(repeats) == UNLABELLED, (q * (joint - q.log())).sum(dim=1), known)
+
+    by_hand, other = mean_and_error(bound(draws).view(repeats, 3))
     assert ((mean - by_hand).abs() < 4.5 * (error.square() + other.square()).sqrt()).all(), (mean, by_hand)
     assert (error < 0.9 * other).all(), "groups of samples should average noise away"
-    single, _ = mean_and_error(draws[0].view(repeats, 3))
+    single, _ = mean_and_error(bound(draws[:1]).view(repeats, 3))
     assert (single < by_hand - 6 * other).all()
+
+
+@torch.no_grad()
+def test_the_bound_of_a_hidden_label_gets_tight_though_the_classifier_knows_nothing() -> None:
+    model, means, covariance = m2(True, num_samples=1, importance_samples=400)
+    model.classifier.sharpness.zero_()  # type: ignore[union-attr, operator]
+    x = normal(3, X)
+    truth = marginal(means, covariance)(x)
+    log_p = truth.log_softmax(dim=1)
+    costs = (-math.log(K) - log_p).mean(dim=1)  # KL(uniform || posterior), and nothing of the loose q(z | x, y)
+    mean = model(x.repeat(20, 1), hidden(x).repeat(20)).log_likelihood.view(20, 3).mean(dim=0)
+    torch.testing.assert_close(mean, truth.logsumexp(dim=1) - costs, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("importance_samples", [1, 5])
+def test_labels_do_not_reach_the_autoencoder_of_m1(importance_samples: int) -> None:
+    found = []
+    for label in range(K):
+        case, x = prepared(vae, loose=True, num_samples=1, importance_samples=importance_samples)
+        torch.manual_seed(1)
+        output = case.model(x, torch.full((len(x),), label))
+        own = [value for name, value in case.model.named_parameters() if not name.startswith("classifier")]
+        loss = output.log_likelihood.sum() + output.class_log_probs[:, label].sum()
+        gradients_of_own = torch.autograd.grad(loss, own, allow_unused=True)
+        found.append(torch.cat([g.flatten() for g in gradients_of_own if g is not None]))
+    assert found[0].abs().max() > 0
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
 
 
 @torch.no_grad()
@@ -423,20 +460,21 @@ def drawn_labels(kind: str, temperature: float = 0.67, **samples: int) -> tuple[
     return models[0], models[1], normal(3, X)
 
 
-def gradients(model: M2, x: Tensor, batches: int, repeats: int) -> Tensor:
-    """[batches, number of all parameters] of the mean bound of unlabelled rows."""
+def gradients(model: M2, x: Tensor, batches: int, repeats: int, kl_weight: float) -> Tensor:
+    """[batches, number of all parameters] of the loss of unlabelled rows."""
     results = []
     for _ in range(batches):
-        value = model(x.repeat(repeats, 1), hidden(x).repeat(repeats)).log_likelihood.mean()
+        y = hidden(x).repeat(repeats)
+        value = semi_supervised_loss(model(x.repeat(repeats, 1), y), y, kl_weight=kl_weight)[0]
         results.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))]))
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("num_samples", [2, 5])
-def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples: int) -> None:
+@pytest.mark.parametrize(("num_samples", "kl_weight"), [(2, 1.0), (5, 1.0), (2, 0.0), (2, 4.0)])
+def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples: int, kl_weight: float) -> None:
     drawing, enumerating, x = drawn_labels("score", num_samples=num_samples)
-    mean, error = mean_and_error(gradients(drawing, x, 60, 200))
-    exact, exact_error = mean_and_error(gradients(enumerating, x, 60, 200))
+    mean, error = mean_and_error(gradients(drawing, x, 60, 200, kl_weight))
+    exact, exact_error = mean_and_error(gradients(enumerating, x, 60, 200, kl_weight))
     gap = (mean - exact).abs() / (error.square() + exact_error.square()).sqrt()
     assert (gap < 5).all(), gap
     sharpness = [name for name, _ in drawing.named_parameters()].index("classifier.sharpness")

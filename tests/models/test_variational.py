@@ -272,14 +272,14 @@ def test_the_divergence_of_a_hidden_label_is_the_mean_over_labels(recipe: str) -
     torch.manual_seed(1)
     table = model.table(seen, analytic=True)
     torch.manual_seed(1)
-    output = model.draw(seen, torch.full((6,), UNLABELLED))
+    output = model.bound(seen, torch.full((6,), UNLABELLED))
     q = table.class_logits.softmax(dim=1)
     torch.testing.assert_close(output.kl, (q * table.kl).sum(dim=1))
     log_q = table.class_logits.log_softmax(dim=1)
     torch.testing.assert_close(output.log_likelihood, (q * (table.log_joint - log_q)).sum(dim=1))
     for label in range(K):
         torch.manual_seed(1)
-        output = model.draw(seen, torch.full((6,), label))
+        output = model.bound(seen, torch.full((6,), label))
         torch.testing.assert_close(output.kl, table.kl[:, label])
 
 

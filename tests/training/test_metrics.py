@@ -7,7 +7,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.models.architectures import build
 from scnf.models.base import JointModel, JointOutput
-from scnf.training.metrics import bits_per_dim, evaluate, expected_calibration_error
+from scnf.training.metrics import bits_per_dim, evaluate, expected_calibration_error, noisy_batches
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,18 @@ def test_points_have_no_bits() -> None:
         "nll",
         "ece",
     }
+
+
+def test_binary_images_are_the_same_in_every_pass() -> None:
+    x = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8)
+
+    def binary(draws: int) -> Tensor:
+        seen = []
+        for batch in noisy_batches(x, 256, 10, seed=3):
+            seen.append(torch.bernoulli(batch))
+            torch.randn(draws)  # what a model draws after that
+        return torch.cat(seen)
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert torch.equal(binary(1), binary(1000)) and torch.equal(torch.get_rng_state(), before)

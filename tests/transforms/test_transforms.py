@@ -294,3 +294,15 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
 def test_errors(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("product", [-10.0, -25.0, -80.0])
+def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
+    planar = Planar(2)
+    with torch.no_grad():
+        planar.bias.copy_(torch.tensor([product, 0.0, 1.0, 0.0, 0.0]))  # u w = product, before u is moved
+    z = torch.tensor([[0.7, 0.0], [-0.4, 0.3]])
+    outputs, logabsdet = planar(z)
+    slope = 1 - 1 / z[:, 0].cosh().square()  # of a - tanh(a), where u w is -1 but for a hair
+    torch.testing.assert_close(logabsdet, slope.log(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(planar.inverse(outputs)[0], z, rtol=0, atol=1e-4)
