@@ -60,8 +60,12 @@ class JointModel(nn.Module):
     likelihood_of: Literal["levels", "binary", "labels"] = "levels"
     num_classes: int
 
-    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
-        """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden."""
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+        """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden.
+
+        Of the last `views` rows nothing but the class posterior is wanted: a model that can saves itself the rest, and
+        gives 0 for it.
+        """
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:

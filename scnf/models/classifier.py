@@ -29,7 +29,7 @@ class Classifier(JointModel):
         super().__init__()
         self.network, self.num_classes = network, num_classes
 
-    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
         log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
         own = log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)

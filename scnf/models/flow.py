@@ -67,7 +67,7 @@ class SemiConditionalFlow(JointModel):
         z_f, common = self._shared(x)
         return common.unsqueeze(1) + self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
 
-    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
         table = self.log_joint(x)
         return output_from_table(table, table, y)

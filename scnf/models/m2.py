@@ -77,6 +77,10 @@ class M2(VariationalModel):
         """What does not depend on the label: features of N rows for :meth:`terms`, and class logits [N, K]."""
         return [seen, *self.ladder.up(seen)], single_or_better(self.classifier(seen))
 
+    def class_log_probs(self, seen: Tensor) -> Tensor:
+        """Log q(y | x) [N, K]."""
+        return torch.log_softmax(single_or_better(self.classifier(seen)), dim=1)
+
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """(log p(x | latents, y), KL) [M, 2] of one draw, from features of M rows and y [M, K] on the simplex."""
         seen, *ups = features
@@ -167,6 +171,11 @@ class ADGM(M2):
         a, log_q = self.auxiliary.sample(self.posterior(seen))
         return [seen, *self.ladder.up(seen), a, log_q], single_or_better(self.classifier(seen, a))
 
+    def class_log_probs(self, seen: Tensor) -> Tensor:
+        """Log q(y | x, a) [N, K] at a draw of a."""
+        a, _ = self.auxiliary.sample(self.posterior(seen))
+        return torch.log_softmax(single_or_better(self.classifier(seen, a)), dim=1)
+
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """(log p(x | y, z), KL) [M, 2] of one draw, the KL being that of z and a."""
         seen, *ups, a, log_q = features
@@ -221,6 +230,12 @@ class M1M2(VariationalModel):
     def enumerates(self) -> bool:
         """As M2 does."""
         return self.m2.enumerates
+
+    def class_log_probs(self, seen: Tensor) -> Tensor:
+        """Log q(y | z_1) [N, K] at a draw of z_1."""
+        with torch.no_grad():
+            z, _ = self.m1.encode(seen)
+        return self.m2.class_log_probs(z)
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
         """Log w and the classifier for each row, with one draw of its label where that is hidden."""

@@ -74,6 +74,11 @@ class VAE(VariationalModel):
         known = (y != UNLABELLED).to(label.dtype)
         return JointOutput(bound + known * label, class_log_probs, kl.view(-1, k).mean(dim=1))
 
+    def class_log_probs(self, seen: Tensor) -> Tensor:
+        """Log p(y | z) [N, K] at a draw of z."""
+        drawn, _ = self.ladder.down(self.ladder.up(seen), None, None, analytic=True)
+        return torch.log_softmax(single_or_better(self.classifier(torch.cat(drawn, dim=1).detach())), dim=1)
+
     def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """(z [N, D], log q(z | x) [N]) for a model with one Gaussian latent."""
         latent = self.ladder.latents[0]

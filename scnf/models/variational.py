@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.distributions import PixelLikelihood
@@ -96,14 +97,23 @@ class VariationalModel(JointModel):
         kl = table.kl.unflatten(0, (-1, k)).mean(dim=1)
         return output_from_table(log_mean_exp(table.log_joint, k), class_logits, y, kl)
 
-    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+    def class_log_probs(self, seen: Tensor) -> Tensor:
+        """Log q(y | x) [N, K] from one draw of what it depends on."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
-        samples = self.num_samples
-        seen = self.likelihood.observe(x).repeat_interleave(samples * self.importance_samples, dim=0)
-        output = self.bound(seen, y.repeat_interleave(samples))
+        samples, own = self.num_samples, len(x) - views
+        seen = self.likelihood.observe(x)
+        repeated = seen[:own].repeat_interleave(samples * self.importance_samples, dim=0)
+        output = self.bound(repeated, y[:own].repeat_interleave(samples))
         assert output.kl is not None
-        mean, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
-        return JointOutput(mean, log_mean_exp(output.class_log_probs, samples), kl)
+        bound, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
+        log_q = log_mean_exp(output.class_log_probs, samples)
+        if views:
+            bound, kl = F.pad(bound, (0, views)), F.pad(kl, (0, views))
+            log_q = torch.cat([log_q, self.class_log_probs(seen[own:])])
+        return JointOutput(bound, log_q, kl)
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """The importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.

@@ -201,7 +201,7 @@ def train(
         done = progress.total_step / total_steps
         model.anneal(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            output = run_model(x, y)
+            output = run_model(x, y, batches.num_views)
         return objective(output, y, done)
 
     def save_last() -> None:

@@ -13,6 +13,7 @@ from scnf.distributions.labels import LABEL_DRAWS
 from scnf.distributions.latent import merge_gaussians
 from scnf.errors import UserError
 from scnf.models.architectures import build
+from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
 from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
@@ -533,3 +534,22 @@ def test_points_take_a_gaussian_likelihood(kind: str) -> None:
     assert model(x, y).log_likelihood.shape == (12,) and model.sample(y).shape == (12, 2)
     with pytest.raises(ValueError, match=r"for points set model.likelihood to gaussian"):
         build(kind, (2,), K, levels=None, latent=2, hidden=8)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("recipe", [name for name in VARIATIONAL if name != "classifier"])
+@torch.no_grad()
+def test_views_cost_their_class_posterior_alone(recipe: str, samples: int) -> None:
+    model = made(recipe, num_samples=samples).eval()
+    model.likelihood.observe = lambda x: x  # type: ignore[method-assign]
+    x, y = batch(8)
+    torch.manual_seed(1)
+    output = model(torch.cat([x, x[:5]]), torch.cat([y, y.new_full((5,), UNLABELLED)]), views=5)
+    torch.manual_seed(1)
+    own = model(x, y)
+    for name in JointOutput._fields:
+        torch.testing.assert_close(getattr(output, name)[:8], getattr(own, name))
+    assert (output.log_likelihood[8:] == 0).all() and output.class_log_probs.shape == (13, K)
+    torch.testing.assert_close(output.class_log_probs.exp().sum(dim=1), torch.ones(13))
+    if recipe in ("m2", "ladder-dgm"):  # their classifier sees the image and no draw
+        torch.testing.assert_close(output.class_log_probs[8:], own.class_log_probs[:5])

@@ -95,7 +95,7 @@ class Fixed(JointModel):
         super().__init__()
         self.seen: list[Tensor] = []
 
-    def forward(self, x: Tensor, y: Tensor) -> JointOutput:
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         self.seen.append(y)
         right = x[:, 0, 0, 0] < 0.5
         probs = torch.where(right.unsqueeze(1), torch.tensor([0.8, 0.2]), torch.tensor([0.4, 0.6]))
