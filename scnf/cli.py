@@ -199,6 +199,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     from scnf.objectives import Consistency, semi_supervised_loss
     from scnf.training.loop import OPTIMIZERS, planned_steps, restore
     from scnf.training.loop import train as train_model
+    from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
     torch.manual_seed(settings.seed)
@@ -209,6 +210,9 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             bench.model.initialize(*next(batches.epoch(0)))
         except ValueError as error:
             raise UserError(str(error)) from error
+    for module in bench.model.modules():
+        if isinstance(module, CompositeTransform):
+            module.reversible = train.reversible
     parameters = sum(parameter.numel() for parameter in bench.model.parameters())
     print(
         f"{run.path}: {settings.model.recipe} with {parameters:,} parameters on {bench.dataset.name}, "

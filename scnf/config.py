@@ -80,7 +80,8 @@ class ModelSettings:
         learn_means: whether training moves them.
         scales: shared by the classes or their own.
         learn_scales: whether training changes them.
-        class_chunk: classes enumerated at once; fewer need less memory. All by default.
+        class_chunk: classes enumerated at once; fewer need less memory, in training for about a third more time. All by
+            default.
         likelihood: p(x | latents): bernoulli (binarised pixels), logistic (256 grey levels) or gaussian.
         latent: width of the latent variable; a list, bottom first, makes a ladder.
         auxiliary: width of the auxiliary variable (adgm).
@@ -198,6 +199,8 @@ class TrainSettings:
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
         autocast: bf16 inside the networks, on CUDA; densities stay float32.
         compile: compile the model with torch.compile.
+        reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
+            layers: memory does not grow with depth, for about a third more time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
     """
@@ -214,6 +217,7 @@ class TrainSettings:
     ema: float = 0.99
     autocast: bool = True
     compile: bool = False
+    reversible: bool = False
     select: Literal["accuracy", "bits_per_dim", "last"] = "accuracy"
     eval_batch_size: int = 500
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def single_or_better(values: Tensor) -> Tensor:
@@ -20,7 +21,8 @@ def enumerate_classes(
         function: (inputs [M, ...], y [M]) -> [M, ...], row by row independent (no batch normalisation inside).
         inputs: [N, ...], one or several.
         num_classes: K.
-        chunk: at most this many classes in one call, to bound memory when K is large; all at once by default.
+        chunk: at most this many classes in one call, to bound memory when K is large: for gradients, each call is then
+            made again in backward (https://arxiv.org/abs/1604.06174). All at once by default.
 
     Returns:
         [N, K, ...].
@@ -28,10 +30,12 @@ def enumerate_classes(
     inputs = [inputs] if isinstance(inputs, Tensor) else inputs
     rows = inputs[0].shape[0]
     columns = []
+    again = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
     for classes in torch.arange(num_classes, device=inputs[0].device).split(chunk or num_classes):
         count = classes.shape[0]
         folded = [each.repeat_interleave(count, dim=0) for each in inputs]
-        values = function(*folded, classes.repeat(rows))
+        folded.append(classes.repeat(rows))
+        values = checkpoint(function, *folded, use_reentrant=False) if again else function(*folded)
         columns.append(values.view(rows, count, *values.shape[1:]))
     return torch.cat(columns, dim=1)
 

@@ -1,6 +1,7 @@
 """The flow core: invertible layers under one contract, see :mod:`scnf.transforms.base`."""
 
-from scnf.transforms.base import CompositeTransform, InverseTransform, Transform
+from scnf.transforms.base import InverseTransform, Transform
+from scnf.transforms.composite import CompositeTransform
 from scnf.transforms.coupling import AffineCoupling, ChannelPartition, CheckerboardPartition, two_way_coupling
 from scnf.transforms.linear import (
     LINEAR,

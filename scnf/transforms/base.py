@@ -12,13 +12,30 @@ Forward is data -> noise. The contract is that of nflows (Durkan et al., 2020, h
 so its transforms plug into ours and ours into its `Flow`. This is the only module that imports nflows.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from nflows.transforms.base import CompositeTransform, InverseTransform, Transform
+from nflows.transforms.base import CompositeTransform as Cascade
+from nflows.transforms.base import InverseTransform, Transform
 from torch import Tensor
 
-__all__ = ["CompositeTransform", "InverseTransform", "Transform", "full_precision", "sum_except_batch"]
+__all__ = ["Cascade", "InverseTransform", "Replay", "Transform", "full_precision", "sum_except_batch"]
+
+
+class Replay(NamedTuple):
+    """A layer run again from its outputs, for backpropagation that kept nothing else.
+
+    Attributes:
+        inputs: what the layer was given, without a graph.
+        outputs: of the layer, with a graph.
+        logabsdet: [N], with a graph.
+        leaves: from which that graph starts: the sum of their gradients is that of `inputs`.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    logabsdet: Tensor
+    leaves: tuple[Tensor, ...]
 
 
 def sum_except_batch(values: Tensor) -> Tensor:

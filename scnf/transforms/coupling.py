@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scnf.transforms.base import CompositeTransform, Transform, sum_except_batch
+from scnf.transforms.base import Replay, Transform, sum_except_batch
+from scnf.transforms.composite import CompositeTransform
 
 
 def sigmoid_log_scale(raw: Tensor) -> Tensor:
@@ -137,6 +138,18 @@ class AffineCoupling(Transform):
         log_scale, shift = self._log_scale_and_shift(identity, context)
         outputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
         return outputs, -sum_except_batch(log_scale)
+
+    def replay(self, outputs: Tensor, context: Tensor | None) -> Replay:
+        """Inputs and graph from outputs, with one pass of the network: what it sees is the same on both sides."""
+        seen = outputs.detach().requires_grad_()
+        log_scale, shift = self._log_scale_and_shift(self.partition.split(seen)[0], context)
+        with torch.no_grad():
+            identity, transformed = self.partition.split(outputs)
+            inputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
+        leaf = inputs.detach().requires_grad_()
+        identity, transformed = self.partition.split(leaf)
+        outputs = self.partition.merge(identity, transformed * log_scale.exp() + shift)
+        return Replay(inputs, outputs, sum_except_batch(log_scale), (seen, leaf))
 
 
 def two_way_coupling(

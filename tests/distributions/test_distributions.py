@@ -286,3 +286,27 @@ def test_priors_by_name() -> None:
     assert [kind for kind, prior in made.items() if list(prior.parameters())] == ["learned"]
     with pytest.raises(ValueError, match="uniform, empirical, learned or a list of probabilities, not 'flat'"):
         make_prior("flat", 3, visible)
+
+
+def test_chunks_of_classes_bound_what_training_keeps() -> None:
+    network = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1)).double()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    kept, gradients = {}, {}
+    for chunk in (None, 5):
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def function(x: Tensor, y: Tensor) -> Tensor:
+            return network(x * y.unsqueeze(1)).squeeze(1)
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            table = enumerate_classes(function, x, 200, chunk)
+        kept[chunk] = sum(saved.values())
+        gradients[chunk] = torch.cat(
+            [g.flatten() for g in torch.autograd.grad(table.sin().sum(), network.parameters())]
+        )
+    assert kept[5] < 0.2 * kept[None], kept  # type: ignore[index]
+    torch.testing.assert_close(gradients[5], gradients[None])

@@ -497,3 +497,12 @@ def test_summary_is_plain_json(finished: Path) -> None:
         raise AssertionError(constant)
 
     json.loads((finished / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    words = "train --config digits.yaml --max_steps 8"
+    assert scnf(words, "--reversible").code == scnf(words).code == 0
+    reversible, plain = (Run.find(tmp_path / "logs", number).read_metrics()[0] for number in "12")
+    names = ("train.loss", "train.grad_norm", "validation.nll")
+    assert all(reversible[name] == pytest.approx(plain[name], rel=1e-3) for name in names)
+    assert any(reversible[name] != plain[name] for name in names), "the inverses should have left their rounding"

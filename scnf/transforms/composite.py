@@ -1,0 +1,115 @@
+"""One transform after the other, and how to train many of them in the memory of one."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from scnf.transforms.base import Cascade, Replay, Transform
+from scnf.transforms.shape import FactorOut
+
+
+class CompositeTransform(Cascade):
+    """Transforms in a row; the log-determinants add up.
+
+    With `reversible` set, training keeps no activations between the transforms: backward computes each input again from
+    the output, by inverting the transform, so that memory does not grow with depth (Gomez et al., "The Reversible
+    Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Gradients are those of plain backpropagation up
+    to the rounding of the inverses. Transforms that split their input (`FactorOut`) keep it, and what is inside them is
+    treated likewise.
+
+    Args:
+        transforms: in the order in which data become noise.
+
+    Example:
+        >>> from scnf.transforms import ActNorm, FullLinear
+        >>> transform = CompositeTransform([layer for _ in range(8) for layer in (ActNorm(4), FullLinear(4))])
+        >>> transform.reversible = True
+        >>> outputs, logabsdet = transform(torch.randn(16, 4))
+        >>> (outputs.square().sum() - logabsdet.sum()).backward()
+    """
+
+    reversible = False
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise: (outputs, logabsdet [N])."""
+        if not (self.reversible and torch.is_grad_enabled()):
+            return super().forward(inputs, context)
+        total = inputs.new_zeros(inputs.shape[0])
+        for splits, run in itertools.groupby(_flat(self._transforms), lambda layer: isinstance(layer, FactorOut)):
+            layers = list(run)
+            if splits:
+                inputs, logabsdet = self._cascade(inputs, layers, context)
+            else:
+                parameters = [p for layer in layers for p in layer.parameters()]
+                inputs, logabsdet = _Recomputed.apply(layers, inputs, context, *parameters)
+            total = total + logabsdet
+        return inputs, total
+
+
+def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
+    for transform in transforms:
+        if isinstance(transform, Cascade):
+            yield from _flat(transform._transforms)
+        else:
+            assert isinstance(transform, Transform)
+            yield transform
+
+
+class _Recomputed(torch.autograd.Function):
+    """A run of transforms that remembers its last output alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, layers: list[Transform], inputs: Tensor, context: Tensor | None, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        total = inputs.new_zeros(inputs.shape[0])
+        for layer in layers:
+            inputs, logabsdet = layer(inputs, context)
+            total = total + logabsdet
+        ctx.layers, ctx.parameters = layers, parameters
+        device = inputs.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
+        ctx.save_for_backward(inputs, context)
+        return inputs, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor | None, ...]:
+        outputs, context = ctx.saved_tensors
+        context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
+        found: dict[Tensor, Tensor] = {}  # tensors hash by identity
+        for layer in reversed(ctx.layers):
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                replay = replayed(layer, outputs, context)
+            wanted = [p for p in layer.parameters() if p.requires_grad]
+            wanted += [context] if context is not None and context.requires_grad else []
+            results, upstream = [replay.outputs], [grad_outputs]
+            if replay.logabsdet.requires_grad:  # it is constant in a Squeeze
+                results, upstream = [*results, replay.logabsdet], [*upstream, grad_logabsdet]
+            grads = torch.autograd.grad(results, [*replay.leaves, *wanted], upstream, allow_unused=True)
+            own, others = grads[: len(replay.leaves)], grads[len(replay.leaves) :]
+            grad_outputs, outputs = torch.stack([g for g in own if g is not None]).sum(dim=0), replay.inputs
+            for tensor, grad in zip(wanted, others, strict=True):
+                if grad is not None:
+                    found[tensor] = found[tensor] + grad if tensor in found else grad
+        grad_context = None if context is None else found.get(context)
+        return None, grad_outputs, grad_context, *(found.get(parameter) for parameter in ctx.parameters)
+
+
+def replayed(layer: Transform, outputs: Tensor, context: Tensor | None) -> Replay:
+    """Find the inputs of a layer from its outputs [N, ...], and run it on them with a graph."""
+    if hasattr(layer, "replay"):
+        return layer.replay(outputs, context)
+    with torch.no_grad():
+        inputs = layer.inverse(outputs, context)[0]
+    inputs.requires_grad_()
+    again, logabsdet = layer(inputs, context)
+    return Replay(inputs.detach(), again, logabsdet, (inputs,))
