@@ -53,7 +53,7 @@ def train(root: Path, config: str, seed: int, extra: Sequence[str], threads: int
     return summary
 
 
-def row(config: str, summaries: Sequence[dict[str, Any]]) -> str:
+def row(config: str, extra: Sequence[str], summaries: Sequence[dict[str, Any]]) -> str:
     def spread(values: Sequence[float], form: str) -> str:
         deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
         return f"{format(statistics.mean(values), form)} ± {format(deviation, form)}"
@@ -62,7 +62,8 @@ def row(config: str, summaries: Sequence[dict[str, Any]]) -> str:
     nats = [summary["test"]["nll"] for summary in summaries if "nll" in summary["test"]]
     minutes = statistics.mean(summary["minutes"] for summary in summaries)
     bound = spread(nats, ".1f") if nats else "-"
-    return f"| `{config}` | {spread(errors, '.2f')} % | {bound} | {len(summaries)} | {minutes:.1f} |"
+    cells = [f"`{' '.join([config, *extra])}`", f"{spread(errors, '.2f')} %", bound, f"{len(summaries)}"]
+    return f"| {' | '.join(cells)} | {summaries[0]['epochs']} | {minutes:.1f} |"
 
 
 def main() -> None:
@@ -78,9 +79,10 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [pool.submit(train, options.runs, config, seed, extra, threads, options.data) for config, seed in pairs]
         summaries = dict(zip(pairs, [job.result() for job in jobs], strict=True))
-    print("| configuration | test error | test NLL or its bound, nats | seeds | minutes each |\n|---|---|---|---|---|")
+    print("| configuration | test error | test NLL or its bound, nats | seeds | epochs | minutes each |")
+    print("|---|---|---|---|---|---|")
     for config in options.configs:
-        print(row(config, [summaries[config, seed] for seed in options.seeds]))
+        print(row(config, extra, [summaries[config, seed] for seed in options.seeds]))
 
 
 if __name__ == "__main__":

@@ -197,7 +197,8 @@ class TrainSettings:
         warmup: share of all steps in which hat and cosine rise.
         grad_clip: largest norm of the gradient; 0 for no limit.
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
-        autocast: bf16 inside the networks, on CUDA; densities stay float32.
+        autocast: bf16 inside the networks in training, where the device has instructions for it: a GPU, or a CPU with
+            AVX512-BF16 or AMX. Densities stay float32, and so does evaluation.
         compile: compile the model with torch.compile.
         reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
             layers: memory does not grow with depth, for about a third more time.
