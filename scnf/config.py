@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -285,6 +286,25 @@ def _leaves() -> dict[str, Any]:
     return leaves
 
 
+def _kind(kind: Any) -> str:
+    """A type of a setting, in words."""
+    if get_origin(kind) is list:
+        return "a list such as [64, 32]"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_args(kind):
+        return " or ".join(_kind(part) for part in get_args(kind) if part is not NoneType)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
+def _wrong(message: str) -> UserError:
+    """The parser's complaint about a value, in words; as it is where it is about something else."""
+    key, value = re.search(r'key "([\w.]+)"', message), re.search(r"(?:Got|Given) value: (.*)", message)
+    if key is None or value is None or key[1] not in _leaves():
+        return UserError(f"wrong setting: {' '.join(message.split())}")
+    return UserError(f"wrong setting: {key[1]} must be {_kind(_leaves()[key[1]])}; not {value[1]!r}")
+
+
 def _unknown(name: str, where: str) -> UserError:
     leaves = list(_leaves())
     short = name.rpartition(".")[2]
@@ -420,7 +440,7 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
         except Exception as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"wrong setting: {' '.join(str(error).split())}") from error
+            raise _wrong(str(error)) from error
     _check_nulls(settings)
     _check_values(settings)
     return settings

@@ -397,3 +397,19 @@ def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.Mon
 def test_config_that_is_not_there(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"there is no configuration '{name}'.*{hint}"):
         config.find_config(name)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "gumble"], "model.labels must be one of enumerate, gumbel, .*; not 'gumble'"),
+        (["--optimizer", "adm"], "train.optimizer must be one of adam, adamw, adamax; not 'adm'"),
+        (["--latent", "wide"], r"model.latent must be a whole number or a list such as \[64, 32\]; not 'wide'"),
+        (["--epochs", "1.5"], "train.epochs must be a whole number; not '1.5'"),
+        (["--lr", "high"], "train.lr must be a number; not 'high'"),
+        (["--balanced", "perhaps"], "data.balanced must be true or false; not 'perhaps'"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_in_words(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.load(None, words)
