@@ -108,11 +108,18 @@ class _Workbench:
         from scnf.models.architectures import build
         from scnf.training.checkpoint import load_tensors, load_weights
 
+        if ref == SHIPPED:
+            raise UserError("no M1 ships: train one (--config mnist_m1.yaml), then set model.m1 to its run")
         copy = None if near is None else near / M1_COPY
         directory, weights = _find_weights(str(copy) if copy and copy.is_dir() else ref, self.settings)
         if not (directory / "config.yaml").is_file():
             raise UserError(f"{directory} holds no config.yaml, which says what kind of M1 the weights belong to")
         trained, wanted = config.load(directory / "config.yaml"), self.settings.data.name
+        if trained.model.recipe != "m1":
+            raise UserError(
+                f"{directory} was trained with the recipe {trained.model.recipe}: M1+M2 stands on the recipe m1, which "
+                "has one Gaussian latent. Set model.m1 to a run of that"
+            )
         if trained.data.name != wanted:
             raise UserError(
                 f"the M1 in {directory} was trained on {trained.data.name}, not on {wanted}: train one on {wanted}, or "
@@ -122,6 +129,9 @@ class _Workbench:
         m1 = build(trained.model.recipe, self.shape, classes, None, levels, **trained.model.arguments())
         load_weights(m1, load_tensors(weights)[0], weights)
         self.m1_files = {"config.yaml": directory / "config.yaml", "model.safetensors": weights}
+        if near is None:
+            print(f"M1: {weights}")
+            _note_other_split(directory, weights, self)
         return m1
 
     def load_weights(self, path: Path) -> None:
@@ -171,10 +181,7 @@ def train(words: Sequence[str]) -> int:
     elif settings.pretrained:
         directory, weights = _find_weights(settings.pretrained, settings)
         bench.load_weights(weights)
-        if (directory / "split.json").is_file() and not _same_split(Run(directory), bench):
-            print(
-                f"note: {weights} saw another label split, and with it rows that validate here: validation may flatter"
-            )
+        _note_other_split(directory, weights, bench)
     resumed = run is not None
     if run is None:
         run = Run.create(
@@ -182,6 +189,8 @@ def train(words: Sequence[str]) -> int:
         )
     try:
         if not resumed:
+            if bench.m1_files:
+                settings.model.m1 = str(run.path / M1_COPY)  # which runs as it did, whatever `last` is by then
             run.write_text("config.yaml", config.to_yaml(settings))
             run.write_json("split.json", bench.split.to_json())
             run.write_json("env.json", runs.environment(sys.argv, str(bench.device)))
@@ -516,6 +525,11 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
 
 def _same_split(run: Run, bench: _Workbench) -> bool:
     return bool(run.read_json("split.json") == bench.split.to_json())
+
+
+def _note_other_split(directory: Path, weights: Path, bench: _Workbench) -> None:
+    if (directory / "split.json").is_file() and not _same_split(Run(directory), bench):
+        print(f"note: {weights} saw another label split, and with it rows that validate here: validation may flatter")
 
 
 def _check_split(run: Run, bench: _Workbench) -> None:

@@ -77,6 +77,8 @@ def test_m2_on_m1_carries_its_m1_along(train: Command, scnf: Command, last_run: 
     figures = scnf("evaluate last")
     shutil.rmtree(m1.path)
     assert figures.code == 0 and scnf("evaluate last").out == figures.out
+    again = scnf("train --config", str(both.path / "config.yaml"))  # stands on the copy, `last` though it was given
+    assert again.code == 0 and str(both.path.relative_to(Path.cwd()) / "m1") in again.out
     assert scnf("train --resume last --max_steps 6").code == 0
 
 
@@ -88,9 +90,16 @@ def test_an_m1_of_other_data_is_refused(train: Command, tmp_path: Path) -> None:
 
 
 def test_what_is_stacked_on_must_have_one_gaussian_latent(train: Command) -> None:
-    assert train("--model.recipe ladder-vae --latent [6,4]").code == 0
-    outcome = train("--model.recipe m1-m2 --model.m1 last")
-    assert outcome.code == 2 and "one Gaussian latent" in outcome.err
+    for words in ("ladder-vae --latent [6,4]", "m2", "classifier", "m1 --latent [6,4]"):
+        assert train(f"--model.recipe {words}").code == 0
+        outcome = train("--model.recipe m1-m2 --model.m1 last")
+        assert outcome.code == 2 and "one Gaussian latent" in outcome.err
+    assert "no M1 ships" in train("--model.recipe m1-m2 --model.m1 shipped").err
+
+
+def test_an_m1_of_another_split_is_noted(train: Command) -> None:
+    assert train("--model.recipe m1 --latent 6 --data_seed 1").code == 0
+    assert "saw another label split" in train("--model.recipe m1-m2 --model.m1 last").out
 
 
 @pytest.mark.parametrize("words", ["--labels gumbel --final_temperature 0.1", "--importance_samples 3"])

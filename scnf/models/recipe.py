@@ -19,5 +19,7 @@ def override(arguments: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     """
     for name in given:
         if name not in arguments:
-            raise ValueError(f"it takes no argument {name!r}; it takes {', '.join(sorted(arguments))}")
+            raise ValueError(
+                f"it takes no argument {name!r} (drop it, or set it to null); it takes {', '.join(sorted(arguments))}"
+            )
     return {**arguments, **given}

@@ -123,7 +123,7 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "images-for-points": ("scnf-toy", (1, 8, 8), {}, "it takes points .* for images use model.recipe scnf-fast"),
     "one-dimension": ("scnf-toy", (1,), {}, "at least 2 dimensions"),
     "unknown-recipe": ("scnf-slow", (1, 8, 8), {}, "unknown recipe 'scnf-slow': choose one of scnf-paper, scnf-fast"),
-    "unknown-argument": ("scnf-fast", (1, 8, 8), {"width": 3}, "it takes no argument 'width'; it takes .*channels"),
+    "unknown-argument": ("scnf-fast", (1, 8, 8), {"width": 3}, "it takes no argument 'width' .*; it takes .*channels"),
     "argument-of-the-other-part": ("scnf-fast", (1, 8, 8), {"means": "data"}, "it takes no argument 'means'"),
     "unknown-conditional": (
         "scnf-fast",
