@@ -30,7 +30,7 @@ class _Residual(nn.Module):
         self.first, self.second = first, second
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs + self.second(F.relu(self.first(F.relu(inputs))))
+        return inputs + self.second(F.relu_(self.first(F.relu(inputs))))
 
 
 class MLP(nn.Module):
@@ -102,7 +102,7 @@ class ConvNet(nn.Module):
         self.enter = conv(in_channels + context_features, hidden)
         self.blocks: nn.Module
         if blocks == 0:
-            self.blocks = nn.Sequential(nn.ReLU(), nn.Conv2d(hidden, hidden, 1))
+            self.blocks = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1))
         else:
             self.blocks = nn.Sequential(*(_Residual(conv(hidden, hidden), conv(hidden, hidden)) for _ in range(blocks)))
         self.leave = _zero(conv(hidden, out_channels))
@@ -115,7 +115,7 @@ class ConvNet(nn.Module):
                 raise ValueError("this network was built with a context and none was given")
             everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, everywhere], dim=1)
-        return self.leave(F.relu(self.blocks(self.enter(inputs))))
+        return self.leave(F.relu_(self.blocks(self.enter(inputs))))
 
 
 class Features(nn.Sequential):

@@ -470,7 +470,7 @@ def gradients(model: M2, x: Tensor, batches: int, repeats: int, kl_weight: float
     return torch.stack(results)
 
 
-@pytest.mark.parametrize(("num_samples", "kl_weight"), [(2, 1.0), (5, 1.0), (2, 0.0), (2, 4.0)])
+@pytest.mark.parametrize(("num_samples", "kl_weight"), [(2, 1.0), (5, 1.0), (2, 0.0), (2, -10.0)])
 def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples: int, kl_weight: float) -> None:
     drawing, enumerating, x = drawn_labels("score", num_samples=num_samples)
     mean, error = mean_and_error(gradients(drawing, x, 60, 200, kl_weight))

@@ -544,7 +544,7 @@ def test_views_cost_their_class_posterior_alone(recipe: str, samples: int) -> No
     model.likelihood.observe = lambda x: x  # type: ignore[method-assign]
     x, y = batch(8)
     torch.manual_seed(1)
-    output = model(torch.cat([x, x[:5]]), torch.cat([y, y.new_full((5,), UNLABELLED)]), views=5)
+    output = model(torch.cat([x, x[3:]]), torch.cat([y, y.new_full((5,), UNLABELLED)]), views=5)
     torch.manual_seed(1)
     own = model(x, y)
     for name in JointOutput._fields:
@@ -552,4 +552,4 @@ def test_views_cost_their_class_posterior_alone(recipe: str, samples: int) -> No
     assert (output.log_likelihood[8:] == 0).all() and output.class_log_probs.shape == (13, K)
     torch.testing.assert_close(output.class_log_probs.exp().sum(dim=1), torch.ones(13))
     if recipe in ("m2", "ladder-dgm"):  # their classifier sees the image and no draw
-        torch.testing.assert_close(output.class_log_probs[8:], own.class_log_probs[:5])
+        torch.testing.assert_close(output.class_log_probs[8:], own.class_log_probs[3:])
