@@ -202,7 +202,7 @@ class TrainSettings:
             AVX512-BF16 or AMX. Densities stay float32, and so does evaluation.
         compile: compile the model with torch.compile.
         reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
-            layers: memory does not grow with depth, for about a third more time.
+            layers: their memory does not grow with depth, for about two thirds more time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
     """
