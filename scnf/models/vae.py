@@ -1,5 +1,7 @@
 """Autoencoders without a label among their latents: M1, beta-VAE, ladder VAE, Gumbel-softmax autoencoder."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -51,8 +53,11 @@ class VAE(VariationalModel):
     def _terms(self, seen: Tensor, analytic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """(log p(x | z) - KL [M], log p(y | z) [M, K], KL [M]) of one draw for each row."""
         drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
-        logits = single_or_better(self.classifier(torch.cat(drawn, dim=1).detach()))
-        return self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl, torch.log_softmax(logits, dim=1), kl
+        return self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl, self._classify(drawn), kl
+
+    def _classify(self, drawn: Sequence[Tensor]) -> Tensor:
+        """Log p(y | z) [M, K], from which no gradient reaches z."""
+        return torch.log_softmax(single_or_better(self.classifier(torch.cat(list(drawn), dim=1).detach())), dim=1)
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
         """One draw for each row; see :class:`Table`."""
@@ -77,7 +82,7 @@ class VAE(VariationalModel):
     def class_log_probs(self, seen: Tensor) -> Tensor:
         """Log p(y | z) [N, K] at a draw of z."""
         drawn, _ = self.ladder.down(self.ladder.up(seen), None, None, analytic=True)
-        return torch.log_softmax(single_or_better(self.classifier(torch.cat(drawn, dim=1).detach())), dim=1)
+        return self._classify(drawn)
 
     def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """(z [N, D], log q(z | x) [N]) for a model with one Gaussian latent."""

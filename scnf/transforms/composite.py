@@ -66,10 +66,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, layers: list[Transform], inputs: Tensor, context: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        total = inputs.new_zeros(inputs.shape[0])
-        for layer in layers:
-            inputs, logabsdet = layer(inputs, context)
-            total = total + logabsdet
+        inputs, total = Cascade._cascade(inputs, layers, context)
         ctx.layers, ctx.parameters = layers, parameters
         device = inputs.device.type
         ctx.autocast = {
