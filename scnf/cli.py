@@ -134,11 +134,17 @@ class _Workbench:
             _note_other_split(directory, weights, self)
         return m1
 
-    def load_weights(self, path: Path) -> None:
-        """Load weights into the model; UserError where they do not fit."""
+    def load_weights(self, path: Path, only_shared: bool = False) -> None:
+        """Load weights into the model, or those of a flow's shared part alone; UserError where they do not fit."""
         from scnf.training.checkpoint import load_tensors, load_weights
 
-        load_weights(self.model, load_tensors(path)[0], path)
+        tensors = load_tensors(path)[0]
+        if only_shared:
+            own = self.model.state_dict()
+            apart = tuple(f"{name}." for name in ("conditional", "prior"))
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(apart)}
+            tensors |= {name: value for name, value in own.items() if name.startswith(apart)}
+        load_weights(self.model, tensors, path)
 
     def batches(self) -> Any:
         """The training rows, on the device, with hidden labels gone."""
@@ -150,6 +156,24 @@ class _Workbench:
         views = settings.objective.consistency_weight > 0
         size, augment = settings.train.batch_size, settings.data.augment
         return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views)
+
+    def propagated(self, batches: Any, model: Any, epoch: int) -> Any:
+        """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
+
+        Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
+        and from the middle of the training on all of them.
+        """
+        from scnf.data.propagation import propagate, surest
+        from scnf.training.metrics import representations
+
+        times, epochs = self.settings.objective.propagations, self.settings.train.epochs
+        if epoch and epoch * times // epochs == (epoch - 1) * times // epochs:
+            return None
+        if epoch or self.settings.train.adapt:
+            features = representations(model, batches.x, batches.levels, self.settings.train.eval_batch_size)
+        else:
+            features = batches.x.flatten(1)
+        return surest(*propagate(features, batches.y), min(1.0, 0.6 + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
         """Figures on "validation" or "test"."""
@@ -163,6 +187,8 @@ class _Workbench:
 
 def train(words: Sequence[str]) -> int:
     """`scnf train`: train, evaluate once on test, leave everything in a run directory."""
+    from scnf.models.flow import SemiConditionalFlow
+
     own, overrides = _take(words, "--config", "--resume")
     if own["--resume"] and own["--config"]:
         raise UserError("--resume goes on with the settings of its run: leave --config out")
@@ -175,12 +201,14 @@ def train(words: Sequence[str]) -> int:
     else:
         settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
     bench = _Workbench(settings, run.path if run is not None else None)
+    if settings.train.adapt and not isinstance(bench.model, SemiConditionalFlow):
+        raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
     batches = bench.batches()
     if run is not None:
         _check_split(run, bench)
     elif settings.pretrained:
         directory, weights = _find_weights(settings.pretrained, settings)
-        bench.load_weights(weights)
+        bench.load_weights(weights, only_shared=settings.train.adapt)
         _note_other_split(directory, weights, bench)
     resumed = run is not None
     if run is None:
@@ -205,6 +233,8 @@ def train(words: Sequence[str]) -> int:
 def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     import torch
 
+    from scnf.data.batches import EncodedBatches
+    from scnf.models.flow import OnLatents
     from scnf.objectives import Consistency, semi_supervised_loss
     from scnf.training.loop import OPTIMIZERS, planned_steps, restore
     from scnf.training.loop import train as train_model
@@ -214,11 +244,9 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     torch.manual_seed(settings.seed)
     if bench.model.likelihood_of == "labels" and train.select == "bits_per_dim":
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
-    if not resumed and not settings.pretrained:
-        try:
-            bench.model.initialize(*next(batches.epoch(0)))
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    model: Any = bench.model
+    if train.adapt:
+        model = OnLatents(model)
     for module in bench.model.modules():
         if isinstance(module, CompositeTransform):
             module.reversible = train.reversible
@@ -242,12 +270,15 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             chosen.kl_weight * (min(1.0, done / chosen.kl_warmup) if chosen.kl_warmup else 1.0),
         )
 
+    def figures(kept: Any) -> dict[str, float]:
+        return bench.figures("validation", kept.on_inputs() if train.adapt else kept)
+
     optimizer = OPTIMIZERS[train.optimizer](
-        bench.model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.lr,  # type: ignore[call-arg]
         weight_decay=train.weight_decay,
     )
-    restart = restore(bench.model, optimizer, run, train.ema) if resumed else None
+    restart = restore(model, optimizer, run, train.ema) if resumed else None
     if restart is not None:
         summarised = (run.path / "summary.json").is_file() and run.read_json("summary.json").get("status")
         if (
@@ -259,15 +290,25 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
+    if train.adapt:
+        with torch.random.fork_rng([bench.device] if bench.device.type == "cuda" else []):  # on resume, the same again
+            torch.manual_seed(settings.seed)
+            batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows)
+    if not resumed and (train.adapt or not settings.pretrained):
+        try:
+            model.initialize(*next(batches.epoch(0)))
+        except ValueError as error:
+            raise UserError(str(error)) from error
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
-            bench.model,
+            model,
             objective,
             batches,
             optimizer,
             run,
-            evaluate=partial(bench.figures, "validation"),
+            evaluate=figures,
+            guess=partial(bench.propagated, batches) if chosen.propagations else None,
             epochs=train.epochs,
             max_steps=train.max_steps,
             schedule=train.schedule,

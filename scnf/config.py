@@ -169,6 +169,8 @@ class ObjectiveSettings:
         consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
         consistency_ramp: share of all steps in which that weight rises from 0.
         confidence: how sure is sure.
+        propagations: how often in a training, at even distances, labels are propagated over nearest neighbours to give
+            views their targets: first neighbours of pixels, then of what the model has made of them. 0 for never.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -179,6 +181,7 @@ class ObjectiveSettings:
     consistency_weight: float = 0.0
     consistency_ramp: float = 0.3
     confidence: float = 0.9
+    propagations: int = 0
     kl_weight: float = 1.0
     kl_warmup: float = 0.0
 
@@ -201,6 +204,8 @@ class TrainSettings:
         autocast: bf16 inside the networks in training, where the device has instructions for it: a GPU, or a CPU with
             AVX512-BF16 or AMX. Densities stay float32, and so does evaluation.
         compile: compile the model with torch.compile.
+        adapt: train the class-conditional part of a flow alone, anew, on latents from the shared flow of `pretrained`
+            that are computed once.
         reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
             layers: their memory does not grow with depth, for about two thirds more time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
@@ -219,6 +224,7 @@ class TrainSettings:
     ema: float = 0.99
     autocast: bool = True
     compile: bool = False
+    adapt: bool = False
     reversible: bool = False
     select: Literal["accuracy", "bits_per_dim", "last"] = "accuracy"
     eval_batch_size: int = 500
@@ -488,6 +494,13 @@ def _check_values(settings: Settings) -> None:
             "the importance-weighted bound has no KL to weigh: set objective.kl_weight to 1 and objective.kl_warmup to "
             "0, or model.importance_samples to 1"
         )
+    if objective.propagations and not (objective.consistency_weight and data.num_labels):
+        raise UserError(
+            "propagated labels are targets of augmented views: set objective.consistency_weight above 0 (100, say) and "
+            "data.num_labels above 0, or objective.propagations to 0"
+        )
+    if train.adapt and not settings.pretrained:
+        raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
     if data.labels_per_class is not None and data.labels_per_class < 0:
         raise UserError(f"data.labels_per_class must not be negative: {data.labels_per_class}")
     rules = {
@@ -500,6 +513,7 @@ def _check_values(settings: Settings) -> None:
         "objective.temperature": (objective.temperature, 0 < objective.temperature < float("inf"), "above 0"),
         "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),
         "objective.consistency_ramp": (objective.consistency_ramp, 0 <= objective.consistency_ramp <= 1, "in [0, 1]"),
+        "objective.propagations": (objective.propagations, objective.propagations >= 0, "0 or more"),
         "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
         "objective.kl_weight": (objective.kl_weight, 0 <= objective.kl_weight < float("inf"), "0 or more"),
         "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),

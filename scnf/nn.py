@@ -195,6 +195,11 @@ class Encoder(nn.Module):
         return self.head(hidden) if context is None else self.head(hidden, context)
 
 
+def before_head(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What an :class:`Encoder` knows of its inputs, [N, hidden]; of another network, its outputs."""
+    return network.body(inputs) if isinstance(network, Encoder) else network(inputs)
+
+
 class ConvDecoder(nn.Module):
     """Vectors with context to images: linear, then twice [upsample to the next size, 3x3 convolution].
 

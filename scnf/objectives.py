@@ -10,10 +10,11 @@ from scnf.models.base import JointOutput
 
 
 class Consistency(NamedTuple):
-    """What is asked of augmented views: the class that the model is sure of on the image itself.
+    """What is asked of augmented views: the class that somebody is sure of on the image itself.
 
-    After FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4): where the tempered posterior of an unlabelled
-    row exceeds `confidence`, its class is the target of the row's view. Unlike there, the row itself is not augmented.
+    The target of a view is its guess, where y has one for it. Elsewhere, after FixMatch (Sohn et al.,
+    https://arxiv.org/abs/2001.07685, eq. 4): where the tempered posterior of an unlabelled row exceeds `confidence`,
+    its class is the target of the row's view. Unlike there, the row itself is not augmented.
 
     Attributes:
         views: number of views: the last rows of the batch are views of the rows just before them, in order.
@@ -48,7 +49,7 @@ def semi_supervised_loss(
 
     Args:
         output: of a model at (x, y).
-        y: [N], UNLABELLED where hidden and for views.
+        y: [N], UNLABELLED where hidden; for views a guess or UNLABELLED.
         labelled_weight: how much a labelled row counts, beside 1 for an unlabelled one.
         classifier_weight: weight of the cross-entropy on labelled rows.
         temperature: of the posterior in cross-entropies and confidences.
@@ -60,7 +61,7 @@ def semi_supervised_loss(
     Returns:
         the loss in nats per image, and detached metrics: "loss", "labelled_nll" and "unlabelled_nll" (nats per image; 0
         where the batch has no such row), "labelled_accuracy", and with views "pseudo_labelled", the share of
-        unlabelled rows that make a target; with latents "kl", their mean divergence.
+        them that have a target; with latents "kl", their mean divergence.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -71,7 +72,7 @@ def semi_supervised_loss(
     views = consistency.views if consistency else 0
     own = len(y) - views
     log_q = torch.log_softmax(output.class_log_probs / temperature, dim=1)
-    nll, y = -output.log_likelihood[:own], y[:own]
+    nll, y, guesses = -output.log_likelihood[:own], y[:own], y[own:]
     labelled = (y != UNLABELLED).to(nll.dtype)
     count = labelled.sum().clamp_min(1)
     weights = 1.0 + (labelled_weight - 1.0) * labelled
@@ -82,7 +83,9 @@ def semi_supervised_loss(
     metrics = {}
     if consistency and views:
         sure, target = log_q[own - views : own].detach().exp().max(dim=1)
-        trusted = (sure > consistency.confidence).to(nll.dtype)
+        guessed = guesses != UNLABELLED
+        trusted = (guessed | (sure > consistency.confidence)).to(nll.dtype)
+        target = torch.where(guessed, guesses, target)
         loss = loss - consistency.weight * (trusted * _pick(log_q[own:], target)).mean()
         metrics["pseudo_labelled"] = trusted.mean()
     if output.kl is not None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from matplotlib import image
 
 from scnf import cli, config
+from scnf.data.batches import EncodedBatches
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors
 
@@ -139,6 +141,52 @@ def test_weights_that_ship(
         shutil.copy(finished / name, folder)
     assert digits("--epochs 0 --pretrained").code == 0
     assert last_run().read_json("summary.json")["test"] == Run(finished).read_json("summary.json")["test"]
+
+
+ADAPT = "--adapt --pretrained 1 --data_seed 1 --augment 1 --consistency_weight 10 --propagations 1 --epochs 2"
+
+
+def test_adapting_trains_the_conditional_part_alone(
+    digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
+) -> None:
+    outcome = digits(ADAPT, "--select last --runs.name adapted")
+    assert outcome.code == 0 and "saw another label split" in outcome.out
+    adapted, original = load_tensors(last_run().weights)[0], load_tensors(copied.weights)[0]
+    assert set(adapted) == set(original)
+    for name, value in adapted.items():
+        if name.startswith("transform."):
+            assert torch.equal(value, original[name]), name
+        elif name.startswith("conditional.") and value.dtype == torch.float32 and value.dim():
+            assert not torch.equal(value, original[name]), name
+    metrics = last_run().read_metrics()
+    assert metrics[1]["train.loss"] < metrics[0]["train.loss"]
+    assert metrics[0]["train.pseudo_labelled"] > 0.55
+    summary, path = last_run().read_json("summary.json"), last_run().path
+    assert digits("--epochs 0 --data_seed 1 --pretrained", path).code == 0
+    assert last_run().read_json("summary.json")["test"] == summary["test"]  # those of images
+
+
+def test_adapting_goes_on_as_if_it_never_stopped(
+    digits: Callable[..., Any],
+    scnf: Callable[..., Any],
+    copied: Run,
+    last_run: Callable[[], Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert digits(ADAPT).code == 0
+    reference, epoch, left = last_run(), EncodedBatches.epoch, [(1, 3)]
+
+    def with_signal(self: EncodedBatches, index: int, start: int = 0) -> Any:
+        for step, batch in enumerate(epoch(self, index, start), start):
+            if left and (index, step) == left[0]:
+                left.pop()
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(EncodedBatches, "epoch", with_signal)
+    assert digits(ADAPT).code == 130
+    assert scnf("train --resume last").code == 0
+    assert last_run().weights.read_bytes() == reference.weights.read_bytes()
 
 
 def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:

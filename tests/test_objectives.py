@@ -104,6 +104,18 @@ def test_consistency_by_hand() -> None:
     assert float(metrics["unlabelled_nll"]) == 7.5
 
 
+def test_a_guess_goes_before_what_the_model_is_sure_of() -> None:
+    given, y = with_views()
+    y[3:] = labels(0, UNLABELLED)  # the first row is sure of class 1, the second of none
+    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
+    assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.3) / 2)
+    assert float(metrics["pseudo_labelled"]) == 0.5 and float(metrics["labelled_nll"]) == 3.0
+    y[3:] = labels(UNLABELLED, 1)
+    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
+    assert float(loss) == pytest.approx(18 / 3 - 4 * (math.log(0.7) + math.log(0.8)) / 2)
+    assert float(metrics["pseudo_labelled"]) == 1.0
+
+
 def test_views_without_weight_change_nothing() -> None:
     given, y = with_views()
     loss, _ = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=0.0))

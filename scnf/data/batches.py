@@ -1,6 +1,6 @@
 """Batches drawn on the device: images stay there as uint8, a batch is an index draw."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ class Batches:
     drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and augmentation
     come from the global generator.
 
-    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
+    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency. The
+    label of a view is hidden, or what `guesses` [N] says of the row: labels found by propagation, say, which may be set
+    between epochs.
 
     Args:
         x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
@@ -72,6 +74,7 @@ class Batches:
         views: bool = False,
     ) -> None:
         self.x, self.y, self.seed, self.levels = x, y, seed, levels
+        self.guesses: Tensor | None = None
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
         self.num_unlabelled = batch_size - self.num_labelled
@@ -89,22 +92,28 @@ class Batches:
         self.steps_per_epoch = max(1, len(x) // self.num_unlabelled if self.num_unlabelled else len(x) // batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views."""
+        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views.
+
+        y is UNLABELLED where hidden; of a view it is a guess.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
         rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
-        hidden = torch.full((self.num_unlabelled + self.num_views,), UNLABELLED, device=self.x.device)
+        hidden = torch.full((self.num_unlabelled,), UNLABELLED, device=self.x.device)
         for step in range(start, self.steps_per_epoch):
-            x = self.x[rows[step]]
-            y = torch.cat([self.y[rows[step, : self.num_labelled]], hidden])
-            if self.augment:
-                plain = x[self.num_labelled :]
-                moved = random_affine(torch.cat([x[: self.num_labelled], plain[: self.num_views]]), self.augment)
-                x = torch.cat([moved[: self.num_labelled], plain, moved[self.num_labelled :]])
-            elif self.num_views:
-                x = torch.cat([x, x[self.num_labelled :]])
-            yield dequantize(x, self.levels), y
+            known, others = rows[step].split([self.num_labelled, self.num_unlabelled])
+            viewed = others[: self.num_views]
+            guessed = hidden[: self.num_views] if self.guesses is None else self.guesses[viewed]
+            yield self._inputs(known, others, viewed), torch.cat([self.y[known], hidden, guessed])
+
+    def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
+        """What a model is given of these rows: labelled ones and views moved, where there is augmentation."""
+        moved = self.x[torch.cat([labelled, viewed])]
+        if self.augment and len(moved):
+            moved = random_affine(moved, self.augment)
+        x = torch.cat([moved[: len(labelled)], self.x[unlabelled], moved[len(labelled) :]])
+        return dequantize(x, self.levels)
 
     def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
         """[steps, per_step]: `rows` in random order, begun anew as often as needed."""
@@ -112,3 +121,53 @@ class Batches:
         rounds = -(-needed // len(rows)) if needed else 0
         shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)]
         return torch.cat([rows[:0], *shuffled])[:needed].view(self.steps_per_epoch, per_step)
+
+
+class EncodedBatches(Batches):
+    """The same batches of what a frozen network makes of the inputs, computed once.
+
+    Each row is encoded as it is; labelled rows also in `copies` moved versions, of which a batch draws one; and where
+    there are views, each row moved once more, which is its view in every epoch.
+
+    Args:
+        batches: of images, or of points.
+        encode: inputs [M, ...] as a batch holds them -> [M, D]; called without gradients.
+        copies: moved versions of each labelled row.
+        chunk: rows encoded at once.
+    """
+
+    def __init__(
+        self, batches: Batches, encode: Callable[[Tensor], Tensor], copies: int = 100, chunk: int = 1000
+    ) -> None:
+        from tqdm import tqdm
+
+        rows, none = torch.arange(len(batches.x)), torch.arange(0)
+        moved = batches.labelled.repeat(copies if batches.augment else 1)
+        viewed = rows if batches.num_views else none
+        bar = tqdm(total=len(rows) + len(moved) + len(viewed), unit="row", desc="latents", disable=None, leave=False)
+
+        def encoded(rows: Tensor, as_they_are: bool = False) -> Tensor:
+            pieces = []
+            for some in rows.split(chunk):
+                pieces.append(
+                    encode(batches._inputs(none, some, none) if as_they_are else batches._inputs(some, none, none))
+                )
+                bar.update(len(some))
+            return torch.cat(pieces)
+
+        with torch.no_grad(), bar:
+            self.plain = encoded(rows, as_they_are=True)
+            self.moved = (
+                encoded(moved).unflatten(0, (-1, len(batches.labelled))) if len(moved) else self.plain[None, :0]
+            )
+            self.views = encoded(viewed) if len(viewed) else self.plain[:0]
+        size = batches.num_labelled + batches.num_unlabelled
+        share = batches.num_labelled / size
+        views = batches.num_views > 0
+        super().__init__(self.plain, batches.y, size, share, batches.seed, batches.levels, batches.augment, views)
+        self.levels = None
+
+    def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
+        which = torch.randint(len(self.moved), labelled.shape, device=labelled.device)
+        place = torch.searchsorted(self.labelled.to(labelled.device), labelled)
+        return torch.cat([self.moved[which, place], self.plain[unlabelled], self.views[viewed]])

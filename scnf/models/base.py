@@ -72,6 +72,10 @@ class JointModel(nn.Module):
         """Log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
         raise NotImplementedError
 
+    def representation(self, x: Tensor) -> Tensor:
+        """What the classifier stands on, [N, D]: near rows are of one class, where the model has learned anything."""
+        raise NotImplementedError
+
     def sample(self, y: Tensor) -> Tensor:
         """One x for each label of y [N]."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from scnf import UNLABELLED
 from scnf.distributions import single_or_better
 from scnf.errors import UserError
 from scnf.models.base import JointModel, JointOutput
+from scnf.nn import before_head
 
 
 class Classifier(JointModel):
@@ -42,6 +43,10 @@ class Classifier(JointModel):
             UserError: always.
         """
         raise UserError("a plain classifier knows no p(x): it has accuracy and calibration, no likelihood")
+
+    def representation(self, x: Tensor) -> Tensor:
+        """What the last layer of the network sees [N, hidden]."""
+        return before_head(self.network, x)
 
     def sample(self, y: Tensor) -> Tensor:
         """There are none.

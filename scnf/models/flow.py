@@ -81,6 +81,15 @@ class SemiConditionalFlow(JointModel):
         z_f, common = self._shared(x)
         return common + self.conditional.log_prob(z_f, y)
 
+    def representation(self, x: Tensor) -> Tensor:
+        """z_f [N, d]."""
+        return self._shared(x)[0]
+
+    def latent_rows(self, x: Tensor) -> Tensor:
+        """What :class:`OnLatents` takes in place of x: [N, d + 1]."""
+        z_f, common = self._shared(x)
+        return torch.cat([z_f, common.unsqueeze(1)], dim=1)
+
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """One x for each label of y [N]."""
@@ -95,6 +104,37 @@ class SemiConditionalFlow(JointModel):
         training = self.training
         self.train()
         self.log_joint(x)
-        _, z_f, _ = self.latents(x)
+        z_f, _ = self._shared(x)
         self.conditional.initialize(z_f[y != UNLABELLED], y[y != UNLABELLED])
         self.train(training)
+
+
+class OnLatents(SemiConditionalFlow):
+    """A flow whose shared part stays as it is, so that what that part gives needs to be computed but once.
+
+    The same modules by the same names, but rows [N, d + 1] of :meth:`SemiConditionalFlow.latent_rows` in place of x:
+    z_f, and log p(z_aux) + log |det df/dx|. All likelihoods are those of x.
+
+    Args:
+        flow: whose parameters outside of the class-conditional part and the prior are frozen from here on.
+
+    Example:
+        >>> from scnf.models.architectures import build
+        >>> flow, x = build("scnf-toy", shape=(2,), num_classes=2).eval(), torch.randn(6, 2)
+        >>> rows = flow.latent_rows(x)
+        >>> torch.equal(OnLatents(flow).eval().log_likelihood(rows), flow.log_likelihood(x))
+        True
+    """
+
+    def __init__(self, flow: SemiConditionalFlow) -> None:
+        super().__init__(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
+        for part in (flow.transform, flow.auxiliary):
+            if part is not None:
+                part.requires_grad_(False)
+
+    def on_inputs(self) -> SemiConditionalFlow:
+        """The same modules as a flow of x again."""
+        return SemiConditionalFlow(self.transform, self.auxiliary, self.conditional, self.prior, self.semantic_features)
+
+    def _shared(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, :-1], x[:, -1]

@@ -20,6 +20,7 @@ from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
 from scnf.models.vae import VAE
 from scnf.models.variational import Table, VariationalModel
+from scnf.nn import before_head
 
 
 class M2(VariationalModel):
@@ -80,6 +81,10 @@ class M2(VariationalModel):
     def class_log_probs(self, seen: Tensor) -> Tensor:
         """Log q(y | x) [N, K]."""
         return torch.log_softmax(single_or_better(self.classifier(seen)), dim=1)
+
+    def representation(self, x: Tensor) -> Tensor:
+        """What the last layers of the classifier see of x [N, hidden]."""
+        return before_head(self.classifier, self.likelihood.observe(x))
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """(log p(x | latents, y), KL) [M, 2] of one draw, from features of M rows and y [M, K] on the simplex."""
@@ -236,6 +241,10 @@ class M1M2(VariationalModel):
         with torch.no_grad():
             z, _ = self.m1.encode(seen)
         return self.m2.class_log_probs(z)
+
+    def representation(self, x: Tensor) -> Tensor:
+        """That of M2, at a draw of z_1."""
+        return self.m2.representation(self.m1.encode(self.likelihood.observe(x))[0])
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
         """Log w and the classifier for each row, with one draw of its label where that is hidden."""

@@ -81,8 +81,14 @@ class VAE(VariationalModel):
 
     def class_log_probs(self, seen: Tensor) -> Tensor:
         """Log p(y | z) [N, K] at a draw of z."""
-        drawn, _ = self.ladder.down(self.ladder.up(seen), None, None, analytic=True)
-        return self._classify(drawn)
+        return self._classify(self._drawn(seen))
+
+    def representation(self, x: Tensor) -> Tensor:
+        """A draw of all latents, side by side [N, D]."""
+        return torch.cat(self._drawn(self.likelihood.observe(x)), dim=1)
+
+    def _drawn(self, seen: Tensor) -> list[Tensor]:
+        return self.ladder.down(self.ladder.up(seen), None, None, analytic=True)[0]
 
     def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """(z [N, D], log q(z | x) [N]) for a model with one Gaussian latent."""

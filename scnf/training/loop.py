@@ -76,6 +76,7 @@ class Restart(NamedTuple):
     progress: Progress
     sums: dict[str, Tensor]
     averaged: AveragedModel | None
+    guesses: Tensor | None = None
 
 
 @dataclass
@@ -147,6 +148,7 @@ def train(
     run: Run,
     *,
     evaluate: Callable[[JointModel], dict[str, float]],
+    guess: Callable[[JointModel, int], Tensor | None] | None = None,
     epochs: int,
     max_steps: int | None = None,
     schedule: str = "none",
@@ -169,6 +171,8 @@ def train(
         optimizer: over the parameters of `model`; its learning rate is taken as the highest.
         run: the directory for metrics and checkpoints.
         evaluate: figures on the validation split, "accuracy" among them, and "nll" where the model knows p(x).
+        guess: (model, epochs done) -> labels [N] for the views of `batches` from here on, or None to leave them; asked
+            before each epoch.
         epochs: passes over the data.
         max_steps: fewer optimiser steps than the epochs would take.
         schedule: see :mod:`scnf.training.schedules`.
@@ -191,7 +195,7 @@ def train(
 
     device = batches.x.device
     total_steps = planned_steps(batches, epochs, max_steps)
-    progress, sums, averaged = resume or Restart(Progress(), {}, _averaged(model, ema))
+    progress, sums, averaged, batches.guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
     forward = torch.compile(model) if compile else model
     peak_lr = [group["lr"] for group in optimizer.param_groups]
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
@@ -206,13 +210,16 @@ def train(
 
     def save_last() -> None:
         progress.minutes = minutes_before + (time.perf_counter() - started) / 60
-        _save(model, averaged, optimizer, progress, sums, run)
+        _save(model, averaged, optimizer, progress, sums, batches.guesses, run)
 
     bar = tqdm(
         total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
     )
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
+            guesses = guess(model, progress.epoch) if guess is not None and progress.step == 0 else None
+            if guesses is not None:
+                batches.guesses = guesses
             model.train()
             step_started = time.perf_counter()
             for x, y in batches.epoch(progress.epoch, start=progress.step):
@@ -296,6 +303,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     sums: dict[str, Any],
+    guesses: Tensor | None,
     run: Run,
 ) -> None:
     """Everything that the rest of the training depends on, in one file."""
@@ -305,6 +313,8 @@ def _save(
     tensors |= {"rng.cpu": torch.get_rng_state()}
     if averaged is not None:
         tensors |= with_prefix("ema", averaged.state_dict())
+    if guesses is not None:
+        tensors |= {"guesses": guesses}
     if torch.cuda.is_available():
         tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
     metadata = {name: value for name, value in vars(progress).items() if name != "stopped_by"}
@@ -346,7 +356,8 @@ def restore(model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: 
     progress = Progress(**{**metadata, "best_score": float(metadata["best_score"])})
     run.truncate_metrics(progress.epoch)
     sums = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
-    return Restart(progress, sums, averaged)
+    guesses = tensors["guesses"].to(device) if "guesses" in tensors else None
+    return Restart(progress, sums, averaged, guesses)
 
 
 def _epoch_line(

@@ -106,6 +106,16 @@ def evaluate(
     return figures
 
 
+@torch.no_grad()
+def representations(model: JointModel, x: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0) -> Tensor:
+    """What the model makes of each row, [N, D], for distances between rows; arguments as in :func:`evaluate`."""
+    was_training = model.training
+    model.eval()
+    rows = torch.cat([model.representation(batch) for batch in noisy_batches(x, levels, batch_size, seed)])
+    model.train(was_training)
+    return rows
+
+
 def likelihood_text(figures: Mapping[str, float]) -> str:
     """The likelihood among the figures of :func:`evaluate`, for people: bits/dim of images, nats of points."""
     if "nll" not in figures:

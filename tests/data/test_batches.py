@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.batches import Batches, dequantize
+from scnf.data.batches import Batches, EncodedBatches, dequantize
 from scnf.errors import UserError
 
 
@@ -46,6 +46,20 @@ def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
     for epoch in range(3):
         rows, _ = drawn(batches, epoch)
         assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
+
+
+def test_views_carry_what_is_guessed_of_their_rows() -> None:
+    x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
+    x += torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1)
+    y[:4] = torch.arange(4)
+    batches = Batches(x, y, 10, 0.2, seed=0, levels=256, views=True)
+    images, labels = next(batches.epoch(0))
+    assert labels[2:].tolist() == [UNLABELLED] * 16
+    batches.guesses = torch.arange(40) % 7
+    same, guessed = next(batches.epoch(0))
+    rows = (256 * same[:, 0, 0, 0]).long()
+    assert torch.equal(rows, (256 * images[:, 0, 0, 0]).long()) and torch.equal(rows[2:10], rows[10:])
+    assert torch.equal(guessed[:10], labels[:10]) and torch.equal(guessed[10:], rows[10:] % 7)
 
 
 def test_when_it_does_not_divide_no_row_comes_twice() -> None:
@@ -123,6 +137,36 @@ def test_views_follow_the_rows_that_they_show(augment: float) -> None:
         assert x.shape == (35, 1, 8, 8) and (y[5:] == UNLABELLED).all() and (y[:5] != UNLABELLED).all()
         levels = (x * 256).floor().flatten(1).max(dim=1).values.long().tolist()  # zeros come in from outside
         assert levels == rows + rows[5:]
+
+
+def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
+    batches, seen = images(1.0, views=True), []
+
+    def encode(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        levels = (x * 256).floor().flatten(1)
+        return torch.stack([levels.max(dim=1).values, levels.std(dim=1)], dim=1)
+
+    torch.manual_seed(0)
+    encoded = EncodedBatches(batches, encode, copies=3, chunk=50)
+    assert sum(seen) == 120 + 3 * 12 + 120 and max(seen) == 50
+    moved = []
+    for (codes, y), (x, expected) in zip(encoded.epoch(2), batches.epoch(2), strict=True):
+        assert codes.shape == (35, 2) and torch.equal(y, expected)
+        assert torch.equal(codes[:, 0], (x * 256).floor().flatten(1).max(dim=1).values)  # the grey level is the row
+        assert bool((codes[5:20, 1] == 0).all())
+        moved += codes[:5].tolist()
+    assert max(std for _, std in moved) > 0 and 24 < len({tuple(code) for code in moved}) <= 36
+    assert encoded.steps_per_epoch == batches.steps_per_epoch and len(seen) == 3 + 1 + 3
+
+
+def test_encoded_batches_without_labels_views_or_augmentation() -> None:
+    x, y = rows_as_points()
+    hidden = torch.full_like(y, UNLABELLED)
+    for batches in (Batches(x, hidden, 20, 0.0, 0, None), Batches(x, y, 20, 0.25, 0, None)):
+        pairs = zip(EncodedBatches(batches, lambda x: 2 * x).epoch(1), batches.epoch(1), strict=True)
+        for (codes, known), (points, expected) in pairs:
+            assert torch.equal(codes, 2 * points) and torch.equal(known, expected)
 
 
 def test_only_labelled_rows_and_views_are_moved() -> None:

@@ -39,6 +39,7 @@ def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(restored, x, rtol=0, atol=1e-4)
     torch.testing.assert_close(back, -logabsdet, rtol=1e-4, atol=1e-2)
     assert model.sample(torch.tensor([0, 9])).shape == (2, *shape)
+    assert torch.equal(model.representation(x), z_f)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 37])

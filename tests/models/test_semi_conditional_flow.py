@@ -10,6 +10,7 @@ from scnf import UNLABELLED
 from scnf.data.labels import Split
 from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian
 from scnf.models import SemiConditionalFlow, build
+from scnf.models.flow import OnLatents
 from scnf.nn import MLP
 from scnf.objectives import semi_supervised_loss
 from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FactorOut, PLULinear
@@ -124,6 +125,26 @@ def test_unlabelled_rows_are_logsumexp_in_value_and_gradient(make: Callable[[], 
     for name, gradient in gradients(model, ours).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-9, msg=name)
         assert gradient.abs().max() > 0, name
+
+
+@every_model
+def test_on_latents_the_probabilities_are_those_of_x(make: Callable[[], SemiConditionalFlow]) -> None:
+    flow = make().double()
+    x, y = points(9)
+    y[::2] = UNLABELLED
+    flow.initialize(x, y)
+    perturb(flow)
+    rows, expected = flow.latent_rows(x).detach(), flow(x, y)
+    adapted = OnLatents(flow)
+    found = adapted(rows, y)
+    torch.testing.assert_close(found.log_likelihood, expected.log_likelihood)
+    torch.testing.assert_close(found.class_log_probs, expected.class_log_probs)
+    assert torch.equal(adapted.representation(rows), flow.representation(x))
+    assert torch.equal(adapted.on_inputs().log_likelihood(x), flow.log_likelihood(x))
+    assert list(adapted.state_dict()) == list(flow.state_dict())
+    found.log_likelihood.sum().backward()
+    for name, parameter in adapted.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(("conditional", "prior")), name
 
 
 @every_model

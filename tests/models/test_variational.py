@@ -117,6 +117,33 @@ def test_every_parameter_gets_a_gradient(recipe: str, given: dict[str, Any]) -> 
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("recipe", [name for name in VARIATIONAL if name != "adgm"])
+@torch.no_grad()
+def test_the_representation_is_what_the_classifier_stands_on(recipe: str) -> None:
+    model, (x, y) = made(recipe).eval(), batch()
+    last = {
+        "classifier": lambda rows: model.network.head(rows),
+        "m1-m2": lambda rows: model.m2.classifier.head(rows),
+        **dict.fromkeys(("m2", "ladder-dgm"), lambda rows: model.classifier.head(rows)),
+    }.get(recipe, lambda rows: model.classifier(rows))
+    torch.manual_seed(3)
+    if recipe == "classifier":
+        expected = model(x, y).class_log_probs
+    else:
+        expected = model.class_log_probs(model.likelihood.observe(x))
+    torch.manual_seed(3)
+    torch.testing.assert_close(torch.log_softmax(last(model.representation(x)), dim=1), expected)
+
+
+@torch.no_grad()
+def test_the_representation_of_adgm_is_that_of_the_image_alone() -> None:
+    model, (x, _) = made("adgm").eval(), batch()
+    torch.manual_seed(3)
+    first = model.representation(x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(first, model.classifier.body(model.likelihood.observe(x)))
+
+
 @pytest.mark.parametrize("recipe", VARIATIONAL)
 def test_hidden_labels_change_nothing(recipe: str) -> None:
     model, (x, y) = made(recipe).eval(), batch()

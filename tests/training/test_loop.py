@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from scnf import UNLABELLED
-from scnf.data import sources
+from scnf.data import propagation, sources
 from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.models.architectures import build
@@ -154,7 +154,8 @@ sys.exit(main(sys.argv[4:]))
 """
 KINDS = {
     signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
-    "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2",
+    "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2 "
+    "--propagations 1",
     signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim",
     signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
 }
@@ -346,6 +347,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         "",
         "--conditional gaussian --means data --prior empirical --classifier_weight 1",
         "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
+        "--augment 1 --consistency_weight 10 --epochs 2 --propagations 2",
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
@@ -377,6 +379,30 @@ def test_hidden_labels_change_nothing(
         ]
         assert trained[0] == trained[1]
         assert first.read_json("summary.json")["test"] != second.read_json("summary.json")["test"]
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])
+def test_labels_are_propagated_at_even_distances(
+    digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int]
+) -> None:
+    widths, shares = [], []
+    whole_propagate, whole_surest = propagation.propagate, propagation.surest
+
+    def watched_propagate(features: Any, y: Any) -> Any:
+        widths.append(features.shape[1])
+        assert (y != UNLABELLED).sum() == 100
+        return whole_propagate(features, y)
+
+    def watched_surest(labels: Any, certainty: Any, share: float) -> Any:
+        shares.append(share)
+        return whole_surest(labels, certainty, share)
+
+    monkeypatch.setattr(propagation, "propagate", watched_propagate)
+    monkeypatch.setattr(propagation, "surest", watched_surest)
+    words = "--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none"
+    assert digits(words, f"--propagations {times}").code == 0
+    assert widths == [64] * len(expected)
+    assert shares == [min(1.0, 0.6 + 0.2 * epoch) for epoch in expected]
 
 
 # --- choices

@@ -1,0 +1,107 @@
+"""Label propagation: labels walk over the graph of nearest neighbours until every row has one.
+
+Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003); alternated with training, on what the network has
+made of the images by then, by Iscen et al. (https://arxiv.org/abs/1904.04717).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scnf import UNLABELLED
+
+COMPONENTS = 64
+"""Principal components that distances are measured in: fewer numbers, and less noise."""
+
+
+@torch.no_grad()
+def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> tuple[Tensor, Tensor]:
+    """The rows of largest cosine to each row, by the leading principal components of the centred features.
+
+    Args:
+        features: [N, D].
+        neighbours: k, fewer than N.
+        chunk: rows compared with all others at once, which takes chunk * N numbers of memory.
+
+    Returns:
+        indices [N, k], and cosines [N, k].
+    """
+    centred = features.float() - features.float().mean(dim=0)
+    if centred.shape[1] > COMPONENTS:
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # of ascending eigenvalues
+        centred = centred @ vectors[:, -COMPONENTS:]
+    unit = F.normalize(centred, dim=1)
+    buffer = unit.new_empty(chunk, len(unit))  # new memory for every chunk would take as long as the products
+    cosines, indices = [], []
+    for start in range(0, len(unit), chunk):
+        rows = unit[start : start + chunk]
+        table = torch.mm(rows, unit.T, out=buffer[: len(rows)])
+        table[:, start:].fill_diagonal_(-2.0)  # nobody is one's own neighbour
+        largest = table.topk(neighbours, dim=1)
+        cosines.append(largest.values)
+        indices.append(largest.indices)
+    return torch.cat(indices), torch.cat(cosines)
+
+
+def propagate(
+    features: Tensor, y: Tensor, neighbours: int = 10, alpha: float = 0.99, steps: int = 50
+) -> tuple[Tensor, Tensor]:
+    """A label for every row, from those few that have one.
+
+    With W the symmetric graph of nearest neighbours, weighted by the fourth power of their cosines, and S = D^-1/2 W
+    D^-1/2 for its degrees D, iterates F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2), Y the one-hot labels.
+    Then classes are scaled to the proportions that they have among the labels (Zhu et al., ICML 2003, section 4).
+    A row that no label reaches gets the first class, with certainty 0.
+
+    Args:
+        features: [N, D], on any device.
+        y: [N], UNLABELLED where hidden; some row has a label.
+        neighbours: k of the graph; at most N - 1 are taken.
+        alpha: how much comes from the neighbours, in (0, 1).
+        steps: iterations.
+
+    Returns:
+        labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
+
+    Raises:
+        ValueError: no row has a label.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
+        >>> labels, certainty = propagate(features, torch.tensor([0, -1, -1, 1, -1, -1]), neighbours=2)
+        >>> labels
+        tensor([0, 0, 0, 1, 1, 1])
+    """
+    labelled = y != UNLABELLED
+    if not bool(labelled.any()):
+        raise ValueError("labels cannot spread where no row has one")
+    indices, cosines = nearest_neighbours(features, min(neighbours, len(features) - 1))
+    rows = torch.arange(len(features), device=y.device).unsqueeze(1).expand_as(indices)
+    there = torch.stack([rows, indices]).flatten(1)
+    edges = torch.cat([there, there.flip(0)], dim=1)
+    weights = cosines.clamp_min(0).pow(4).flatten().repeat(2)
+    degrees = weights.new_zeros(len(y)).index_add(0, edges[0], weights).clamp_min(1e-12)
+    weights = weights / (degrees[edges[0]] * degrees[edges[1]]).sqrt()
+    graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y)), check_invariants=False).coalesce()
+    given = F.one_hot(y.clamp_min(0)).float() * labelled.unsqueeze(1)
+    spread = given
+    for _ in range(steps):
+        spread = alpha * torch.sparse.mm(graph, spread) + (1 - alpha) * given
+    spread = spread * given.sum(dim=0) / spread.sum(dim=0).clamp_min(1e-12)
+    certainty, labels = (spread / spread.sum(dim=1, keepdim=True).clamp_min(1e-12)).max(dim=1)
+    return torch.where(labelled, y, labels), torch.where(labelled, 1.0, certainty)
+
+
+def surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
+    """The labels [N] of that share of each class whose certainty [N] is largest, UNLABELLED for the others.
+
+    Example:
+        >>> surest(torch.tensor([0, 0, 1, 1]), torch.tensor([0.6, 0.9, 0.8, 0.7]), 0.5)
+        tensor([-1,  0,  1, -1])
+    """
+    kept = torch.full_like(labels, UNLABELLED)
+    for k in labels.unique():
+        rows = (labels == k).nonzero().squeeze(1)
+        best = rows[certainty[rows].argsort(descending=True)[: round(share * len(rows))]]
+        kept[best] = k
+    return kept

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.propagation import nearest_neighbours, propagate, surest
+from scnf.data.sources import load
+
+
+def few(y: Tensor, per_class: int = 5) -> Tensor:
+    visible = torch.full_like(y, UNLABELLED)
+    for k in y.unique():
+        rows = (y == k).nonzero().squeeze(1)[:per_class]
+        visible[rows] = k
+    return visible
+
+
+def test_neighbours_are_those_of_largest_cosine() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(203, 6) + 3
+    indices, cosines = nearest_neighbours(features, 7, chunk=50)
+    unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1)
+    table = (unit @ unit.T).fill_diagonal_(-2)
+    torch.testing.assert_close(cosines, table.topk(7, dim=1).values)
+    torch.testing.assert_close(table.gather(1, indices), cosines)
+    assert not (indices == torch.arange(203).unsqueeze(1)).any()
+
+
+def test_many_features_are_reduced_to_where_they_vary() -> None:
+    torch.manual_seed(0)
+    core = torch.randn(120, 20)
+    wide = torch.cat([core, 1e-4 * torch.randn(120, 100)], dim=1) @ torch.linalg.qr(torch.randn(120, 120)).Q
+    assert torch.equal(nearest_neighbours(wide, 5)[0], nearest_neighbours(core, 5)[0])
+
+
+def by_hand(features: Tensor, y: Tensor, k: int, alpha: float, steps: int) -> Tensor:
+    unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1).double()
+    table = (unit @ unit.T).fill_diagonal_(-2)
+    weights = torch.zeros_like(table)
+    for row in range(len(table)):
+        for column in table[row].topk(k).indices.tolist():
+            weights[row, column] += max(0.0, float(table[row, column])) ** 4
+    weights = weights + weights.T
+    scale = weights.sum(dim=1).clamp_min(1e-12).rsqrt().diag()
+    graph, given = scale @ weights @ scale, torch.zeros(len(y), int(y.max()) + 1).double()
+    for row in (y != UNLABELLED).nonzero().squeeze(1).tolist():
+        given[row, y[row]] = 1
+    spread = given
+    for _ in range(steps):
+        spread = alpha * graph @ spread + (1 - alpha) * given
+    spread = spread * given.sum(dim=0) / spread.sum(dim=0)
+    return spread / spread.sum(dim=1, keepdim=True)
+
+
+def test_it_is_the_iteration_on_the_normalised_graph() -> None:
+    torch.manual_seed(1)
+    features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
+    y[:7] = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    expected = by_hand(features, y, 6, 0.9, 30)
+    labels, certainty = propagate(features, y, neighbours=6, alpha=0.9, steps=30)
+    assert torch.equal(labels[7:], expected.argmax(dim=1)[7:]) and torch.equal(labels[:7], y[:7])
+    torch.testing.assert_close(certainty[7:], expected.max(dim=1).values[7:].float(), rtol=1e-4, atol=1e-5)
+    assert bool((certainty[:7] == 1).all())
+
+
+def test_labels_of_digits_spread_to_their_neighbours() -> None:
+    data = load("digits", "unused")
+    visible = few(data.train_y, 10)
+    labels, certainty = propagate(data.train_x.flatten(1), visible)
+    hidden = visible == UNLABELLED
+    right = (labels == data.train_y).double()
+    assert right[hidden].mean() > 0.95
+    kept = surest(labels, certainty, 0.5)
+    sure = hidden & (kept != UNLABELLED)
+    assert right[sure].mean() > max(0.99, float(right[hidden].mean()))
+
+
+def test_hidden_labels_are_not_read_and_a_row_without_neighbours_is_uncertain() -> None:
+    features = torch.cat([torch.eye(4).repeat_interleave(5, dim=0), -torch.ones(1, 4)])
+    y = torch.full((21,), UNLABELLED)
+    y[0], y[5] = 1, 0
+    labels, certainty = propagate(features, y, neighbours=4)
+    assert labels[:5].tolist() == [1] * 5 and labels[5:10].tolist() == [0] * 5
+    assert float(certainty[-1]) == 0
+
+
+def test_without_labels_there_is_nothing_to_spread() -> None:
+    with pytest.raises(ValueError, match="no row has one"):
+        propagate(torch.randn(5, 2), torch.full((5,), UNLABELLED))
+
+
+def test_a_share_of_each_class_is_kept() -> None:
+    torch.manual_seed(0)
+    labels, certainty = torch.tensor([0] * 10 + [1] * 20 + [2] * 5), torch.rand(35)
+    kept = surest(labels, certainty, 0.6)
+    for k, count in ((0, 6), (1, 12), (2, 3)):
+        rows = labels == k
+        assert (kept == k).sum() == count
+        assert certainty[kept == k].min() > certainty[rows & (kept == UNLABELLED)].max()
+    assert torch.equal(surest(labels, certainty, 1.0), labels)
