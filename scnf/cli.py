@@ -161,19 +161,21 @@ class _Workbench:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
 
         Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
-        and from the middle of the training on all of them.
+        when neighbours are those of pixels, and from the middle of the training on all of them; on latents of a
+        trained flow, all from the start.
         """
         from scnf.data.propagation import propagate, surest
         from scnf.training.metrics import representations
 
         times, epochs = self.settings.objective.propagations, self.settings.train.epochs
+        adapt = self.settings.train.adapt
         if epoch and epoch * times // epochs == (epoch - 1) * times // epochs:
             return None
-        if epoch or self.settings.train.adapt:
+        if epoch or adapt:
             features = representations(model, batches.x, batches.levels, self.settings.train.eval_batch_size)
         else:
             features = batches.x.flatten(1)
-        return surest(*propagate(features, batches.y), min(1.0, 0.6 + 0.8 * epoch / epochs))
+        return surest(*propagate(features, batches.y), 1.0 if adapt else min(1.0, 0.6 + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
         """Figures on "validation" or "test"."""

@@ -243,8 +243,10 @@ class M1M2(VariationalModel):
         return self.m2.class_log_probs(z)
 
     def representation(self, x: Tensor) -> Tensor:
-        """That of M2, at a draw of z_1."""
-        return self.m2.representation(self.m1.encode(self.likelihood.observe(x))[0])
+        """That of M2, at the mean of 16 draws of z_1."""
+        seen = self.likelihood.observe(x)
+        draws = [self.m1.encode(seen)[0] for _ in range(16)]
+        return self.m2.representation(torch.stack(draws).mean(dim=0))
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
         """Log w and the classifier for each row, with one draw of its label where that is hidden."""
