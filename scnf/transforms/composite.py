@@ -83,17 +83,18 @@ class _Recomputed(torch.autograd.Function):
         outputs, context = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
         found: dict[Tensor, Tensor] = {}  # tensors hash by identity
-        for layer in reversed(ctx.layers):
+        for layers in reversed(_replayed_at_once(ctx.layers)):
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                replay = replayed(layer, outputs, context)
-            wanted = [p for p in layer.parameters() if p.requires_grad]
+                replay = replayed(layers, outputs, context)
+            wanted = [p for layer in layers for p in layer.parameters() if p.requires_grad]
             wanted += [context] if context is not None and context.requires_grad else []
             results, upstream = [replay.outputs], [grad_outputs]
             if replay.logabsdet.requires_grad:  # it is constant in a Squeeze
                 results, upstream = [*results, replay.logabsdet], [*upstream, grad_logabsdet]
             grads = torch.autograd.grad(results, [*replay.leaves, *wanted], upstream, allow_unused=True)
             own, others = grads[: len(replay.leaves)], grads[len(replay.leaves) :]
-            grad_outputs, outputs = torch.stack([g for g in own if g is not None]).sum(dim=0), replay.inputs
+            reached = [grad for grad in own if grad is not None]
+            grad_outputs, outputs = sum(reached[1:], start=reached[0]), replay.inputs
             for tensor, grad in zip(wanted, others, strict=True):
                 if grad is not None:
                     found[tensor] = found[tensor] + grad if tensor in found else grad
@@ -101,12 +102,20 @@ class _Recomputed(torch.autograd.Function):
         return None, grad_outputs, grad_context, *(found.get(parameter) for parameter in ctx.parameters)
 
 
-def replayed(layer: Transform, outputs: Tensor, context: Tensor | None) -> Replay:
-    """Find the inputs of a layer from its outputs [N, ...], and run it on them with a graph."""
-    if hasattr(layer, "replay"):
-        return layer.replay(outputs, context)
+def _replayed_at_once(layers: Iterable[Transform]) -> list[list[Transform]]:
+    """Groups of neighbours: a layer that knows how to replay itself alone, the cheap ones between two such together."""
+    groups = itertools.groupby(enumerate(layers), lambda pair: pair[0] if hasattr(pair[1], "replay") else -1)
+    return [[layer for _, layer in group] for _, group in groups]
+
+
+def replayed(layers: list[Transform], outputs: Tensor, context: Tensor | None) -> Replay:
+    """Find the inputs of layers in a row from their outputs [N, ...], and run them on these with a graph."""
+    if hasattr(layers[0], "replay"):
+        return layers[0].replay(outputs, context)
     with torch.no_grad():
-        inputs = layer.inverse(outputs, context)[0]
-    inputs.requires_grad_()
-    again, logabsdet = layer(inputs, context)
-    return Replay(inputs.detach(), again, logabsdet, (inputs,))
+        inputs = outputs
+        for layer in reversed(layers):
+            inputs = layer.inverse(inputs, context)[0]
+    leaf = inputs.detach().requires_grad_()
+    again, logabsdet = Cascade._cascade(leaf, layers, context)
+    return Replay(inputs, again, logabsdet, (leaf,))
