@@ -5,6 +5,7 @@ import logging
 import resource
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -147,10 +148,16 @@ class _Workbench:
         load_weights(self.model, tensors, path)
 
     def batches(self) -> Any:
-        """The training rows, on the device, with hidden labels gone."""
+        """The training rows, on the device, with hidden labels gone; UserError where there are none to propagate."""
         from scnf.data.batches import Batches
 
         settings, rows = self.settings, self.split.train
+        unseen = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
+        if unseen and settings.objective.propagations:
+            raise UserError(
+                f"no row of class {', '.join(map(str, sorted(unseen)))} has a label, and so none would be propagated: "
+                "set data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
+            )
         x, y = self.dataset.train_x[rows].to(self.device), self.visible[rows].to(self.device)
         share = settings.data.labelled_share
         views = settings.objective.consistency_weight > 0
@@ -162,14 +169,14 @@ class _Workbench:
 
         Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
         when neighbours are those of pixels, and from the middle of the training on all of them; on latents of a
-        trained flow, all from the start.
+        trained flow, which do not change, all from the start.
         """
         from scnf.data.propagation import propagate, surest
         from scnf.training.metrics import representations
 
         times, epochs = self.settings.objective.propagations, self.settings.train.epochs
         adapt = self.settings.train.adapt
-        if epoch and epoch * times // epochs == (epoch - 1) * times // epochs:
+        if epoch and (adapt or epoch * times // epochs == (epoch - 1) * times // epochs):
             return None
         if epoch or adapt:
             features = representations(model, batches.x, batches.levels, self.settings.train.eval_batch_size)
@@ -292,10 +299,13 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
+    encoding = time.perf_counter()
     if train.adapt:
         with torch.random.fork_rng([bench.device] if bench.device.type == "cuda" else []):  # on resume, the same again
             torch.manual_seed(settings.seed)
-            batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows)
+            copies = min(100, max(1, 10_000 // max(1, len(batches.labelled))))
+            batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
+    encoding = (time.perf_counter() - encoding) / 60
     if not resumed and (train.adapt or not settings.pretrained):
         try:
             model.initialize(*next(batches.epoch(0)))
@@ -329,7 +339,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     summary |= {
         "epochs": progress.epoch,
         "steps": progress.total_step,
-        "minutes": round(progress.minutes, 3),
+        "minutes": round(encoding + progress.minutes, 3),
         "images_per_second": round(progress.images / progress.train_seconds, 1) if progress.train_seconds else None,
         "peak_memory_mb": _peak_memory_mb(bench.device),
     }

@@ -136,6 +136,10 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations 2 --consistency_weight 1 --num_labels 0", "data.num_labels above 0"),
     (f"{DIGITS} --adapt", "say which with --pretrained"),
     (f"{DIGITS} --adapt --pretrained --recipe m2", "the recipe m2 has no shared flow to adapt"),
+    (
+        f"{DIGITS} --propagations 1 --consistency_weight 1 --balanced false --num_labels 12 --max_steps 1",
+        "and so none would be propagated: set data.balanced to true",
+    ),
     (f"{DIGITS} --propagations -1", "objective.propagations must be 0 or more"),
     (f"{DIGITS} --prior [0.5,0.5]", "a prior over 10 classes needs 10 positive numbers"),
     (f"{DIGITS} --prior even", "not 'even'"),

@@ -1,7 +1,8 @@
-"""Label propagation: labels walk over the graph of nearest neighbours until every row has one.
+"""Label propagation: labels walk over the graph of nearest neighbours.
 
-Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003); alternated with training, on what the network has
-made of the images by then, by Iscen et al. (https://arxiv.org/abs/1904.04717).
+The iteration is that of Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003); the graph of cosines,
+and propagation in turns with training, on what the network has made of the images by then, are after Iscen et al.
+(https://arxiv.org/abs/1904.04717).
 """
 
 import torch
@@ -46,12 +47,13 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
 def propagate(
     features: Tensor, y: Tensor, neighbours: int = 10, alpha: float = 0.99, steps: int = 50
 ) -> tuple[Tensor, Tensor]:
-    """A label for every row, from those few that have one.
+    """A label for every row that the labels of the few reach.
 
     With W the symmetric graph of nearest neighbours, weighted by the fourth power of their cosines, and S = D^-1/2 W
-    D^-1/2 for its degrees D, iterates F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2), Y the one-hot labels.
-    Then classes are scaled to the proportions that they have among the labels (Zhu et al., ICML 2003, section 4).
-    A row that no label reaches gets the first class, with certainty 0.
+    D^-1/2 for its degrees D, a number of steps F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2) from F = Y, the
+    one-hot labels. Then the columns of F are scaled to sum to the number of labels of each class, after the class mass
+    normalisation of Zhu et al. (ICML 2003, section 4). A class without a label is given to no row. A row that no label
+    reaches gets the first class, with certainty 0.
 
     Args:
         features: [N, D], on any device.
@@ -64,7 +66,7 @@ def propagate(
         labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
 
     Raises:
-        ValueError: no row has a label.
+        ValueError: no row has a label, or a feature is not finite.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
@@ -75,6 +77,8 @@ def propagate(
     labelled = y != UNLABELLED
     if not bool(labelled.any()):
         raise ValueError("labels cannot spread where no row has one")
+    if not bool(features.isfinite().all()):
+        raise ValueError("labels cannot spread over features that are not finite")
     indices, cosines = nearest_neighbours(features, min(neighbours, len(features) - 1))
     rows = torch.arange(len(features), device=y.device).unsqueeze(1).expand_as(indices)
     there = torch.stack([rows, indices]).flatten(1)
@@ -95,6 +99,8 @@ def propagate(
 def surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
     """The labels [N] of that share of each class whose certainty [N] is largest, UNLABELLED for the others.
 
+    Certainty 0 is never enough.
+
     Example:
         >>> surest(torch.tensor([0, 0, 1, 1]), torch.tensor([0.6, 0.9, 0.8, 0.7]), 0.5)
         tensor([-1,  0,  1, -1])
@@ -104,4 +110,4 @@ def surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
         rows = (labels == k).nonzero().squeeze(1)
         best = rows[certainty[rows].argsort(descending=True)[: round(share * len(rows))]]
         kept[best] = k
-    return kept
+    return torch.where(certainty > 0, kept, UNLABELLED)

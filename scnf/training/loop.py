@@ -195,7 +195,8 @@ def train(
 
     device = batches.x.device
     total_steps = planned_steps(batches, epochs, max_steps)
-    progress, sums, averaged, batches.guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
+    progress, sums, averaged, guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
+    batches.guesses = None if guess is None else guesses
     forward = torch.compile(model) if compile else model
     peak_lr = [group["lr"] for group in optimizer.param_groups]
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
@@ -217,9 +218,8 @@ def train(
     )
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
-            guesses = guess(model, progress.epoch) if guess is not None and progress.step == 0 else None
-            if guesses is not None:
-                batches.guesses = guesses
+            found = guess(model, progress.epoch) if guess is not None and progress.step == 0 else None
+            batches.guesses = batches.guesses if found is None else found
             model.train()
             step_started = time.perf_counter()
             for x, y in batches.epoch(progress.epoch, start=progress.step):

@@ -103,9 +103,17 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _replayed_at_once(layers: Iterable[Transform]) -> list[list[Transform]]:
-    """Groups of neighbours: a layer that knows how to replay itself alone, the cheap ones between two such together."""
-    groups = itertools.groupby(enumerate(layers), lambda pair: pair[0] if hasattr(pair[1], "replay") else -1)
-    return [[layer for _, layer in group] for _, group in groups]
+    """Groups of neighbours: a layer that knows how to replay itself alone, of those between two such a few together.
+
+    Few, for they are in memory together; together, for each group costs a pass of the autograd engine.
+    """
+    groups: list[list[Transform]] = []
+    for layer in layers:
+        alone = hasattr(layer, "replay") or not groups or hasattr(groups[-1][0], "replay")
+        if alone or len(groups[-1]) == 3:
+            groups.append([])
+        groups[-1].append(layer)
+    return groups
 
 
 def replayed(layers: list[Transform], outputs: Tensor, context: Tensor | None) -> Replay:

@@ -81,12 +81,19 @@ def test_hidden_labels_are_not_read_and_a_row_without_neighbours_is_uncertain() 
     y[0], y[5] = 1, 0
     labels, certainty = propagate(features, y, neighbours=4)
     assert labels[:5].tolist() == [1] * 5 and labels[5:10].tolist() == [0] * 5
-    assert float(certainty[-1]) == 0
+    assert float(certainty[-1]) == 0 and int(surest(labels, certainty, 1.0)[-1]) == UNLABELLED
 
 
 def test_without_labels_there_is_nothing_to_spread() -> None:
     with pytest.raises(ValueError, match="no row has one"):
         propagate(torch.randn(5, 2), torch.full((5,), UNLABELLED))
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    features = torch.randn(20, 3)
+    features[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        propagate(features, torch.zeros(20, dtype=torch.long))
 
 
 def test_a_share_of_each_class_is_kept() -> None:
