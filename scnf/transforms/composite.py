@@ -83,7 +83,7 @@ class _Recomputed(torch.autograd.Function):
         outputs, context = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
         found: dict[Tensor, Tensor] = {}  # tensors hash by identity
-        for layers in reversed(_replayed_at_once(ctx.layers)):
+        for layers in reversed(replayed_together(ctx.layers)):
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
                 replay = replayed(layers, outputs, context)
             wanted = [p for layer in layers for p in layer.parameters() if p.requires_grad]
@@ -102,7 +102,7 @@ class _Recomputed(torch.autograd.Function):
         return None, grad_outputs, grad_context, *(found.get(parameter) for parameter in ctx.parameters)
 
 
-def _replayed_at_once(layers: Iterable[Transform]) -> list[list[Transform]]:
+def replayed_together(layers: Iterable[Transform]) -> list[list[Transform]]:
     """Groups of neighbours: a layer that knows how to replay itself alone, of those between two such a few together.
 
     Few, for they are in memory together; together, for each group costs a pass of the autograd engine.
