@@ -299,12 +299,14 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
+    autocast = train.autocast and _has_bfloat16(bench.device)
     encoding = time.perf_counter()
     if train.adapt:
         with torch.random.fork_rng([bench.device] if bench.device.type == "cuda" else []):  # on resume, the same again
             torch.manual_seed(settings.seed)
             copies = min(100, max(1, 10_000 // max(1, len(batches.labelled))))
-            batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=autocast):
+                batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
     encoding = (time.perf_counter() - encoding) / 60
     if not resumed and (train.adapt or not settings.pretrained):
         try:
@@ -328,7 +330,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             grad_clip=train.grad_clip,
             ema=train.ema,
             select=train.select,
-            autocast=train.autocast and _has_bfloat16(bench.device),
+            autocast=autocast,
             compile=train.compile,
             resume=restart,
             say=partial(print, flush=True),
