@@ -36,7 +36,8 @@ def test_there_is_the_main_job() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_it_loads_and_builds(path: Path) -> None:
     settings = config.load(path)
-    assert settings.model.recipe in RECIPES and settings.device == "auto" and settings.pretrained is None
+    assert settings.model.recipe in RECIPES and settings.device == "auto"
+    assert settings.pretrained == ("shipped" if settings.train.adapt else None)
     shape, classes, rows = SHAPES[settings.data.name]
     visible = torch.arange(100 * classes) % classes
     prior = make_prior(settings.model.prior, classes, visible)
