@@ -235,6 +235,10 @@ def train(words: Sequence[str]) -> int:
                 with atomic_write(run.path / M1_COPY / name) as temporary:
                     shutil.copyfile(source, temporary)
         return _train(run, bench, batches, resumed)
+    except KeyboardInterrupt:
+        if not run.checkpoint("last").is_file():
+            print(f"{run.path} had not come to its first checkpoint: nothing can be resumed", file=sys.stderr)
+        raise
     finally:
         run.close()
 
@@ -583,7 +587,12 @@ def _same_split(run: Run, bench: _Workbench) -> bool:
 
 
 def _note_other_split(directory: Path, weights: Path, bench: _Workbench) -> None:
-    if (directory / "split.json").is_file() and not _same_split(Run(directory), bench):
+    if not all((directory / name).is_file() for name in ("config.yaml", "split.json")):
+        return
+    seen, wanted = config.load(directory / "config.yaml").data.name, bench.settings.data.name
+    if seen != wanted:
+        print(f"note: {weights} was trained on {seen}, not on {wanted}")
+    elif not _same_split(Run(directory), bench):
         print(f"note: {weights} saw another label split, and with it rows that validate here: validation may flatter")
 
 

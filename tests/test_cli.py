@@ -143,6 +143,13 @@ def test_weights_that_ship(
     assert last_run().read_json("summary.json")["test"] == Run(finished).read_json("summary.json")["test"]
 
 
+def test_weights_of_other_data_are_noted(scnf: Callable[..., Any]) -> None:
+    words = "--channels 8 --steps 1 --conditional gaussian --batch_size 2000 --eval_batch_size 5000"
+    assert scnf("train --config moons.yaml --max_steps 1", words).code == 0
+    outcome = scnf("train --config circles.yaml --epochs 0 --pretrained 1", words)
+    assert outcome.code == 0 and "was trained on moons, not on circles" in outcome.out
+
+
 ADAPT = "--adapt --pretrained 1 --data_seed 1 --augment 1 --consistency_weight 10 --propagations 1 --epochs 2"
 
 

@@ -132,7 +132,8 @@ def test_what_is_written_before_training(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "train", stop)
-    assert digits("--epochs 1").code == 130
+    outcome = digits("--epochs 1")
+    assert outcome.code == 130 and "nothing can be resumed" in outcome.err
     assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "env.json"}
 
 
