@@ -14,7 +14,7 @@ from typing import Any
 
 from scnf import config
 from scnf.runs import Run
-from scnf.training.metrics import likelihood_text
+from scnf.training.metrics import figures_text
 
 CARD = """# {recipe} on {data} with {labels} labels
 
@@ -32,10 +32,6 @@ CARD = """# {recipe} on {data} with {labels} labels
 The figures again, without training: `python train_flow_ssl.py --config {config} --pretrained --train.epochs 0`, or
 `scnf evaluate pretrained/{recipe}`.
 """
-
-
-def line(figures: dict[str, float]) -> str:
-    return f"accuracy {100 * figures['accuracy']:.2f} %, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
 
 
 def main() -> None:
@@ -79,13 +75,13 @@ def main() -> None:
         selected=summary["selected_epoch"],
         epochs=summary["epochs"],
         select=train.select,
-        validation=line(summary["validation"]),
-        test=line(summary["test"]),
+        validation=figures_text(summary["validation"]),
+        test=figures_text(summary["test"]),
         parameters=summary["parameters"],
         sha256=sha256,
     )
     (target / "README.md").write_text(card)
-    print(f"{target}: {line(summary['test'])}")
+    print(f"{target}: {figures_text(summary['test'])}")
 
 
 if __name__ == "__main__":

@@ -372,6 +372,7 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     from scnf.analysis import plots
     from scnf.analysis.samples import sample_picture
     from scnf.training.checkpoint import save_tensors
+    from scnf.training.metrics import figures_text
 
     save_tensors(run.weights, bench.model.state_dict(), {"recipe": bench.settings.model.recipe})
     summary["validation"], summary["test"] = bench.figures("validation"), bench.figures("test")
@@ -381,20 +382,22 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
         sample_picture(bench.model, run.path / "samples.png", classes, 10, bench.shape, bench.device)
     plots.curves(run.read_metrics(), run.path / "curves.png")
     for split in ("validation", "test"):
-        print(f"{split:<10}  {_figures_line(summary[split])}")
+        print(f"{split:<10}  {figures_text(summary[split])}")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     print(f"{summary['minutes']:.1f} minutes{rate}, {summary['peak_memory_mb']:.0f} MB at most; all is in {run.path}")
 
 
 def evaluate(words: Sequence[str]) -> int:
     """`scnf evaluate`: figures of a run or of weights, on validation and test."""
+    from scnf.training.metrics import figures_text
+
     parser = _small_parser("evaluate", "Figures of a run, or of a directory or file of weights.")
     parser.add_argument("--split", choices=["validation", "test", "both"], default="both")
     options, overrides = parser.parse_known_args(words)
     bench = _bench_of(options.weights, options.logs, overrides)
     splits = ["validation", "test"] if options.split == "both" else [options.split]
     for split in splits:
-        print(f"{split:<10}  {_figures_line(bench.figures(split))}")
+        print(f"{split:<10}  {figures_text(bench.figures(split))}")
     return 0
 
 
@@ -619,12 +622,6 @@ def _peak_memory_mb(device: Any) -> float:
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def _figures_line(figures: dict[str, float]) -> str:
-    from scnf.training.metrics import likelihood_text
-
-    return f"accuracy {100 * figures['accuracy']:.2f} %, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start, too: sums then come out the same to the last bit
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +61,26 @@ def scnf(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 def digits(scnf: Command, tmp_path: Path) -> Command:
     """`scnf train` on digits with a tiny model, into logs/ of the test's directory."""
     return lambda *words: scnf("train --config digits.yaml", *TINY, *words)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[int, int]]], None]:
+    """SIGINT when a training comes to these (epoch, step), which leave the list one by one."""
+    from scnf.data.batches import Batches
+
+    def call(left: list[tuple[int, int]]) -> None:
+        epoch = Batches.epoch
+
+        def with_signal(self: Batches, index: int, start: int = 0) -> Any:
+            for step, batch in enumerate(epoch(self, index, start), start):
+                if left and (index, step) == left[0]:
+                    left.pop(0)
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+        monkeypatch.setattr(Batches, "epoch", with_signal)
+
+    return call
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import yaml
 from matplotlib import image
 
 from scnf import cli, config
-from scnf.data.batches import EncodedBatches
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors
 
@@ -178,19 +176,11 @@ def test_adapting_goes_on_as_if_it_never_stopped(
     scnf: Callable[..., Any],
     copied: Run,
     last_run: Callable[[], Run],
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[..., None],
 ) -> None:
     assert digits(ADAPT).code == 0
-    reference, epoch, left = last_run(), EncodedBatches.epoch, [(1, 3)]
-
-    def with_signal(self: EncodedBatches, index: int, start: int = 0) -> Any:
-        for step, batch in enumerate(epoch(self, index, start), start):
-            if left and (index, step) == left[0]:
-                left.pop()
-                signal.raise_signal(signal.SIGINT)
-            yield batch
-
-    monkeypatch.setattr(EncodedBatches, "epoch", with_signal)
+    reference = last_run()
+    interrupt_at([(1, 3)])
     assert digits(ADAPT).code == 130
     assert scnf("train --resume last").code == 0
     assert last_run().weights.read_bytes() == reference.weights.read_bytes()

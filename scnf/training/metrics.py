@@ -121,3 +121,8 @@ def likelihood_text(figures: Mapping[str, float]) -> str:
     if "nll" not in figures:
         return "no p(x)"
     return f"{figures['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in figures else f"NLL {figures['nll']:.3f} nats"
+
+
+def figures_text(figures: Mapping[str, float]) -> str:
+    """The figures of :func:`evaluate` in a line, for people."""
+    return f"accuracy {100 * figures['accuracy']:.2f} %, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"

@@ -196,20 +196,12 @@ def test_wherever_it_stops(
     digits: Callable[..., Any],
     scnf: Callable[..., Any],
     last_run: Callable[[], Run],
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[..., None],
     stops: list[tuple[int, int]],
 ) -> None:
     assert digits("--epochs 2 --runs.name reference").code == 0
-    reference, epoch, left = last_run(), Batches.epoch, list(stops)
-
-    def with_signal(self: Batches, index: int, start: int = 0) -> Any:
-        for step, batch in enumerate(epoch(self, index, start), start):
-            if left and (index, step) == left[0]:
-                left.pop(0)
-                signal.raise_signal(signal.SIGINT)
-            yield batch
-
-    monkeypatch.setattr(Batches, "epoch", with_signal)
+    reference, left = last_run(), list(stops)
+    interrupt_at(left)
     codes = [digits("--epochs 2").code]
     while codes[-1] == 130 and len(codes) < 9:
         codes.append(scnf("train --resume last").code)
