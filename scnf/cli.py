@@ -168,21 +168,24 @@ class _Workbench:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
 
         Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
-        when neighbours are those of pixels, and from the middle of the training on all of them; on latents of a
-        trained flow, which do not change, all from the start.
+        when neighbours are those of pixels, and from the middle of the training on all of them; after self-training,
+        or on latents of a trained flow, which do not change, all from the start.
         """
         from scnf.data.propagation import propagate, surest
         from scnf.training.metrics import representations
+        from scnf.training.self_training import self_trained_features
 
-        times, epochs = self.settings.objective.propagations, self.settings.train.epochs
-        adapt = self.settings.train.adapt
-        if epoch and (adapt or epoch * times // epochs == (epoch - 1) * times // epochs):
+        objective, train, x, y = self.settings.objective, self.settings.train, batches.x, batches.y
+        times, epochs = objective.propagations, train.epochs
+        if epoch and (train.adapt or epoch * times // epochs == (epoch - 1) * times // epochs):
             return None
-        if epoch or adapt:
-            features = representations(model, batches.x, batches.levels, self.settings.train.eval_batch_size)
+        if epoch or train.adapt:
+            features = representations(model, x, batches.levels, train.eval_batch_size)
         else:
-            features = batches.x.flatten(1)
-        return surest(*propagate(features, batches.y), 1.0 if adapt else min(1.0, 0.6 + 0.8 * epoch / epochs))
+            augment, autocast = self.settings.data.augment, train.autocast and _has_bfloat16(self.device)
+            features = self_trained_features(x, y, batches.levels, objective.self_training, augment, autocast)
+        known = train.adapt or objective.self_training
+        return surest(*propagate(features, y), 1.0 if known else min(1.0, 0.6 + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
         """Figures on "validation" or "test"."""

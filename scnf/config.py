@@ -169,8 +169,11 @@ class ObjectiveSettings:
         consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
         consistency_ramp: share of all steps in which that weight rises from 0.
         confidence: how sure is sure.
-        propagations: how often in a training, at even distances, labels are propagated over nearest neighbours to give
-            views their targets: first neighbours of pixels, then of what the model has made of them. 0 for never.
+        propagations: how often in a training, at even distances, labels are propagated over nearest neighbours: first
+            of pixels, then of what the model has made of them. They are the targets of views, or without views
+            (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.
+        self_training: how many small networks are trained one after the other, before the first of these times, for
+            features in which neighbours are better than among pixels.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -182,6 +185,7 @@ class ObjectiveSettings:
     consistency_ramp: float = 0.3
     confidence: float = 0.9
     propagations: int = 0
+    self_training: int = 0
     kl_weight: float = 1.0
     kl_warmup: float = 0.0
 
@@ -494,10 +498,12 @@ def _check_values(settings: Settings) -> None:
             "the importance-weighted bound has no KL to weigh: set objective.kl_weight to 1 and objective.kl_warmup to "
             "0, or model.importance_samples to 1"
         )
-    if objective.propagations and not (objective.consistency_weight and data.num_labels):
+    if objective.propagations and not data.num_labels:
+        raise UserError("there are no labels to propagate: set data.num_labels above 0, or objective.propagations to 0")
+    if objective.self_training and (train.adapt or not objective.propagations):
         raise UserError(
-            "propagated labels are targets of augmented views: set objective.consistency_weight above 0 (100, say) and "
-            "data.num_labels above 0, or objective.propagations to 0"
+            "self-training is for the labels that are propagated first, and when adapting these walk over latents: set "
+            + ("objective.self_training to 0" if train.adapt else "objective.propagations above 0 (1, say)")
         )
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
@@ -514,6 +520,7 @@ def _check_values(settings: Settings) -> None:
         "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),
         "objective.consistency_ramp": (objective.consistency_ramp, 0 <= objective.consistency_ramp <= 1, "in [0, 1]"),
         "objective.propagations": (objective.propagations, objective.propagations >= 0, "0 or more"),
+        "objective.self_training": (objective.self_training, objective.self_training >= 0, "0 or more"),
         "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
         "objective.kl_weight": (objective.kl_weight, 0 <= objective.kl_weight < float("inf"), "0 or more"),
         "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),

@@ -35,9 +35,9 @@ class Batches:
     drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and augmentation
     come from the global generator.
 
-    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency. The
-    label of a view is hidden, or what `guesses` [N] says of the row: labels found by propagation, say, which may be set
-    between epochs.
+    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
+    `guesses` [N], labels found by propagation, say, may be set between epochs: they are the labels of views, or where
+    there are no views those of the unlabelled rows themselves; UNLABELLED where nobody guesses.
 
     Args:
         x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
@@ -94,18 +94,18 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views.
 
-        y is UNLABELLED where hidden; of a view it is a guess.
+        y is UNLABELLED where hidden; of a view, or without views of an unlabelled row, it is a guess.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
         rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
-        hidden = torch.full((self.num_unlabelled,), UNLABELLED, device=self.x.device)
+        guesses = torch.full_like(self.y, UNLABELLED) if self.guesses is None else self.guesses
         for step in range(start, self.steps_per_epoch):
             known, others = rows[step].split([self.num_labelled, self.num_unlabelled])
             viewed = others[: self.num_views]
-            guessed = hidden[: self.num_views] if self.guesses is None else self.guesses[viewed]
-            yield self._inputs(known, others, viewed), torch.cat([self.y[known], hidden, guessed])
+            own = torch.full_like(others, UNLABELLED) if self.num_views else guesses[others]
+            yield self._inputs(known, others, viewed), torch.cat([self.y[known], own, guesses[viewed]])
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
         """What a model is given of these rows: labelled ones and views moved, where there is augmentation."""

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
@@ -88,23 +88,33 @@ class _Interrupt:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        for watched, handler in self.previous.items():
-            signal.signal(watched, handler)
+        self.release()
+
+    def watch(self) -> None:
+        with suppress(ValueError):  # not the main thread: signals are somebody else's
+            for watched in (signal.SIGINT, signal.SIGTERM):
+                self.previous[watched] = signal.signal(watched, self)
+
+    def release(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Signals act at once where there is nothing to lose."""
+        self.release()
+        yield
+        self.watch()
 
 
 @contextmanager
 def _watch_signals() -> Iterator[_Interrupt]:
     interrupt = _Interrupt()
-    try:
-        for watched in (signal.SIGINT, signal.SIGTERM):
-            interrupt.previous[watched] = signal.signal(watched, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
+    interrupt.watch()
     try:
         yield interrupt
     finally:
-        for number, handler in interrupt.previous.items():
-            signal.signal(number, handler)
+        interrupt.release()
 
 
 def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
@@ -218,8 +228,10 @@ def train(
     )
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
-            found = guess(model, progress.epoch) if guess is not None and progress.step == 0 else None
-            batches.guesses = batches.guesses if found is None else found
+            if guess is not None and progress.step == 0:
+                with interrupt.at_once():  # it may take minutes, and a resume asks again
+                    found = guess(model, progress.epoch)
+                batches.guesses = batches.guesses if found is None else found
             model.train()
             step_started = time.perf_counter()
             for x, y in batches.epoch(progress.epoch, start=progress.step):

@@ -48,11 +48,27 @@ def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
         assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
 
 
-def test_views_carry_what_is_guessed_of_their_rows() -> None:
+@pytest.fixture
+def numbered() -> tuple[Tensor, Tensor]:
+    """Forty images that show their number, of which four have a label."""
     x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
     x += torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1)
     y[:4] = torch.arange(4)
-    batches = Batches(x, y, 10, 0.2, seed=0, levels=256, views=True)
+    return x, y
+
+
+def test_without_views_the_rows_themselves_carry_what_is_guessed_of_them(numbered: tuple[Tensor, Tensor]) -> None:
+    batches = Batches(*numbered, 10, 0.2, seed=0, levels=256)
+    _, labels = next(batches.epoch(0))
+    assert labels[2:].tolist() == [UNLABELLED] * 8
+    batches.guesses = torch.arange(40) % 7 - 1  # of some nobody guesses
+    images, guessed = next(batches.epoch(0))
+    rows = (256 * images[:, 0, 0, 0]).long()
+    assert torch.equal(guessed[:2], labels[:2]) and torch.equal(guessed[2:], rows[2:] % 7 - 1)
+
+
+def test_views_carry_what_is_guessed_of_their_rows(numbered: tuple[Tensor, Tensor]) -> None:
+    batches = Batches(*numbered, 10, 0.2, seed=0, levels=256, views=True)
     images, labels = next(batches.epoch(0))
     assert labels[2:].tolist() == [UNLABELLED] * 16
     batches.guesses = torch.arange(40) % 7

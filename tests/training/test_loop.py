@@ -156,7 +156,7 @@ sys.exit(main(sys.argv[4:]))
 KINDS = {
     signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
     "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2 "
-    "--propagations 1",
+    "--propagations 1 --self_training 1",
     signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim",
     signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
 }
@@ -341,6 +341,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         "--conditional gaussian --means data --prior empirical --classifier_weight 1",
         "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
         "--augment 1 --consistency_weight 10 --epochs 2 --propagations 2",
+        "--classifier_weight 10 --epochs 2 --propagations 2",
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
@@ -372,6 +373,22 @@ def test_hidden_labels_change_nothing(
         ]
         assert trained[0] == trained[1]
         assert first.read_json("summary.json")["test"] != second.read_json("summary.json")["test"]
+
+
+def test_an_interrupt_while_labels_are_guessed_acts_at_once(
+    digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def interrupted(features: Any, y: Any) -> Any:
+        calls.append(features.shape)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("this comes after the interrupt")
+
+    monkeypatch.setattr(propagation, "propagate", interrupted)
+    outcome = digits("--epochs 2 --propagations 1")
+    assert outcome.code == 130 and "nothing can be resumed" in outcome.err and len(calls) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])

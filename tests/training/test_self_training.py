@@ -1,0 +1,68 @@
+"""Self-training on the digits: neighbours get better, by visible labels alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.labels import draw_split
+from scnf.data.propagation import propagate
+from scnf.data.sources import load
+from scnf.training import self_training
+from scnf.training.self_training import self_trained_features
+
+
+@pytest.fixture
+def digits() -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels of which twenty are visible, and all labels."""
+    data = load("digits", "data")
+    split = draw_split(data.train_y, 10, 20, 200, 0, True)
+    visible = torch.full_like(data.train_y, UNLABELLED)
+    visible[split.labelled] = data.train_y[split.labelled]
+    return data.train_x[split.train], visible[split.train], data.train_y[split.train]
+
+
+def test_labels_propagated_over_its_features_are_better_than_over_pixels(
+    digits: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, truth = digits
+    monkeypatch.setattr(self_training, "STEPS", 60)
+    torch.manual_seed(0)
+    features = self_trained_features(x, y, 17, rounds=2, augment=0.5)
+    assert features.shape == (len(x), self_training.HIDDEN) and features.dtype == torch.float32
+    errors = [int((propagate(each, y)[0] != truth).sum()) for each in (x.flatten(1), features)]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_no_round_gives_the_pixels(digits: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, y, _ = digits
+    assert torch.equal(self_trained_features(x, y, 17, rounds=0), x.flatten(1))
+
+
+def test_each_network_is_new_and_each_round_takes_more_labels(
+    digits: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, _ = digits
+    shares, starts = [], []
+    surest, classifier = self_training.surest, self_training.Classifier
+
+    def watched_surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
+        shares.append(share)
+        return surest(labels, certainty, share)
+
+    def watched_classifier(network: torch.nn.Module, num_classes: int) -> torch.nn.Module:
+        starts.append(next(network.parameters()).clone())
+        return classifier(network, num_classes)
+
+    monkeypatch.setattr(self_training, "surest", watched_surest)
+    monkeypatch.setattr(self_training, "Classifier", watched_classifier)
+    monkeypatch.setattr(self_training, "STEPS", 2)
+    self_trained_features(x, y, 17, rounds=3)
+    assert shares == [0.6, pytest.approx(0.9), 1.0]
+    assert len(starts) == 3 and not torch.equal(starts[0], starts[1])
+
+
+def test_points_take_a_network_without_convolutions() -> None:
+    y = torch.full((40,), UNLABELLED)
+    y[:4] = torch.tensor([0, 1, 0, 1])
+    assert self_trained_features(torch.randn(40, 2), y, None, rounds=1).shape == (40, self_training.HIDDEN)
