@@ -181,8 +181,8 @@ def train(
         optimizer: over the parameters of `model`; its learning rate is taken as the highest.
         run: the directory for metrics and checkpoints.
         evaluate: figures on the validation split, "accuracy" among them, and "nll" where the model knows p(x).
-        guess: (model, epochs done) -> labels [N] for the views of `batches` from here on, or None to leave them; asked
-            before each epoch.
+        guess: (model, epochs done) -> labels [N] for `batches.guesses` from here on, or None to leave them; asked
+            before each epoch. A signal ends it at once.
         epochs: passes over the data.
         max_steps: fewer optimiser steps than the epochs would take.
         schedule: see :mod:`scnf.training.schedules`.
@@ -375,7 +375,7 @@ def restore(model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: 
 def _epoch_line(
     progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
 ) -> str:
-    left = progress.minutes / max(progress.total_step, 1) * (total_steps - progress.total_step)
+    left = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch:>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}  "
