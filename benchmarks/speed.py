@@ -9,8 +9,8 @@ of half of the channels], half factored out between them, coupling networks of 3
 channels. Each library brings its layers as they come; nflows has no such network and takes the plain one that its users
 write. The base is the same code for all: a standard Gaussian for log p(x), and for p(y | x) one diagonal Gaussian per
 class on the last latents, so that all classes take one pass of the flow. Everything is float32, without TF32, but for
-the training step that is measured a second time under torch.autocast, as scnf trains where the hardware has bf16: for
-all, with how far the mean of log p(x) of an image is off by it.
+the training step that is measured a second time with the loss under torch.autocast, as scnf trains where the hardware
+has bf16: for all, with how far log p(x) of an image is off by it in the mean.
 
 Contenders take turns call by call, in a new order each time, so that what else the machine does hits all alike; figures
 are medians. Memory is the peak of training steps in a process of its own, above that of the imports and the model (not
@@ -195,10 +195,11 @@ def contender(name: str, batch: int) -> Contender:
         z[:, -LATENTS:] += means[y]
         return decode(z)
 
-    train_step = training_step(model, lambda: -log_likelihood().mean())
-    return Contender(
-        model, encode, decode, train_step, in_bf16(train_step), torch.no_grad()(log_likelihood), posterior, sample
-    )
+    def loss() -> Tensor:
+        return -log_likelihood().mean()
+
+    steps = training_step(model, loss), training_step(model, in_bf16(loss))
+    return Contender(model, encode, decode, *steps, torch.no_grad()(log_likelihood), posterior, sample)
 
 
 def check(name: str, this: Contender, batch: int) -> None:
@@ -238,7 +239,12 @@ def race(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
 
 
 def recipe_step(
-    batch: int, shape: Sequence[int] = IMAGE, num_classes: int = CLASSES, reversible: bool = False, **more: Any
+    batch: int,
+    shape: Sequence[int] = IMAGE,
+    num_classes: int = CLASSES,
+    reversible: bool = False,
+    bf16: bool = False,
+    **more: Any,
 ) -> tuple[Call, Call]:
     """The training step of scnf-fast on images of noise, half of them labelled; and its forward part alone."""
     torch.manual_seed(0)
@@ -253,7 +259,7 @@ def recipe_step(
     def loss() -> Tensor:
         return semi_supervised_loss(model(x, y), y)[0]
 
-    return training_step(model, loss), loss
+    return training_step(model, in_bf16(loss) if bf16 else loss), loss
 
 
 def training_flops(forward: Call) -> int:
@@ -315,6 +321,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         each.train_step()  # the networks start at zero
         check(name, each, batch)
     recipe, recipe_forward = recipe_step(RECIPE_BATCH)
+    recipe_bf16, _ = recipe_step(RECIPE_BATCH, bf16=True)
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)
     products = {"train_step": matrix, "train_step_bf16": matrix.bfloat16()}
     work = dict.fromkeys(names, training_flops(contenders["scnf"].log_prob))
@@ -325,7 +332,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         for each in contenders.values():
             each.model.train(task in TRAINING)
         if task in TRAINING:
-            step = recipe if task == "train_step" else in_bf16(recipe)
+            step = recipe if task == "train_step" else recipe_bf16
             calls |= {"scnf-fast": step, "product": partial(torch.mm, products[task], products[task])}
         quartiles[task] = {name: statistics.quantiles(times) for name, times in race(calls, seconds).items()}
     rounding = {}

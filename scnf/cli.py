@@ -152,6 +152,8 @@ class _Workbench:
         from scnf.data.batches import Batches
 
         settings, rows = self.settings, self.split.train
+        if settings.objective.propagations and self.dataset.levels is None:
+            raise UserError("labels walk over cosines, which say little about points: set objective.propagations to 0")
         unseen = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
         if unseen and settings.objective.propagations:
             raise UserError(
@@ -183,9 +185,11 @@ class _Workbench:
             features = representations(model, x, batches.levels, train.eval_batch_size)
         else:
             augment, autocast = self.settings.data.augment, train.autocast and _has_bfloat16(self.device)
+            if objective.self_training:
+                print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)
             features = self_trained_features(x, y, batches.levels, objective.self_training, augment, autocast)
-        known = train.adapt or objective.self_training
-        return surest(*propagate(features, y), 1.0 if known else min(1.0, 0.6 + 0.8 * epoch / epochs))
+        good = train.adapt or objective.self_training
+        return surest(*propagate(features, y), 1.0 if good else min(1.0, 0.6 + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
         """Figures on "validation" or "test"."""

@@ -173,7 +173,7 @@ class ObjectiveSettings:
             of pixels, then of what the model has made of them. They are the targets of views, or without views
             (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.
         self_training: how many small networks are trained one after the other, before the first of these times, for
-            features in which neighbours are better than among pixels.
+            features in which neighbours are better than among pixels. Not when adapting, where latents are there.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -500,10 +500,10 @@ def _check_values(settings: Settings) -> None:
         )
     if objective.propagations and not data.num_labels:
         raise UserError("there are no labels to propagate: set data.num_labels above 0, or objective.propagations to 0")
-    if objective.self_training and (train.adapt or not objective.propagations):
+    if objective.propagations and data.labelled_share == 1:
         raise UserError(
-            "self-training is for the labels that are propagated first, and when adapting these walk over latents: set "
-            + ("objective.self_training to 0" if train.adapt else "objective.propagations above 0 (1, say)")
+            "batches have no unlabelled rows for propagated labels: set data.labelled_share below 1, or "
+            "objective.propagations to 0"
         )
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")

@@ -49,7 +49,7 @@ def semi_supervised_loss(
 
     Args:
         output: of a model at (x, y).
-        y: [N], UNLABELLED where hidden; for views a guess or UNLABELLED.
+        y: [N], UNLABELLED where hidden; for views a guess or UNLABELLED. A guess for any other row counts as its label.
         labelled_weight: how much a labelled row counts, beside 1 for an unlabelled one.
         classifier_weight: weight of the cross-entropy on labelled rows.
         temperature: of the posterior in cross-entropies and confidences.

@@ -30,7 +30,7 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
 class Batches:
     """Batches of labelled and unlabelled rows in a fixed proportion.
 
-    An epoch passes once over all rows as unlabelled ones (the labelled rows too, with their label hidden; what does not
+    An epoch passes once over all rows as unlabelled ones (the labelled rows too, as if they were not; what does not
     fill a last batch is left out), while the labelled rows come round as often as their share asks for. Which rows are
     drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and augmentation
     come from the global generator.

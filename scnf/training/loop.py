@@ -79,6 +79,10 @@ class Restart(NamedTuple):
     guesses: Tensor | None = None
 
 
+class _Stopped(Exception):
+    """A signal ended what may be done again."""
+
+
 @dataclass
 class _Interrupt:
     """The first SIGINT or SIGTERM asks the loop to end after its step; a second one acts at once."""
@@ -93,7 +97,8 @@ class _Interrupt:
     def watch(self) -> None:
         with suppress(ValueError):  # not the main thread: signals are somebody else's
             for watched in (signal.SIGINT, signal.SIGTERM):
-                self.previous[watched] = signal.signal(watched, self)
+                before = signal.signal(watched, self)
+                self.previous.setdefault(watched, before)
 
     def release(self) -> None:
         for number, handler in self.previous.items():
@@ -101,10 +106,23 @@ class _Interrupt:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Signals act at once where there is nothing to lose."""
-        self.release()
-        yield
-        self.watch()
+        """A signal, also one that came before, ends what is inside with `_Stopped`."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.received = number
+            raise _Stopped
+
+        if self.received:
+            raise _Stopped
+        for watched in self.previous:
+            signal.signal(watched, stop)
+        try:
+            yield
+        finally:
+            if self.received:
+                self.release()
+            else:
+                self.watch()
 
 
 @contextmanager
@@ -229,8 +247,12 @@ def train(
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
             if guess is not None and progress.step == 0:
-                with interrupt.at_once():  # it may take minutes, and a resume asks again
-                    found = guess(model, progress.epoch)
+                save_last()  # a guess may take minutes, and a resume asks again
+                try:
+                    with interrupt.at_once():
+                        found = guess(model, progress.epoch)
+                except _Stopped:
+                    break
                 batches.guesses = batches.guesses if found is None else found
             model.train()
             step_started = time.perf_counter()
@@ -292,7 +314,7 @@ def train(
                 break
         if interrupt.received and progress.total_step < total_steps:
             progress.stopped_by = interrupt.received
-        if progress.step or not progress.epoch:  # else the last epoch's checkpoint holds all of this
+        if progress.step or not (progress.epoch or guess):  # else the last checkpoint holds all of this
             save_last()
     if progress.best_epoch:
         load_weights(model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))

@@ -1,17 +1,17 @@
 """Self-training: what small networks see in images after learning from labels that were propagated.
 
-In turns, labels are propagated over nearest neighbours and a new network learns from them, in whose features the next
-neighbours are looked for (Iscen et al., https://arxiv.org/abs/1904.04717). That every network is new and sees moved
-images under dropout keeps it from learning the mistakes of the one before by heart (Xie et al., Noisy Student,
-https://arxiv.org/abs/1911.04252).
+In turns, labels are propagated over nearest neighbours and a network learns from them, in whose features the next
+neighbours are looked for, after Iscen et al. (https://arxiv.org/abs/1904.04717), but with a new network each time, so
+that none goes on from what the one before had learned by heart. Images are moved and features dropped while it learns,
+the noise of students in Noisy Student (Xie et al., https://arxiv.org/abs/1911.04252).
 """
 
 from itertools import count, islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf import UNLABELLED
 from scnf.data.batches import Batches
 from scnf.data.propagation import propagate, surest
 from scnf.models.classifier import Classifier
@@ -21,16 +21,16 @@ from scnf.training.schedules import learning_rate_factor
 
 HIDDEN, DROPOUT, BATCH, LEARNING_RATE = 500, 0.2, 128, 2e-3
 STEPS = 500
-"""Of the first network, which has the fewest labels; later ones take up to twice as many."""
+"""Of the first two networks, which have the fewest labels; the third takes one and a half, later ones twice as many."""
 
 
 def self_trained_features(
-    x: Tensor, y: Tensor, levels: int | None, rounds: int, augment: float = 0.0, autocast: bool = False
+    x: Tensor, y: Tensor, levels: int, rounds: int, augment: float = 0.0, autocast: bool = False
 ) -> Tensor:
     """Features in which rows of one class are near each other, from the labels of a few.
 
     Args:
-        x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
+        x: uint8 [N, C, H, W], on the device of the training.
         y: [N], UNLABELLED where hidden; each class has a row with a label.
         levels: as in :func:`scnf.data.batches.dequantize`.
         rounds: networks that are trained. The first learns from the surest 60 % of the labels that neighbours among
@@ -44,12 +44,12 @@ def self_trained_features(
     from tqdm import tqdm
 
     classes, features = int(y.max()) + 1, x.flatten(1)
-    lengths = [min(2 * STEPS, STEPS + 250 * max(0, turn - 1)) for turn in range(rounds)]
+    lengths = [min(2 * STEPS, STEPS + STEPS // 2 * max(0, turn - 1)) for turn in range(rounds)]
     with tqdm(total=sum(lengths), unit="step", desc="self-training", disable=None, leave=False) as bar:
         for turn, steps in enumerate(lengths):
-            labels = surest(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
-            kind = "conv" if x.dim() == 4 else "mlp"
-            body = Features(x.shape[1:], HIDDEN, kind=kind, dropout=DROPOUT)
+            found = surest(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
+            labels = torch.where(y == UNLABELLED, found, y)
+            body = Features(x.shape[1:], HIDDEN, kind="conv", dropout=DROPOUT)
             model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device).train()
             optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
             batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment)
@@ -57,8 +57,7 @@ def self_trained_features(
             for step, (images, targets) in enumerate(islice(stream, steps)):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps, 0.0)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                    output = model(images, targets)
-                loss = F.nll_loss(output.class_log_probs, targets)
+                    loss = -model(images, targets).log_likelihood.mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

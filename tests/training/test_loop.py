@@ -22,7 +22,7 @@ from scnf.models.architectures import build
 from scnf.models.base import JointModel
 from scnf.objectives import semi_supervised_loss
 from scnf.runs import Run
-from scnf.training import loop
+from scnf.training import loop, self_training
 from scnf.training.checkpoint import load_tensors
 from scnf.training.schedules import SCHEDULES
 
@@ -146,7 +146,7 @@ number, at_epoch, at_step = map(int, sys.argv[1:4])
 epoch = Batches.epoch
 def with_signal(self, index, start=0):
     for step, batch in enumerate(epoch(self, index, start), start):
-        if (index, step) == (at_epoch, at_step):
+        if (index, step) == (at_epoch, at_step) and self.num_unlabelled:
             os.kill(os.getpid(), number)
         yield batch
 Batches.epoch = with_signal
@@ -341,13 +341,14 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         "--conditional gaussian --means data --prior empirical --classifier_weight 1",
         "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
         "--augment 1 --consistency_weight 10 --epochs 2 --propagations 2",
-        "--classifier_weight 10 --epochs 2 --propagations 2",
+        "--classifier_weight 10 --epochs 2 --propagations 2 --self_training 1",
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
 def test_hidden_labels_change_nothing(
     scnf: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, leak: bool
 ) -> None:
+    monkeypatch.setattr(self_training, "STEPS", 5)
     arguments = f"train --config digits.yaml --model.channels 8 --model.steps 2 {words} --balanced false"
     arguments += " --max_steps 30 --select last --runs.root"
     assert scnf(arguments, "a").code == 0
@@ -375,20 +376,33 @@ def test_hidden_labels_change_nothing(
         assert first.read_json("summary.json")["test"] != second.read_json("summary.json")["test"]
 
 
-def test_an_interrupt_while_labels_are_guessed_acts_at_once(
-    digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_while_labels_are_guessed_acts_at_once(
+    scnf: Callable[..., Any],
+    digits: Callable[..., Any],
+    last_run: Callable[[], Run],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
-    calls = []
+    calls, whole = [], propagation.propagate
 
     def interrupted(features: Any, y: Any) -> Any:
         calls.append(features.shape)
-        signal.raise_signal(signal.SIGINT)
+        torch.rand(1)  # what was drawn does not count
+        signal.raise_signal(number)
         raise AssertionError("this comes after the interrupt")
 
     monkeypatch.setattr(propagation, "propagate", interrupted)
-    outcome = digits("--epochs 2 --propagations 1")
-    assert outcome.code == 130 and "nothing can be resumed" in outcome.err and len(calls) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    words = "--epochs 2 --propagations 1 --augment 1 --consistency_weight 10"
+    outcome = digits(words)
+    assert outcome.code == 128 + number and "after step 0; go on with" in outcome.out and len(calls) == 1
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    stopped = last_run()
+    assert stopped.read_json("summary.json")["status"] == "interrupted"
+    monkeypatch.setattr(propagation, "propagate", whole)
+    assert scnf("train --resume last").code == 0 and digits(words).code == 0
+    same_end(stopped, last_run())
 
 
 @pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])

@@ -60,9 +60,3 @@ def test_each_network_is_new_and_each_round_takes_more_labels(
     self_trained_features(x, y, 17, rounds=3)
     assert shares == [0.6, pytest.approx(0.9), 1.0]
     assert len(starts) == 3 and not torch.equal(starts[0], starts[1])
-
-
-def test_points_take_a_network_without_convolutions() -> None:
-    y = torch.full((40,), UNLABELLED)
-    y[:4] = torch.tensor([0, 1, 0, 1])
-    assert self_trained_features(torch.randn(40, 2), y, None, rounds=1).shape == (40, self_training.HIDDEN)
