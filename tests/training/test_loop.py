@@ -405,9 +405,10 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
     same_end(stopped, last_run())
 
 
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])
 def test_labels_are_propagated_at_even_distances(
-    digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int]
+    digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int], taught: bool
 ) -> None:
     widths, shares = [], []
     whole_propagate, whole_surest = propagation.propagate, propagation.surest
@@ -423,10 +424,13 @@ def test_labels_are_propagated_at_even_distances(
 
     monkeypatch.setattr(propagation, "propagate", watched_propagate)
     monkeypatch.setattr(propagation, "surest", watched_surest)
-    words = "--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none"
+    monkeypatch.setattr(self_training, "STEPS", 2)
+    words = (
+        f"--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none --self_training {int(taught)}"
+    )
     assert digits(words, f"--propagations {times}").code == 0
-    assert widths == [64] * len(expected)
-    assert shares == [min(1.0, 0.6 + 0.2 * epoch) for epoch in expected]
+    assert widths == [self_training.HIDDEN if taught else 64] + [64] * (len(expected) - 1)
+    assert shares == [min(1.0, (0.9 if taught else 0.6) + 0.2 * epoch) for epoch in expected]
 
 
 # --- choices
