@@ -170,8 +170,8 @@ class _Workbench:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
 
         Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
-        when neighbours are those of pixels, or 90 % after self-training, and from the middle of the training on all of
-        them; on latents of a trained flow, which do not change, all from the start.
+        when neighbours are those of pixels, and from the middle of the training on all of them; after self-training,
+        or on latents of a trained flow, which do not change, all from the start.
         """
         from scnf.data.propagation import propagate, surest
         from scnf.training.metrics import representations
@@ -188,7 +188,7 @@ class _Workbench:
             if objective.self_training:
                 print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)
             features = self_trained_features(x, y, batches.levels, objective.self_training, augment, autocast)
-        first = 1.0 if train.adapt else 0.9 if objective.self_training else 0.6
+        first = 1.0 if train.adapt or objective.self_training else 0.6
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:

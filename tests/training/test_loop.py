@@ -430,7 +430,7 @@ def test_labels_are_propagated_at_even_distances(
     )
     assert digits(words, f"--propagations {times}").code == 0
     assert widths == [self_training.HIDDEN if taught else 64] + [64] * (len(expected) - 1)
-    assert shares == [min(1.0, (0.9 if taught else 0.6) + 0.2 * epoch) for epoch in expected]
+    assert shares == [min(1.0, (1.0 if taught else 0.6) + 0.2 * epoch) for epoch in expected]
 
 
 # --- choices
