@@ -147,6 +147,11 @@ class _Workbench:
             tensors |= {name: value for name, value in own.items() if name.startswith(apart)}
         load_weights(self.model, tensors, path)
 
+    @property
+    def autocast(self) -> bool:
+        """Whether networks train in bf16."""
+        return self.settings.train.autocast and _has_bfloat16(self.device)
+
     def batches(self) -> Any:
         """The training rows, on the device, with hidden labels gone; UserError where there are none to propagate."""
         from scnf.data.batches import Batches
@@ -184,10 +189,11 @@ class _Workbench:
         if epoch or train.adapt:
             features = representations(model, x, batches.levels, train.eval_batch_size)
         else:
-            augment, autocast = self.settings.data.augment, train.autocast and _has_bfloat16(self.device)
             if objective.self_training:
                 print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)
-            features = self_trained_features(x, y, batches.levels, objective.self_training, augment, autocast)
+            features = self_trained_features(
+                x, y, batches.levels, objective.self_training, batches.augment, self.autocast
+            )
         first = 1.0 if train.adapt or objective.self_training else 0.6
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
@@ -310,13 +316,12 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
         run.write_text("config.yaml", config.to_yaml(settings))
-    autocast = train.autocast and _has_bfloat16(bench.device)
     encoding = time.perf_counter()
     if train.adapt:
         with torch.random.fork_rng([bench.device] if bench.device.type == "cuda" else []):  # on resume, the same again
             torch.manual_seed(settings.seed)
             copies = min(100, max(1, 10_000 // max(1, len(batches.labelled))))
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
                 batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
     encoding = (time.perf_counter() - encoding) / 60
     if not resumed and (train.adapt or not settings.pretrained):
@@ -341,7 +346,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             grad_clip=train.grad_clip,
             ema=train.ema,
             select=train.select,
-            autocast=autocast,
+            autocast=bench.autocast,
             compile=train.compile,
             resume=restart,
             say=partial(print, flush=True),

@@ -247,7 +247,8 @@ def train(
     with _watch_signals() as interrupt, bar:
         while progress.total_step < total_steps:
             if guess is not None and progress.step == 0:
-                save_last()  # a guess may take minutes, and a resume asks again
+                if not progress.epoch:  # later there is the checkpoint of the epoch before
+                    save_last()  # a guess may take minutes, and a resume asks again
                 try:
                     with interrupt.at_once():
                         found = guess(model, progress.epoch)

@@ -55,13 +55,13 @@ def self_trained_features(
             batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment)
             stream = (batch for epoch in count() for batch in batches.epoch(epoch))
             for step, (images, targets) in enumerate(islice(stream, steps)):
-                optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps, 0.0)
+                optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                     loss = -model(images, targets).log_likelihood.mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 bar.update()
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                 features = representations(model, x, levels).float()
     return features
