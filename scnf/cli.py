@@ -198,13 +198,16 @@ class _Workbench:
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
-        """Figures on "validation" or "test"."""
+        """Figures on "validation" or "test" of the workbench's model, or of another without moved views."""
         from scnf.training.metrics import evaluate
 
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
-        model = self.model if model is None else model
-        return evaluate(model, x.to(self.device), y.to(self.device), data.levels, self.settings.train.eval_batch_size)
+        x, y, size = x.to(self.device), y.to(self.device), self.settings.train.eval_batch_size
+        if model is not None:
+            return evaluate(model, x, y, data.levels, size)
+        views, augment = self.settings.train.eval_views, self.settings.data.augment
+        return evaluate(self.model, x, y, data.levels, size, views=views, augment=augment)
 
 
 def train(words: Sequence[str]) -> int:

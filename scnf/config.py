@@ -214,6 +214,7 @@ class TrainSettings:
             layers: their memory does not grow with depth, for 1.4 to 1.8 times the time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
+        eval_views: moved versions of each image (by data.augment) over which the final figures also average p(y | x).
     """
 
     epochs: int = 20
@@ -232,6 +233,7 @@ class TrainSettings:
     reversible: bool = False
     select: Literal["accuracy", "bits_per_dim", "last"] = "accuracy"
     eval_batch_size: int = 500
+    eval_views: int = 0
 
 
 @dataclass
@@ -505,6 +507,8 @@ def _check_values(settings: Settings) -> None:
             "batches have no unlabelled rows for propagated labels: set data.labelled_share below 1, or "
             "objective.propagations to 0"
         )
+    if train.eval_views and not data.augment:
+        raise UserError("views are moved by data.augment, which is 0: raise it, or set train.eval_views to 0")
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
     if data.labels_per_class is not None and data.labels_per_class < 0:
@@ -529,6 +533,7 @@ def _check_values(settings: Settings) -> None:
         "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),
         "train.batch_size": (train.batch_size, train.batch_size >= 1, "1 or more"),
         "train.eval_batch_size": (train.eval_batch_size, train.eval_batch_size >= 1, "1 or more"),
+        "train.eval_views": (train.eval_views, train.eval_views >= 0, "0 or more"),
         "train.lr": (train.lr, 0 < train.lr <= 1e30, "above 0 and not above 1e30"),
         "train.weight_decay": (train.weight_decay, 0 <= train.weight_decay <= 1e30, "between 0 and 1e30"),
         "train.warmup": (train.warmup, 0 <= train.warmup < 1, "in [0, 1)"),

@@ -192,6 +192,19 @@ def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any]
         assert last_run().read_json("summary.json")["test"]["bits_per_dim"] < 8
 
 
+def test_final_figures_speak_of_moved_views_where_they_are_asked_for(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    outcome = digits("--max_steps 22 --augment 1 --eval_views 2")
+    run = last_run()
+    figures = run.read_json("summary.json")["test"]
+    told = f"accuracy {100 * figures['accuracy']:.2f} % ({100 * figures['views_accuracy']:.2f} % over moved views), "
+    assert told in outcome.out.splitlines()[-2] and "moved views" not in outcome.out.splitlines()[1]
+    assert not any("views" in column for row in run.read_metrics() for column in row)
+    assert told in scnf("evaluate last --split test").out
+    assert "moved views" not in scnf("evaluate last --split test --eval_views 0").out
+
+
 # --- sample
 
 

@@ -272,6 +272,7 @@ OUT_OF_RANGE = [
     *[("data.augment", value) for value in ("-1", "4", ".nan")],
     *[("objective.temperature", value) for value in ("0", "-1", ".nan")],
     ("objective.consistency_weight", "-1"),
+    ("train.eval_views", "-1"),
     *[("objective.consistency_ramp", value) for value in ("-0.1", "1.1")],
     *[("objective.confidence", value) for value in ("-0.1", "1.1")],
     ("model.conditional_hidden", "0"),

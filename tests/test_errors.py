@@ -139,6 +139,7 @@ BAD: list[Any] = [
         f"{DIGITS} --propagations 1 --consistency_weight 1 --balanced false --num_labels 12 --max_steps 1",
         "and so none would be propagated: set data.balanced to true",
     ),
+    (f"{DIGITS} --eval_views 2 --augment 0", "views are moved by data.augment, which is 0"),
     (f"{DIGITS} --propagations -1", "objective.propagations must be 0 or more"),
     (f"{DIGITS} --propagations 1 --self_training -1", "objective.self_training must be 0 or more"),
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.data.augment import random_affine
 from scnf.data.batches import dequantize
 from scnf.models.base import JointModel
 
@@ -52,22 +53,30 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
 
-def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int) -> Iterator[Tensor]:
+def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, augment: float = 0.0) -> Iterator[Tensor]:
     """Dequantised batches of x, with the noise of `seed`, and torch's own generator set anew for each.
 
-    So what a model draws first in a batch, such as binary images, is the same in every pass and for every model. The
-    random state of the caller comes back at the end.
+    With `augment`, images are moved first by random affine maps of that strength, which depend on `seed` too. So what a
+    model draws first in a batch, such as binary images, is the same in every pass and for every model. The random state
+    of the caller comes back at the end.
     """
     generator = torch.Generator(device=x.device).manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         for index, batch in enumerate(x.split(batch_size)):
             torch.manual_seed(seed + 1 + index)  # another stream than the generator's
-            yield dequantize(batch, levels, generator)
+            yield dequantize(random_affine(batch, augment) if augment else batch, levels, generator)
 
 
 @torch.no_grad()
 def evaluate(
-    model: JointModel, x: Tensor, y: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0
+    model: JointModel,
+    x: Tensor,
+    y: Tensor,
+    levels: int | None,
+    batch_size: int = 500,
+    seed: int = 0,
+    views: int = 0,
+    augment: float = 0.0,
 ) -> dict[str, float]:
     """Accuracy, likelihood and calibration on one split; the labels are used only to score.
 
@@ -81,25 +90,40 @@ def evaluate(
         levels: grey levels; None for points.
         batch_size: rows at once.
         seed: of the noise.
+        views: moved versions of each image for "views_accuracy".
+        augment: strength of the random affine maps that move them.
 
     Returns:
-        "accuracy"; "ece", a fraction, of the posterior at temperature 1. Where the model knows p(x), "nll", nats per
-        row: minus the mean of log p(x), or of a lower bound of it, where p is the density of images on [0, 1)^D and may
-        exceed 1, or the probability of binarised images. Where that is a density of grey levels, "bits_per_dim",
-        from one draw of the noise: in expectation an upper bound of the code length.
+        "accuracy", of p(y | x); with `views` also "views_accuracy", of the mean of p(y | x) over an image and its moved
+        versions; "ece", a fraction, of p(y | x). Where the model knows p(x), "nll", nats per row: minus the mean of
+        log p(x), or of a lower bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the
+        probability of binarised images. Where that is a density of grey levels, "bits_per_dim", from one draw of the
+        noise: in expectation an upper bound of the code length.
     """
+    from tqdm import tqdm
+
     was_training = model.training
     model.eval()
-    likelihoods, posteriors = [], []
-    for batch in noisy_batches(x, levels, batch_size, seed):
-        output = model(batch, torch.full((len(batch),), UNLABELLED, device=x.device))
-        likelihoods.append(output.log_likelihood)
-        posteriors.append(output.class_log_probs)
+
+    def outputs(seed: int, augment: float) -> tuple[Tensor, Tensor]:
+        found = [
+            model(batch, torch.full((len(batch),), UNLABELLED, device=x.device))
+            for batch in noisy_batches(x, levels, batch_size, seed, augment)
+        ]
+        return torch.cat([each.log_likelihood for each in found]), torch.cat([each.class_log_probs for each in found])
+
+    def accuracy(scores: Tensor) -> float:
+        return float((scores.argmax(dim=1) == y).double().mean())
+
+    likelihoods, class_log_probs = outputs(seed, 0.0)
+    figures = {"accuracy": accuracy(class_log_probs)}
+    if views:
+        turns = tqdm(range(1, views + 1), unit="view", desc="moved views", disable=None, leave=False)
+        moved = [outputs(seed + 1_000_003 * view, augment)[1].exp() for view in turns]
+        figures["views_accuracy"] = accuracy(class_log_probs.exp() + torch.stack(moved).sum(dim=0))
     model.train(was_training)
-    class_log_probs = torch.cat(posteriors)
-    figures = {"accuracy": float((class_log_probs.argmax(dim=1) == y).double().mean())}
     if model.likelihood_of != "labels":
-        figures["nll"] = -torch.cat(likelihoods).double().mean().item()
+        figures["nll"] = -likelihoods.double().mean().item()
     figures["ece"] = expected_calibration_error(class_log_probs, y)
     if model.likelihood_of == "levels" and levels is not None:
         figures["bits_per_dim"] = float(bits_per_dim(-figures["nll"], math.prod(x.shape[1:]), levels))
@@ -125,4 +149,5 @@ def likelihood_text(figures: Mapping[str, float]) -> str:
 
 def figures_text(figures: Mapping[str, float]) -> str:
     """The figures of :func:`evaluate` in a line, for people."""
-    return f"accuracy {100 * figures['accuracy']:.2f} %, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
+    views = f" ({100 * figures['views_accuracy']:.2f} % over moved views)" if "views_accuracy" in figures else ""
+    return f"accuracy {100 * figures['accuracy']:.2f} %{views}, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"

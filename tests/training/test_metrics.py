@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -69,6 +70,24 @@ def test_evaluate_is_repeatable_and_leaves_no_trace(model: JointModel, training:
     assert evaluate(model, X, Y, levels=17, seed=1) != first
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_views_are_averaged_with_the_image_itself(model: JointModel) -> None:
+    plain = evaluate(model, X, Y, 17)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    figures = evaluate(model, X, Y, 17, views=3, augment=2.0)
+    assert torch.equal(torch.get_rng_state(), state)
+    found = figures.pop("views_accuracy")
+    assert figures == plain
+    model.eval()
+    hidden = torch.full((len(X),), UNLABELLED)
+    batches = [next(noisy_batches(X, 17, 100, 0))]
+    batches += [next(noisy_batches(X, 17, 100, 1_000_003 * view, augment=2.0)) for view in (1, 2, 3)]
+    assert all((one - other).abs().max() > 2 / 17 for one, other in itertools.combinations(batches, 2)), "moved"
+    posterior = sum(model(batch, hidden).class_log_probs.exp() for batch in batches)
+    assert found == (posterior.argmax(dim=1) == Y).double().mean() != plain["accuracy"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 52, 53, 1000])
