@@ -207,6 +207,8 @@ class _Workbench:
         if model is not None:
             return evaluate(model, x, y, data.levels, size)
         views, augment = self.settings.train.eval_views, self.settings.data.augment
+        if views and data.levels is None:
+            raise UserError("points have no moved views: set train.eval_views to 0")
         return evaluate(self.model, x, y, data.levels, size, views=views, augment=augment)
 
 

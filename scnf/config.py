@@ -507,7 +507,7 @@ def _check_values(settings: Settings) -> None:
             "batches have no unlabelled rows for propagated labels: set data.labelled_share below 1, or "
             "objective.propagations to 0"
         )
-    if train.eval_views and not data.augment:
+    if train.eval_views > 0 and not data.augment:
         raise UserError("views are moved by data.augment, which is 0: raise it, or set train.eval_views to 0")
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")

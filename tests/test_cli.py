@@ -205,6 +205,12 @@ def test_final_figures_speak_of_moved_views_where_they_are_asked_for(
     assert "moved views" not in scnf("evaluate last --split test --eval_views 0").out
 
 
+def test_points_have_no_moved_views(scnf: Callable[..., Any]) -> None:
+    assert scnf("train --config moons.yaml --augment 0 --consistency_weight 0 --max_steps 1").code == 0
+    outcome = scnf("evaluate last --eval_views 2 --augment 1")
+    assert outcome.code == 2 and outcome.err == "error: points have no moved views: set train.eval_views to 0\n"
+
+
 # --- sample
 
 

@@ -143,6 +143,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations -1", "objective.propagations must be 0 or more"),
     (f"{DIGITS} --propagations 1 --self_training -1", "objective.self_training must be 0 or more"),
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),
+    (f"{POINTS} --eval_views 2 --augment 1", "points have no augmented views"),
     (f"{POINTS} --propagations 1", "set objective.propagations to 0"),
     (f"{DIGITS} --prior [0.5,0.5]", "a prior over 10 classes needs 10 positive numbers"),
     (f"{DIGITS} --prior even", "not 'even'"),

@@ -80,8 +80,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy, likelihood and calibration on one split; the labels are used only to score.
 
-    All noise, of dequantisation, binarisation and latent variables, comes from `seed`, so the same weights give the
-    same figures; the random state of the caller stays as it is.
+    All noise, of dequantisation, binarisation, latent variables and moved views, comes from `seed`, so the same weights
+    in batches of the same size give the same figures; the random state of the caller stays as it is.
 
     Args:
         model: evaluated as it would meet unlabelled data.
@@ -91,7 +91,7 @@ def evaluate(
         batch_size: rows at once.
         seed: of the noise.
         views: moved versions of each image for "views_accuracy".
-        augment: strength of the random affine maps that move them.
+        augment: strength of the random affine maps that move them; at 0 only their noise differs.
 
     Returns:
         "accuracy", of p(y | x); with `views` also "views_accuracy", of the mean of p(y | x) over an image and its moved
