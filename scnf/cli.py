@@ -203,13 +203,18 @@ class _Workbench:
 
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
-        x, y, size = x.to(self.device), y.to(self.device), self.settings.train.eval_batch_size
-        if model is not None:
-            return evaluate(model, x, y, data.levels, size)
-        views, augment = self.settings.train.eval_views, self.settings.data.augment
+        train, views = self.settings.train, self.settings.train.eval_views if model is None else 0
         if views and data.levels is None:
             raise UserError("points have no moved views: set train.eval_views to 0")
-        return evaluate(self.model, x, y, data.levels, size, views=views, augment=augment)
+        return evaluate(
+            self.model if model is None else model,
+            x.to(self.device),
+            y.to(self.device),
+            data.levels,
+            train.eval_batch_size,
+            views=views,
+            augment=self.settings.data.augment,
+        )
 
 
 def train(words: Sequence[str]) -> int:
