@@ -177,6 +177,36 @@ class Features(nn.Sequential):
         self.to(memory_format=torch.channels_last)
 
 
+class GlobalConvNet(nn.Module):
+    """Convolutional :class:`Features`, then a linear layer: each pixel that comes out depends on the whole image.
+
+    Without normalisation, so that rows stay independent of each other; the last layer starts at zero.
+
+    Args:
+        in_channels: channels of the input [N, in_channels, H, W].
+        out_channels: channels of the output [N, out_channels, H, W].
+        size: (H, W).
+        channels: of the first convolution.
+        hidden: numbers between the two linear layers.
+
+    Example:
+        >>> GlobalConvNet(3, 2, (14, 14))(torch.zeros(5, 3, 14, 14)).shape
+        torch.Size([5, 2, 14, 14])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: Sequence[int], channels: int = 32, hidden: int = 256
+    ) -> None:
+        super().__init__()
+        self.out_shape = (out_channels, *size)
+        self.features = Features((in_channels, *size), hidden, kind="conv", norm="none", channels=channels)
+        self.leave = _zero(nn.Linear(hidden, math.prod(self.out_shape)))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, out_channels, H, W]; there is no context."""
+        return self.leave(self.features(inputs)).unflatten(1, self.out_shape)
+
+
 class Encoder(nn.Module):
     """A head on features: `head(body(x))`, or `head(body(x), context)`.
 

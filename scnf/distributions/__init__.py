@@ -1,7 +1,7 @@
 """Everything with `log_prob` and `sample`."""
 
 from scnf.distributions.base import ClassConditional, enumerate_classes, single_or_better
-from scnf.distributions.flow import ClassConditionalFlow
+from scnf.distributions.flow import ClassConditionalFlow, FlowDistribution
 from scnf.distributions.gaussian import ClassConditionalGaussian, DiagonalGaussian
 from scnf.distributions.labels import LabelDraw, make_label_draw
 from scnf.distributions.latent import CategoricalLatent, GaussianLatent, Temperature
@@ -16,6 +16,7 @@ __all__ = [
     "ClassConditionalGaussian",
     "ClassPrior",
     "DiagonalGaussian",
+    "FlowDistribution",
     "GaussianLatent",
     "LabelDraw",
     "PixelLikelihood",

@@ -1,4 +1,4 @@
-"""A small flow that depends on the class: the conditional part of SCNF."""
+"""Densities of vectors by a flow: alone, or depending on the class, the conditional part of SCNF."""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +6,35 @@ from torch import Tensor, nn
 from scnf.distributions.base import ClassConditional
 from scnf.distributions.gaussian import DiagonalGaussian
 from scnf.transforms.base import Transform
+
+
+class FlowDistribution(nn.Module):
+    """log p(z) = log N(f(z); 0, diag(scale)^2) + log |det df/dz|, with learned scales.
+
+    Args:
+        transform: f, of vectors [N, D].
+        features: D.
+
+    Example:
+        >>> from scnf.transforms import FullLinear
+        >>> flow = FlowDistribution(FullLinear(3), features=3)
+        >>> flow.log_prob(torch.zeros(2, 3)).shape, flow.sample(5).shape
+        (torch.Size([2]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, transform: Transform, features: int) -> None:
+        super().__init__()
+        self.transform, self.base = transform, DiagonalGaussian(features)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density [N] of z [N, D], in nats."""
+        noise, logabsdet = self.transform(z)
+        return self.base.log_prob(noise) + logabsdet
+
+    @torch.no_grad()
+    def sample(self, num: int) -> Tensor:
+        """[num, D] draws."""
+        return self.transform.inverse(self.base.sample(num))[0]
 
 
 class ClassConditionalFlow(ClassConditional):

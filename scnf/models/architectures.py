@@ -21,11 +21,12 @@ from scnf.distributions import (
     ClassConditionalGaussian,
     ClassPrior,
     DiagonalGaussian,
+    FlowDistribution,
 )
 from scnf.models.flow import SemiConditionalFlow
 from scnf.models.recipe import defaults_of, override
 from scnf.models.variational_architectures import VARIATIONAL, VariationalRecipe
-from scnf.nn import MLP, ConvNet
+from scnf.nn import MLP, ConvNet, GlobalConvNet
 from scnf.transforms import (
     LINEAR,
     ActNorm,
@@ -36,6 +37,7 @@ from scnf.transforms import (
     FactorOut,
     Flatten,
     FullLinear,
+    InverseTransform,
     Logit,
     Permutation,
     Squeeze,
@@ -111,6 +113,44 @@ def paper_flow(
     return CompositeTransform([Logit(alpha), body]), semantic
 
 
+def _coarse_to_fine(
+    channels: int, steps: int, detail_channels: int, detail_steps: int, blocks: int, linear: str, scale: str
+) -> tuple[Callable[[Shape], SharedFlow], Callable[[Shape, int], tuple[list[Transform], int]]]:
+    """What scnf-fast and scnf-hybrid share: `level` for images, `details` for a coarse image under its details."""
+
+    def glow_steps(shape: Shape) -> list[Transform]:
+        layers: list[Transform] = []
+        for index in range(steps):
+            one_channel = shape[0] == 1  # at an odd size: there are no halves
+            part = CheckerboardPartition(1, swap=index % 2 == 1) if one_channel else ChannelPartition(shape[0])
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, channels, blocks)
+            layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
+        return layers
+
+    def details(shape: Shape, coarse: int) -> tuple[list[Transform], int]:
+        fine = shape[0] - coarse
+        turn = torch.cat([torch.arange(fine).roll(-coarse), torch.arange(fine, shape[0])])
+        layers: list[Transform] = [ActNorm(shape[0])]
+        for _ in range(detail_steps):
+            part = ChannelPartition(shape[0], swap=True, first=coarse)
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, detail_channels, blocks)
+            layers += [AffineCoupling(network, part, scale), Permutation(turn)]
+        inner, semantic = level((coarse, *shape[1:]))
+        return [*layers, FactorOut(inner, shape, aside=fine)], semantic
+
+    def level(shape: Shape) -> SharedFlow:
+        layers: list[Transform] = []
+        if _even(shape):
+            shape = _squeezed(shape)
+            layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
+        if not _even(shape) or min(shape[1:]) <= 8:
+            return CompositeTransform([*layers, *glow_steps(shape), Flatten(shape)]), math.prod(shape)
+        rest, semantic = details(shape, shape[0] // 4)
+        return CompositeTransform([*layers, *rest]), semantic
+
+    return level, details
+
+
 def fast_flow(
     shape: Shape,
     alpha: float = 0.05,
@@ -131,40 +171,56 @@ def fast_flow(
     [ActNorm, 1x1 convolution, channel coupling].
     """
     _require_image(shape)
-
-    def glow_steps(shape: Shape) -> list[Transform]:
-        layers: list[Transform] = []
-        for index in range(steps):
-            one_channel = shape[0] == 1  # at an odd size: there are no halves
-            part = CheckerboardPartition(1, swap=index % 2 == 1) if one_channel else ChannelPartition(shape[0])
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, channels, blocks)
-            layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
-        return layers
-
-    def detail_couplings(shape: Shape) -> list[Transform]:
-        coarse = shape[0] // 4
-        turn = torch.cat([torch.arange(3 * coarse).roll(-coarse), torch.arange(3 * coarse, shape[0])])
-        layers: list[Transform] = [ActNorm(shape[0])]
-        for _ in range(detail_steps):
-            part = ChannelPartition(shape[0], swap=True, first=coarse)
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, detail_channels, blocks)
-            layers += [AffineCoupling(network, part, scale), Permutation(turn)]
-        return layers
-
-    def level(shape: Shape) -> SharedFlow:
-        layers: list[Transform] = []
-        if _even(shape):
-            shape = _squeezed(shape)
-            layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
-        if not _even(shape) or min(shape[1:]) <= 8:
-            return CompositeTransform([*layers, *glow_steps(shape), Flatten(shape)]), math.prod(shape)
-        coarse = shape[0] // 4
-        inner, semantic = level((coarse, *shape[1:]))
-        aside = FactorOut(inner, shape, aside=shape[0] - coarse)
-        return CompositeTransform([*layers, *detail_couplings(shape), aside]), semantic
-
+    level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
     body, semantic = level(shape)
     return CompositeTransform([Logit(alpha), body]), semantic
+
+
+def hybrid_flow(
+    shape: Shape,
+    alpha: float = 0.05,
+    detail_channels: int = 32,
+    blocks: int = 0,
+    semantic_channels: int = 32,
+    semantic_hidden: int = 256,
+    scale: str = "symmetric",
+) -> SharedFlow:
+    """One band of the Haar wavelet, given the three others by a network that sees the whole image, tells the classes.
+
+    The image is squeezed and mixed as in scnf-fast. The diagonal details, which say least of all about the image, are
+    scaled and shifted twice given the other bands: by a convolutional network, and by a :class:`GlobalConvNet`, which
+    is to move them to where p(z_f | y) has its class. The other bands, as they are, are z_aux: see `hybrid_auxiliary`.
+    """
+    _require_image(shape)
+    if not _even(shape):
+        raise ValueError("it takes images of even height and width; for others use model.recipe scnf-fast")
+    band, shape = shape[0], _squeezed(shape)
+    part, kept = ChannelPartition(shape[0], first=3 * band), (band, *shape[1:])
+    numbers = torch.arange(shape[0])
+    last = torch.cat([numbers[: 2 * band], numbers[3 * band :], numbers[2 * band : 3 * band]])
+    near = ConvNet(part.num_identity, 2 * band, detail_channels, blocks)
+    whole = GlobalConvNet(part.num_identity, 2 * band, shape[1:], semantic_channels, semantic_hidden)
+    layers: list[Transform] = [Logit(alpha), Squeeze(), FullLinear(shape[0], haar_matrix(band)), Permutation(last)]
+    for network in (near, whole):
+        layers += [ActNorm(shape[0]), AffineCoupling(network, part, scale)]
+    return CompositeTransform([*layers, FactorOut(Flatten(kept), shape, aside=3 * band)]), math.prod(kept)
+
+
+def hybrid_auxiliary(
+    shape: Shape,
+    channels: int = 96,
+    steps: int = 8,
+    detail_channels: int = 32,
+    detail_steps: int = 3,
+    blocks: int = 0,
+    linear: str = "full",
+    scale: str = "symmetric",
+) -> FlowDistribution:
+    """p(z_aux) for `hybrid_flow`: a flow as that of scnf-fast, of two bands of details and the coarse image."""
+    _, details = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
+    bands = (3 * shape[0], shape[1] // 2, shape[2] // 2)
+    layers, _ = details(bands, shape[0])
+    return FlowDistribution(CompositeTransform([InverseTransform(Flatten(bands)), *layers]), math.prod(bands))
 
 
 def point_flow(
@@ -242,11 +298,13 @@ class FlowRecipe:
         shared: builds the shared flow from the shape and some of the arguments.
         defaults: the arguments in which the recipe differs from those of its parts; `conditional` names the
             class-conditional part, "flow" or "gaussian".
+        auxiliary: builds p(z_aux) likewise; a diagonal Gaussian by default.
     """
 
     summary: str
     shared: Callable[..., SharedFlow]
     defaults: Mapping[str, Any]
+    auxiliary: Callable[..., FlowDistribution] | None = None
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All arguments of the recipe, with `given` in place of its defaults.
@@ -258,8 +316,8 @@ class FlowRecipe:
         if kind not in CONDITIONALS:
             raise ValueError(f"conditional is {' or '.join(CONDITIONALS)}, not {kind!r}")
         arguments = {"conditional": kind}
-        for part in (self.shared, CONDITIONALS[kind]):
-            arguments |= defaults_of(part)
+        for part in (self.shared, self.auxiliary, CONDITIONALS[kind]):
+            arguments |= defaults_of(part) if part else {}
         arguments |= {name: value for name, value in self.defaults.items() if name in arguments}
         return override(arguments, given)
 
@@ -281,7 +339,10 @@ class FlowRecipe:
         conditional = CONDITIONALS[arguments["conditional"]]
         part = conditional(num_classes, semantic, **pick(conditional))
         rest = math.prod(shape) - semantic
-        return SemiConditionalFlow(transform, DiagonalGaussian(rest) if rest else None, part, prior, semantic)
+        auxiliary: DiagonalGaussian | FlowDistribution | None = DiagonalGaussian(rest) if rest else None
+        if self.auxiliary:
+            auxiliary = self.auxiliary(shape, **pick(self.auxiliary))
+        return SemiConditionalFlow(transform, auxiliary, part, prior, semantic)
 
 
 FLOWS: dict[str, FlowRecipe] = {
@@ -301,6 +362,12 @@ FLOWS: dict[str, FlowRecipe] = {
         "the same idea for small machines: squeezed before the first convolution",
         fast_flow,
         dict(conditional="flow"),
+    ),
+    "scnf-hybrid": FlowRecipe(
+        "the classes by a network that sees the whole image, the rest by scnf-fast: for few labels",
+        hybrid_flow,
+        dict(conditional="gaussian"),
+        hybrid_auxiliary,
     ),
     "scnf-gmm": FlowRecipe(
         "the shared flow of scnf-fast, one Gaussian per class", fast_flow, dict(conditional="gaussian")

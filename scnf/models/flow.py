@@ -1,10 +1,11 @@
 """The semi-conditional normalizing flow: exact log p(x), log p(x | y) and p(y | x) from one pass."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.distributions import ClassConditional, ClassPrior, DiagonalGaussian
+from scnf.distributions import ClassConditional, ClassPrior, DiagonalGaussian, FlowDistribution
 from scnf.models.base import JointModel, JointOutput, output_from_table
 from scnf.transforms.base import Transform
 
@@ -39,7 +40,7 @@ class SemiConditionalFlow(JointModel):
     def __init__(
         self,
         transform: Transform,
-        auxiliary: DiagonalGaussian | None,
+        auxiliary: DiagonalGaussian | FlowDistribution | None,
         conditional: ClassConditional,
         prior: ClassPrior,
         semantic_features: int,
@@ -57,10 +58,12 @@ class SemiConditionalFlow(JointModel):
         z, logabsdet = self.transform(x)
         return z[:, : -self.semantic_features], z[:, -self.semantic_features :], logabsdet
 
-    def _shared(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z_f [N, d], and what all classes have in common [N]: log p(z_aux) + log |det df/dx|."""
+    def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
+        """z_f [N, d], and what all classes have in common [N - views]: log p(z_aux) + log |det df/dx|."""
         z_aux, z_f, logabsdet = self.latents(x)
-        return z_f, logabsdet if self.auxiliary is None else logabsdet + self.auxiliary.log_prob(z_aux)
+        own = len(x) - views
+        common = logabsdet[:own]
+        return z_f, common if self.auxiliary is None else common + self.auxiliary.log_prob(z_aux[:own])
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log p(x, y = k) [N, K], in nats."""
@@ -69,8 +72,11 @@ class SemiConditionalFlow(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
-        table = self.log_joint(x)
-        return output_from_table(table, table, y)
+        z_f, common = self._shared(x, views)
+        by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
+        table = common.unsqueeze(1) + by_class[: len(common)]
+        likelihood = output_from_table(table, table, y[: len(common)]).log_likelihood
+        return JointOutput(F.pad(likelihood, (0, views)), torch.log_softmax(by_class, dim=1))
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """Exact log p(x) [N] in nats; `num_samples` is ignored."""
@@ -136,5 +142,5 @@ class OnLatents(SemiConditionalFlow):
         """The same modules as a flow of x again."""
         return SemiConditionalFlow(self.transform, self.auxiliary, self.conditional, self.prior, self.semantic_features)
 
-    def _shared(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x[:, :-1], x[:, -1]
+    def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
+        return x[:, :-1], x[: len(x) - views, -1]
