@@ -178,16 +178,17 @@ class Features(nn.Sequential):
 
 
 class GlobalConvNet(nn.Module):
-    """Convolutional :class:`Features`, then a linear layer: each pixel that comes out depends on the whole image.
+    """Three 3x3 convolutions, pooled to 4x4 pixels, and two linear layers: each output depends on the whole image.
 
-    Without normalisation, so that rows stay independent of each other; the last layer starts at zero.
+    The first two convolutions see the full size, between them and the third stands a maximum pooling of 2x2. Without
+    normalisation, so that rows stay independent of each other; the last layer starts at zero.
 
     Args:
         in_channels: channels of the input [N, in_channels, H, W].
         out_channels: channels of the output [N, out_channels, H, W].
         size: (H, W).
-        channels: of the first convolution.
-        hidden: numbers between the two linear layers.
+        channels: of the first two convolutions; the third has twice as many.
+        hidden: numbers between the linear layers.
 
     Example:
         >>> GlobalConvNet(3, 2, (14, 14))(torch.zeros(5, 3, 14, 14)).shape
@@ -199,8 +200,18 @@ class GlobalConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.out_shape = (out_channels, *size)
-        self.features = Features((in_channels, *size), hidden, kind="conv", norm="none", channels=channels)
+        layers: list[nn.Module] = []
+        for inputs, outputs, pool in (
+            (in_channels, channels, nn.Identity()),
+            (channels, channels, nn.MaxPool2d(2, ceil_mode=True)),
+            (channels, 2 * channels, nn.AdaptiveMaxPool2d(4)),
+        ):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True), pool]
+        self.features = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(2 * channels * 16, hidden), nn.ReLU(inplace=True)
+        )
         self.leave = _zero(nn.Linear(hidden, math.prod(self.out_shape)))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]; there is no context."""
