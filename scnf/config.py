@@ -59,14 +59,16 @@ class ModelSettings:
     """Which p(x, y); an argument left out takes the default of the recipe.
 
     Attributes:
-        recipe: scnf-fast, scnf-paper, scnf-gmm, scnf-digits or scnf-toy; m1, m2, m1-m2, adgm, ladder-vae, ladder-dgm,
-            gumbel-autoencoder; or classifier.
+        recipe: scnf-fast, scnf-hybrid, scnf-paper, scnf-gmm, scnf-digits or scnf-toy; m1, m2, m1-m2, adgm, ladder-vae,
+            ladder-dgm, gumbel-autoencoder; or classifier.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
         alpha: of the logit that takes pixels to the real line.
         channels: width of the coupling networks.
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin).
         detail_steps: couplings of the details at each level (scnf-fast and its kin).
+        semantic_channels: width of the network that sees the whole image (scnf-hybrid).
+        semantic_hidden: numbers between its linear layers.
         blocks: residual blocks in a coupling network.
         linear: mixing of channels: full, plu, householder or qr.
         scale: of the couplings: sigmoid (as in the paper) or symmetric.
@@ -112,6 +114,8 @@ class ModelSettings:
     steps: int | None = None
     detail_channels: int | None = None
     detail_steps: int | None = None
+    semantic_channels: int | None = None
+    semantic_hidden: int | None = None
     blocks: int | None = None
     linear: Literal["full", "plu", "householder", "qr"] | None = None
     scale: Literal["sigmoid", "symmetric"] | None = None
@@ -481,7 +485,7 @@ def _check_values(settings: Settings) -> None:
     data, objective, train = settings.data, settings.objective, settings.train
     sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
     sizes += ["embedding", "class_chunk", "auxiliary", "variables", "hidden", "posterior_steps", "num_samples"]
-    sizes += ["importance_samples"]
+    sizes += ["importance_samples", "semantic_channels", "semantic_hidden"]
     counts = ["detail_steps", "blocks", "conditional_blocks", "spread"]
     leasts = {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0), "layers": 1, "categories": 2}
     for leaf, least in leasts.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scnf.nn import MLP, ConvNet
+from scnf.nn import MLP, ConvNet, GlobalConvNet
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
     "mlp": (partial(MLP, 3, 5, hidden=8), (3,)),
@@ -67,3 +67,15 @@ def test_a_context_is_ignored_where_none_was_asked_for(make: Callable[..., nn.Mo
     network = perturbed(make())
     inputs = torch.randn(4, *shape)
     assert torch.equal(network(inputs, torch.randn(4, 7)), network(inputs))
+
+
+@pytest.mark.parametrize("size", [(14, 14), (4, 6), (5, 3)])
+def test_a_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = GlobalConvNet(3, 2, size, channels=16, hidden=32).double()
+    images = torch.rand(4, 3, *size, dtype=torch.float64).requires_grad_()
+    assert network(images).shape == (4, 2, *size) and (network(images) == 0).all()
+    outputs = perturbed(network)(images)
+    torch.testing.assert_close(network(images[1:2])[0], outputs[1])
+    corner = (torch.autograd.grad(outputs[:, 0, -1, -1].sum(), images)[0] != 0).any(dim=0).any(dim=0)
+    assert corner[0, 0] and corner[0, -1] and corner[-1, 0] and corner.double().mean() > 0.5

@@ -12,7 +12,9 @@ from scnf.models.architectures import FLOWS
 
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
-FAMILIES = [(recipe, shape) for recipe in FLOWS for shape in (POINTS if recipe == "scnf-toy" else IMAGES)]
+EVEN = [shape for shape in IMAGES if shape[1] % 2 == 0 and shape[2] % 2 == 0]
+SHAPES = {recipe: POINTS if recipe == "scnf-toy" else EVEN if recipe == "scnf-hybrid" else IMAGES for recipe in FLOWS}
+FAMILIES = [(recipe, shape) for recipe in FLOWS for shape in SHAPES[recipe]]
 SMALL = {recipe: (2,) if recipe == "scnf-toy" else (1, 8, 8) for recipe in FLOWS}
 
 
@@ -118,8 +120,34 @@ def test_defaults_and_arguments_reach_the_parts() -> None:
     assert model.prior is prior and model.conditional.chunk == 2
 
 
+def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
+    shape = (1, 6, 6)
+    model = started(build("scnf-hybrid", shape, 3, channels=8, steps=2, semantic_channels=8), shape, noise=0.2).double()
+    x, y = torch.rand(3, *shape, dtype=torch.float64), torch.tensor([0, 1, 2])
+
+    def noise(x: torch.Tensor) -> torch.Tensor:
+        z_aux, z_f, _ = model.latents(x)
+        return torch.cat([model.auxiliary.transform(z_aux)[0], z_f], dim=1)
+
+    for row, label in zip(x.split(1), y.split(1), strict=True):
+        jacobian = torch.autograd.functional.jacobian(noise, row).view(36, 36)
+        e, z_f = noise(row).split([27, 9], dim=1)
+        density = model.auxiliary.base.log_prob(e) + model.conditional.log_prob(z_f, label)
+        torch.testing.assert_close(model.log_prob(row, label), density + torch.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_every_pixel_has_a_say_in_the_hybrid_posterior_and_the_auxiliary_flow_none() -> None:
+    model = started(build("scnf-hybrid", (1, 8, 8), 3), (1, 8, 8), noise=0.2).double()
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    posterior = model(x, torch.tensor([0, -1])).class_log_probs
+    posterior[:, 0].sum().backward()
+    assert x.grad is not None and (x.grad != 0).all()
+    assert all(parameter.grad is None for parameter in model.auxiliary.parameters())
+
+
 ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "points-for-images": ("scnf-fast", (2,), {}, r"of shape \[2\]: it takes images .* use model.recipe scnf-toy"),
+    "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "even height and width; for others use model.recipe scnf-fast"),
     "too-narrow": ("scnf-paper", (1, 1, 8), {}, "images .* of at least 2x2 pixels"),
     "images-for-points": ("scnf-toy", (1, 8, 8), {}, "it takes points .* for images use model.recipe scnf-fast"),
     "one-dimension": ("scnf-toy", (1,), {}, "at least 2 dimensions"),

@@ -8,12 +8,20 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.data.labels import Split
-from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian
+from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian, FlowDistribution
 from scnf.models import SemiConditionalFlow, build
 from scnf.models.flow import OnLatents
 from scnf.nn import MLP
 from scnf.objectives import semi_supervised_loss
-from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FactorOut, PLULinear
+from scnf.transforms import (
+    ActNorm,
+    AffineCoupling,
+    ChannelPartition,
+    CompositeTransform,
+    FactorOut,
+    FullLinear,
+    PLULinear,
+)
 
 PRIOR = (0.5, 0.3, 0.2)
 
@@ -23,12 +31,12 @@ def toy(conditional: str, **arguments: object) -> SemiConditionalFlow:
     return build("scnf-toy", (2,), 3, prior, conditional=conditional, channels=8, steps=2, **arguments)
 
 
-def with_auxiliary() -> SemiConditionalFlow:
+def with_auxiliary(auxiliary: nn.Module) -> SemiConditionalFlow:
     """One of two features is factored out."""
     steps = [ActNorm(2), PLULinear(2), AffineCoupling(MLP(1, 2, 8), ChannelPartition(2), "symmetric")]
     transform = CompositeTransform([*steps, FactorOut(ActNorm(1), (2,))])
     gaussians = ClassConditionalGaussian(3, 1, scales="own")
-    return SemiConditionalFlow(transform, DiagonalGaussian(1), gaussians, ClassPrior(3, PRIOR, learned=True), 1)
+    return SemiConditionalFlow(transform, auxiliary, gaussians, ClassPrior(3, PRIOR, learned=True), 1)
 
 
 MODELS: dict[str, Callable[[], SemiConditionalFlow]] = {
@@ -36,7 +44,8 @@ MODELS: dict[str, Callable[[], SemiConditionalFlow]] = {
     "gaussian-own": lambda: toy("gaussian", scales="own", means="random"),
     "flow": lambda: toy("flow", conditional_hidden=8, conditional_steps=1),
     "flow-chunked": lambda: toy("flow", conditional_hidden=8, conditional_steps=1, class_chunk=2),
-    "auxiliary": with_auxiliary,
+    "auxiliary": lambda: with_auxiliary(DiagonalGaussian(1)),
+    "auxiliary-flow": lambda: with_auxiliary(FlowDistribution(CompositeTransform([ActNorm(1), FullLinear(1)]), 1)),
 }
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
@@ -128,6 +137,23 @@ def test_unlabelled_rows_are_logsumexp_in_value_and_gradient(make: Callable[[], 
 
 
 @every_model
+def test_of_views_only_the_posterior_is_computed(make: Callable[[], SemiConditionalFlow]) -> None:
+    model = prepared(make)
+    x, y = points(9)
+    computed: list[int] = []
+    if model.auxiliary is not None:
+        log_prob = model.auxiliary.log_prob
+        model.auxiliary.log_prob = lambda z: computed.append(len(z)) or log_prob(z)
+    every, own = model(x, y), model(x, y, views=4)
+    assert computed == ([] if model.auxiliary is None else [9, 5])
+    torch.testing.assert_close(own.class_log_probs, every.class_log_probs)
+    torch.testing.assert_close(own.log_likelihood[:5], every.log_likelihood[:5])
+    assert (own.log_likelihood[5:] == 0).all() and (every.log_likelihood[5:] != 0).all()
+    rows = model.latent_rows(x).detach()
+    torch.testing.assert_close(OnLatents(model)(rows, y, views=4).log_likelihood, own.log_likelihood)
+
+
+@every_model
 def test_on_latents_the_probabilities_are_those_of_x(make: Callable[[], SemiConditionalFlow]) -> None:
     flow = make().double()
     x, y = points(9)
@@ -214,7 +240,7 @@ def test_initialize_starts_every_layer_and_keeps_the_mode() -> None:
 
 def test_the_order_of_the_latents() -> None:
     """The semantic features are the last ones."""
-    model = prepared(with_auxiliary)
+    model = prepared(MODELS["auxiliary"])
     x, _ = points(5)
     z, logabsdet = model.transform(x)
     z_aux, z_f, common = model.latents(x)
