@@ -62,8 +62,9 @@ class SemiConditionalFlow(JointModel):
         """z_f [N, d], and what all classes have in common [N - views]: log p(z_aux) + log |det df/dx|."""
         z_aux, z_f, logabsdet = self.latents(x)
         own = len(x) - views
-        common = logabsdet[:own]
-        return z_f, common if self.auxiliary is None else common + self.auxiliary.log_prob(z_aux[:own])
+        if self.auxiliary is not None and own:
+            return z_f, logabsdet[:own] + self.auxiliary.log_prob(z_aux[:own])
+        return z_f, logabsdet[:own]
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log p(x, y = k) [N, K], in nats."""
@@ -89,7 +90,7 @@ class SemiConditionalFlow(JointModel):
 
     def representation(self, x: Tensor) -> Tensor:
         """z_f [N, d]."""
-        return self._shared(x)[0]
+        return self._shared(x, views=len(x))[0]
 
     def latent_rows(self, x: Tensor) -> Tensor:
         """What :class:`OnLatents` takes in place of x: [N, d + 1]."""

@@ -105,6 +105,9 @@ class VariationalModel(JointModel):
         """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
         samples, own = self.num_samples, len(x) - views
         seen = self.likelihood.observe(x)
+        if not own:
+            nothing = seen.new_zeros(views)
+            return JointOutput(nothing, self.class_log_probs(seen), nothing)
         repeated = seen[:own].repeat_interleave(samples * self.importance_samples, dim=0)
         output = self.bound(repeated, y[:own].repeat_interleave(samples))
         assert output.kl is not None

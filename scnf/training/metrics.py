@@ -105,9 +105,9 @@ def evaluate(
     was_training = model.training
     model.eval()
 
-    def outputs(seed: int, augment: float) -> tuple[Tensor, Tensor]:
+    def outputs(seed: int, augment: float, only_posterior: bool = False) -> tuple[Tensor, Tensor]:
         found = [
-            model(batch, torch.full((len(batch),), UNLABELLED, device=x.device))
+            model(batch, torch.full((len(batch),), UNLABELLED, device=x.device), views=only_posterior * len(batch))
             for batch in noisy_batches(x, levels, batch_size, seed, augment)
         ]
         return torch.cat([each.log_likelihood for each in found]), torch.cat([each.class_log_probs for each in found])
@@ -119,7 +119,7 @@ def evaluate(
     figures = {"accuracy": accuracy(class_log_probs)}
     if views:
         turns = tqdm(range(1, views + 1), unit="view", desc="moved views", disable=None, leave=False)
-        moved = [outputs(seed + 1_000_003 * view, augment)[1].exp() for view in turns]
+        moved = [outputs(seed + 1_000_003 * view, augment, only_posterior=True)[1].exp() for view in turns]
         figures["views_accuracy"] = accuracy(class_log_probs.exp() + torch.stack(moved).sum(dim=0))
     model.train(was_training)
     if model.likelihood_of != "labels":

@@ -149,6 +149,9 @@ def test_of_views_only_the_posterior_is_computed(make: Callable[[], SemiConditio
     torch.testing.assert_close(own.class_log_probs, every.class_log_probs)
     torch.testing.assert_close(own.log_likelihood[:5], every.log_likelihood[:5])
     assert (own.log_likelihood[5:] == 0).all() and (every.log_likelihood[5:] != 0).all()
+    alone = model(x, y, views=9)
+    assert (alone.log_likelihood == 0).all() and len(computed) in (0, 2)
+    torch.testing.assert_close(alone.class_log_probs, every.class_log_probs)
     rows = model.latent_rows(x).detach()
     torch.testing.assert_close(OnLatents(model)(rows, y, views=4).log_likelihood, own.log_likelihood)
 

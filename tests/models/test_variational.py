@@ -593,3 +593,6 @@ def test_views_cost_their_class_posterior_alone(recipe: str, samples: int) -> No
     torch.testing.assert_close(output.class_log_probs.exp().sum(dim=1), torch.ones(13))
     if recipe in ("m2", "ladder-dgm"):  # their classifier sees the image and no draw
         torch.testing.assert_close(output.class_log_probs[8:], own.class_log_probs[3:])
+    alone = model(x, y, views=8)
+    assert (alone.log_likelihood == 0).all() and (alone.kl == 0).all()
+    torch.testing.assert_close(alone.class_log_probs.exp().sum(dim=1), torch.ones(8))
