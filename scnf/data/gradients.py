@@ -1,0 +1,56 @@
+"""Histograms of oriented gradients: where in an image its edges run which way, a first measure of likeness.
+
+After Dalal and Triggs (CVPR 2005), in a small form: no blocks, and one normalisation of the whole image.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ORIENTATIONS = 12
+CELLS = 9
+"""Along each side, about: cells of three pixels in images of 28."""
+
+
+@torch.no_grad()
+def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
+    """How much of an image's edges runs in each direction around each place.
+
+    Each pixel's gradient, of the channel where it is longest, votes with its length for the two of twelve directions
+    that are nearest to its own, more for the nearer (of the full circle: light to dark is not dark to light). Votes are
+    averaged over windows of twice a cell's sides, one for each cell. The square roots of the shares of all votes are
+    given back, after RootSIFT (Arandjelovic and Zisserman, CVPR 2012), so that rows have length one; 0 for an image
+    of one colour.
+
+    Args:
+        x: [N, C, H, W], numbers of any range.
+        chunk: pixels of images that are computed at once, each of which takes some 200 bytes.
+
+    Returns:
+        float32 [N, D], D being 972 for 28x28 and for 8x8.
+
+    Example:
+        >>> features = oriented_gradients(torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8))
+        >>> features.shape, bool(torch.allclose(features.norm(dim=1), torch.ones(5)))
+        (torch.Size([5, 972]), True)
+    """
+    images = max(1, chunk // math.prod(x.shape[2:]))
+    return torch.cat([_histograms(part.float()) for part in x.split(images)])
+
+
+def _histograms(x: Tensor) -> Tensor:
+    across, down = F.pad(x, (1, 1, 0, 0), "replicate"), F.pad(x, (0, 0, 1, 1), "replicate")
+    gradients = torch.stack([across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]])
+    longest = gradients.square().sum(dim=0).argmax(dim=1, keepdim=True)
+    gx, gy = gradients.gather(2, longest.expand(2, *longest.shape))[:, :, 0]
+    turn = torch.atan2(gy, gx) * (ORIENTATIONS / (2 * math.pi)) % ORIENTATIONS
+    directions = torch.arange(ORIENTATIONS, device=x.device).view(1, -1, 1, 1)
+    distance = (turn.unsqueeze(1) - directions).abs()
+    share = (1 - torch.minimum(distance, ORIENTATIONS - distance)).clamp_min(0)
+    votes = torch.hypot(gx, gy).unsqueeze(1) * share
+    cells = [max(1, round(side / CELLS)) for side in x.shape[2:]]
+    windows, padding = [2 * cell for cell in cells], [max(1, cell // 2) for cell in cells]
+    pooled = F.avg_pool2d(votes, windows, cells, padding, ceil_mode=True, count_include_pad=True)
+    return F.normalize(pooled.flatten(1), p=1, dim=1).sqrt()

@@ -1,0 +1,76 @@
+"""Oriented gradients against what a hand-made image says, and as a measure of likeness."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scnf import UNLABELLED
+from scnf.data.gradients import ORIENTATIONS, oriented_gradients
+from scnf.data.labels import draw_split
+from scnf.data.propagation import propagate
+from scnf.data.sources import load
+
+
+def ramp(degrees: float, side: int = 28) -> Tensor:
+    """An image [1, 1, side, side] that gets lighter in one direction, at an angle from right towards down."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angle = math.radians(degrees)
+    return (columns * math.cos(angle) + rows * math.sin(angle))[None, None] + 100
+
+
+def middle(x: Tensor) -> Tensor:
+    """The votes of the cell in the middle, by direction."""
+    side = math.isqrt(oriented_gradients(x).shape[1] // ORIENTATIONS)
+    return oriented_gradients(x).square().view(ORIENTATIONS, side, side)[:, side // 2, side // 2]
+
+
+@pytest.mark.parametrize("direction", range(ORIENTATIONS))
+def test_a_ramp_votes_for_its_direction_alone(direction: int) -> None:
+    votes = middle(ramp(360 / ORIENTATIONS * direction))
+    assert votes.argmax() == direction and votes[direction] == pytest.approx(float(votes.sum()), rel=1e-4)
+
+
+def test_a_ramp_between_two_directions_votes_for_both_by_distance() -> None:
+    votes = middle(ramp(360 / ORIENTATIONS * 11.75))
+    assert votes[0] == pytest.approx(3 * float(votes[11]), rel=1e-3) and votes[1:11].max() < 1e-6
+
+
+def test_the_channel_with_the_longest_gradient_counts() -> None:
+    flat = torch.zeros(1, 1, 28, 28)
+    colours = torch.cat([flat, ramp(90), 0.5 * ramp(0)], dim=1)
+    assert torch.allclose(oriented_gradients(colours), oriented_gradients(ramp(90)))
+
+
+def test_brightness_and_contrast_do_not_count_and_one_colour_is_zero() -> None:
+    x = torch.randint(0, 100, (3, 1, 28, 28)).float()
+    for other in (2.5 * x, x + 50):
+        assert torch.allclose(oriented_gradients(x), oriented_gradients(other), atol=1e-4)
+    assert torch.equal(oriented_gradients(torch.full((2, 1, 28, 28), 100.0)), torch.zeros(2, 972))
+
+
+@pytest.mark.parametrize("side", [8, 28, 29, 30, 63])
+def test_an_edge_along_the_last_column_counts(side: int) -> None:
+    x = torch.zeros(1, 1, side, side)
+    x[..., -1] = 200
+    assert oriented_gradients(x).norm() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 64, 64), (1, 1, 1), (1, 3, 40), (1, 40, 3)])
+def test_images_of_any_size_in_any_chunks(shape: tuple[int, ...]) -> None:
+    x = torch.randint(0, 256, (7, *shape), dtype=torch.uint8)
+    features = oriented_gradients(x)
+    assert torch.allclose(features, oriented_gradients(x, chunk=1), atol=1e-5)
+    assert features.dtype == torch.float32 and len(features) == 7
+    assert torch.allclose(features.norm(dim=1), torch.full((7,), float(math.prod(shape) > 1)))
+
+
+def test_neighbours_among_them_are_better_than_among_pixels() -> None:
+    data = load("digits", "data")
+    split = draw_split(data.train_y, 10, 100, 200, 0, True)
+    visible = torch.full_like(data.train_y, UNLABELLED)
+    visible[split.labelled] = data.train_y[split.labelled]
+    x, y, truth = data.train_x[split.train], visible[split.train], data.train_y[split.train]
+    errors = [int((propagate(each, y)[0] != truth).sum()) for each in (x.flatten(1), oriented_gradients(x))]
+    assert errors[1] < 0.7 * errors[0]
