@@ -176,9 +176,10 @@ class _Workbench:
 
         Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
         when neighbours are those of pixels, and from the middle of the training on all of them; after self-training,
-        or on latents of a trained flow, which do not change, all from the start.
+        with neighbours by distortion, or on latents of a trained flow, which do not change, all from the start.
         """
-        from scnf.data.propagation import propagate, surest
+        from scnf.data.distortion import distortion_neighbours
+        from scnf.data.propagation import propagate, spread, surest
         from scnf.training.metrics import representations
         from scnf.training.self_training import self_trained_features
 
@@ -188,13 +189,16 @@ class _Workbench:
             return None
         if epoch or train.adapt:
             features = representations(model, x, batches.levels, train.eval_batch_size)
+        elif objective.distortion:
+            print("looking for neighbours by image distortion before the first epoch", flush=True)
+            return surest(*spread(*distortion_neighbours(x), y, alpha=0.999, steps=150), 1.0)
         else:
             if objective.self_training:
                 print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)
             features = self_trained_features(
                 x, y, batches.levels, objective.self_training, batches.augment, self.autocast
             )
-        first = 1.0 if train.adapt or objective.self_training else 0.6
+        first = 1.0 if train.adapt or objective.self_training or objective.distortion else 0.6
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:

@@ -178,6 +178,8 @@ class ObjectiveSettings:
             (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.
         self_training: how many small networks are trained one after the other, before the first of these times, for
             features in which neighbours are better than among pixels. Not when adapting, where latents are there.
+        distortion: the first neighbours are those by the image distortion model, in place of self-training: images of
+            which small pieces are found in each other, moved a little. Not when adapting.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -190,6 +192,7 @@ class ObjectiveSettings:
     confidence: float = 0.9
     propagations: int = 0
     self_training: int = 0
+    distortion: bool = False
     kl_weight: float = 1.0
     kl_warmup: float = 0.0
 
@@ -510,6 +513,16 @@ def _check_values(settings: Settings) -> None:
         raise UserError(
             "batches have no unlabelled rows for propagated labels: set data.labelled_share below 1, or "
             "objective.propagations to 0"
+        )
+    if objective.distortion and objective.self_training:
+        raise UserError(
+            "the first neighbours are those by distortion or those of self-training, choose one: set "
+            "objective.self_training to 0, or objective.distortion to false"
+        )
+    if objective.distortion and not objective.propagations:
+        raise UserError(
+            "objective.distortion finds neighbours for labels to be propagated over: set objective.propagations above "
+            "0, or objective.distortion to false"
         )
     if train.eval_views > 0 and not data.augment:
         raise UserError("views are moved by data.augment, which is 0: raise it, or set train.eval_views to 0")

@@ -29,8 +29,12 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
     """
     centred = features.float() - features.float().mean(dim=0)
     if centred.shape[1] > COMPONENTS:
-        _, vectors = torch.linalg.eigh(centred.T @ centred)  # of ascending eigenvalues
-        centred = centred @ vectors[:, -COMPONENTS:]
+        products = centred.T @ centred
+        try:
+            _, vectors = torch.linalg.eigh(products)  # of ascending eigenvalues
+        except torch.linalg.LinAlgError:  # in float32 the same eigenvalue may come too often: few rows, or copies
+            _, vectors = torch.linalg.eigh(products.double())
+        centred = centred @ vectors[:, -COMPONENTS:].float()
     unit = F.normalize(centred, dim=1)
     buffer = unit.new_empty(chunk, len(unit))  # new memory for every chunk would take as long as the products
     cosines, indices = [], []
@@ -47,13 +51,9 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
 def propagate(
     features: Tensor, y: Tensor, neighbours: int = 10, alpha: float = 0.99, steps: int = 50
 ) -> tuple[Tensor, Tensor]:
-    """A label for every row that the labels of the few reach.
+    """A label for every row that the labels of the few reach, over the graph of nearest neighbours.
 
-    With W the symmetric graph of nearest neighbours, weighted by the fourth power of their cosines, and S = D^-1/2 W
-    D^-1/2 for its degrees D, a number of steps F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2) from F = Y, the
-    one-hot labels. Then the columns of F are scaled to sum to the number of labels of each class, after the class mass
-    normalisation of Zhu et al. (ICML 2003, section 4). A class without a label is given to no row. A row that no label
-    reaches gets the first class, with certainty 0.
+    Weights are the fourth power of cosines, 0 where these are negative; see :func:`spread`.
 
     Args:
         features: [N, D], on any device.
@@ -74,25 +74,56 @@ def propagate(
         >>> labels
         tensor([0, 0, 0, 1, 1, 1])
     """
-    labelled = y != UNLABELLED
-    if not bool(labelled.any()):
-        raise ValueError("labels cannot spread where no row has one")
     if not bool(features.isfinite().all()):
         raise ValueError("labels cannot spread over features that are not finite")
     indices, cosines = nearest_neighbours(features, min(neighbours, len(features) - 1))
-    rows = torch.arange(len(features), device=y.device).unsqueeze(1).expand_as(indices)
+    return spread(indices, cosines.clamp_min(0).pow(4), y, alpha, steps)
+
+
+def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor]:
+    """A label for every row that the labels of the few reach, over a graph of neighbours that is given.
+
+    With W the sum of the weights both ways, and S = D^-1/2 W D^-1/2 for its degrees D, a number of steps
+    F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2) from F = Y, the one-hot labels. Then the columns of F are
+    scaled to sum to the number of labels of each class, after the class mass normalisation of Zhu et al. (ICML 2003,
+    section 4). A class without a label is given to no row. A row that no label reaches gets the first class, with
+    certainty 0.
+
+    Args:
+        indices: [N, k], the neighbours of each row.
+        weights: [N, k], of these, 0 or more.
+        y: [N], UNLABELLED where hidden; some row has a label.
+        alpha: how much comes from the neighbours, in (0, 1).
+        steps: iterations.
+
+    Returns:
+        labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
+
+    Raises:
+        ValueError: no row has a label.
+
+    Example:
+        >>> chain = torch.tensor([[1], [2], [3], [2]])
+        >>> labels, _ = spread(chain, torch.tensor([[1.0], [0.1], [1.0], [1.0]]), torch.tensor([0, -1, -1, 1]), 0.9, 20)
+        >>> labels
+        tensor([0, 0, 1, 1])
+    """
+    labelled = y != UNLABELLED
+    if not bool(labelled.any()):
+        raise ValueError("labels cannot spread where no row has one")
+    rows = torch.arange(len(y), device=y.device).unsqueeze(1).expand_as(indices)
     there = torch.stack([rows, indices]).flatten(1)
     edges = torch.cat([there, there.flip(0)], dim=1)
-    weights = cosines.clamp_min(0).pow(4).flatten().repeat(2)
+    weights = weights.flatten().repeat(2)
     degrees = weights.new_zeros(len(y)).index_add(0, edges[0], weights).clamp_min(1e-12)
     weights = weights / (degrees[edges[0]] * degrees[edges[1]]).sqrt()
     graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y)), check_invariants=False).coalesce()
     given = F.one_hot(y.clamp_min(0)).float() * labelled.unsqueeze(1)
-    spread = given
+    mass = given
     for _ in range(steps):
-        spread = alpha * torch.sparse.mm(graph, spread) + (1 - alpha) * given
-    spread = spread * given.sum(dim=0) / spread.sum(dim=0).clamp_min(1e-12)
-    certainty, labels = (spread / spread.sum(dim=1, keepdim=True).clamp_min(1e-12)).max(dim=1)
+        mass = alpha * torch.sparse.mm(graph, mass) + (1 - alpha) * given
+    mass = mass * given.sum(dim=0) / mass.sum(dim=0).clamp_min(1e-12)
+    certainty, labels = (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-12)).max(dim=1)
     return torch.where(labelled, y, labels), torch.where(labelled, 1.0, certainty)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.propagation import nearest_neighbours, propagate, surest
+from scnf.data.propagation import nearest_neighbours, propagate, spread, surest
 from scnf.data.sources import load
 
 
@@ -61,6 +61,16 @@ def test_it_is_the_iteration_on_the_normalised_graph() -> None:
     assert torch.equal(labels[7:], expected.argmax(dim=1)[7:]) and torch.equal(labels[:7], y[:7])
     torch.testing.assert_close(certainty[7:], expected.max(dim=1).values[7:].float(), rtol=1e-4, atol=1e-5)
     assert bool((certainty[:7] == 1).all())
+
+
+def test_spreading_over_the_graph_of_cosines_is_propagation() -> None:
+    torch.manual_seed(2)
+    features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
+    y[:6] = torch.tensor([0, 1, 2, 0, 1, 2])
+    indices, cosines = nearest_neighbours(features, 6)
+    found = spread(indices, cosines.clamp_min(0).pow(4), y, alpha=0.9, steps=30)
+    expected = propagate(features, y, neighbours=6, alpha=0.9, steps=30)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 def test_labels_of_digits_spread_to_their_neighbours() -> None:

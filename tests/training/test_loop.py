@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from scnf import UNLABELLED
-from scnf.data import propagation, sources
+from scnf.data import distortion, propagation, sources
 from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.models.architectures import build
@@ -157,7 +157,8 @@ KINDS = {
     signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
     "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2 "
     "--propagations 1 --self_training 1",
-    signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim",
+    signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim "
+    "--propagations 1 --distortion true",
     signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
 }
 
@@ -342,6 +343,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
         "--augment 1 --consistency_weight 10 --epochs 2 --propagations 2",
         "--classifier_weight 10 --epochs 2 --propagations 2 --self_training 1",
+        "--classifier_weight 10 --epochs 2 --propagations 2 --distortion true",
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
@@ -405,13 +407,14 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
     same_end(stopped, last_run())
 
 
-@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("first", ["pixels", "self_training", "distortion"])
 @pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])
 def test_labels_are_propagated_at_even_distances(
-    digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int], taught: bool
+    digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int], first: str
 ) -> None:
-    widths, shares = [], []
+    widths, shares, found = [], [], []
     whole_propagate, whole_surest = propagation.propagate, propagation.surest
+    whole_neighbours = distortion.distortion_neighbours
 
     def watched_propagate(features: Any, y: Any) -> Any:
         widths.append(features.shape[1])
@@ -422,15 +425,21 @@ def test_labels_are_propagated_at_even_distances(
         shares.append(share)
         return whole_surest(labels, certainty, share)
 
+    def watched_neighbours(x: Any) -> Any:
+        found.append(x.shape)
+        return whole_neighbours(x)
+
     monkeypatch.setattr(propagation, "propagate", watched_propagate)
     monkeypatch.setattr(propagation, "surest", watched_surest)
+    monkeypatch.setattr(distortion, "distortion_neighbours", watched_neighbours)
     monkeypatch.setattr(self_training, "STEPS", 2)
-    words = (
-        f"--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none --self_training {int(taught)}"
-    )
+    words = "--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none"
+    words += {"pixels": "", "self_training": " --self_training 1", "distortion": " --distortion true"}[first]
     assert digits(words, f"--propagations {times}").code == 0
-    assert widths == [self_training.HIDDEN if taught else 64] + [64] * (len(expected) - 1)
-    assert shares == [min(1.0, (1.0 if taught else 0.6) + 0.2 * epoch) for epoch in expected]
+    widths_first = {"pixels": [64], "self_training": [self_training.HIDDEN], "distortion": []}[first]
+    assert widths == widths_first + [64] * (len(expected) - 1)
+    assert found == ([(1097, 1, 8, 8)] if first == "distortion" else [])
+    assert shares == [min(1.0, (0.6 if first == "pixels" else 1.0) + 0.2 * epoch) for epoch in expected]
 
 
 # --- choices
