@@ -1,8 +1,8 @@
 """Nearest neighbours by the image distortion model: images are near where small pieces of one are found in the other.
 
-The model is that of Keysers et al., "Deformation models for image recognition" (IEEE TPAMI 29(8), 2007), on contexts of
-gradients, their best features for digits; that images are deslanted first, and how far a neighbour's weight reaches,
-are additions.
+The model is that of Keysers et al., "Deformation models for image recognition" (IEEE TPAMI 29(8), 2007), on 3x3
+contexts of Sobel gradients, as there. That images are deslanted first, and how weights fall with distance, are
+additions.
 """
 
 import torch
@@ -78,7 +78,7 @@ def sobel_gradients(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def distortion_distances(inputs: Tensor, others: Tensor) -> Tensor:
-    """How badly the pixels of one image are found in another, for pairs of images (Keysers et al., section 3.4).
+    """How badly the pixels of one image are found in another, for pairs of images, after Keysers et al.
 
     With g and h the gradients of a pair, 0 outside, the sum over pixels i of
 
