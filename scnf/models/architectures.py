@@ -181,8 +181,8 @@ def hybrid_flow(
     alpha: float = 0.05,
     detail_channels: int = 32,
     blocks: int = 0,
-    semantic_channels: int = 32,
-    semantic_hidden: int = 256,
+    semantic_channels: int = 64,
+    semantic_hidden: int = 512,
     scale: str = "symmetric",
 ) -> SharedFlow:
     """One band of the Haar wavelet, given the three others by a network that sees the whole image, tells the classes.
