@@ -107,7 +107,7 @@ class ModelSettings:
         m1: run, directory or weights of the trained M1 (m1-m2).
     """
 
-    recipe: str = "scnf-fast"
+    recipe: str = "scnf-hybrid"
     prior: list[float] | str = "uniform"
     alpha: float | None = None
     channels: int | None = None
