@@ -178,8 +178,8 @@ class _Workbench:
         when neighbours are those of pixels, and from the middle of the training on all of them; after self-training,
         with neighbours by distortion, or on latents of a trained flow, which do not change, all from the start.
         """
-        from scnf.data.distortion import distortion_neighbours
-        from scnf.data.propagation import propagate, spread, surest
+        from scnf.data.distortion import distortion_labels
+        from scnf.data.propagation import propagate, surest
         from scnf.training.metrics import representations
         from scnf.training.self_training import self_trained_features
 
@@ -191,7 +191,7 @@ class _Workbench:
             features = representations(model, x, batches.levels, train.eval_batch_size)
         elif objective.distortion:
             print("looking for neighbours by image distortion before the first epoch", flush=True)
-            return surest(*spread(*distortion_neighbours(x), y, alpha=0.999, steps=150), 1.0)
+            return surest(*distortion_labels(x, y), 1.0)
         else:
             if objective.self_training:
                 print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)

@@ -65,7 +65,7 @@ class ModelSettings:
         alpha: of the logit that takes pixels to the real line.
         channels: width of the coupling networks.
         steps: flow steps.
-        detail_channels: width of the networks for details (scnf-fast and its kin).
+        detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.
         detail_steps: couplings of the details at each level (scnf-fast and its kin).
         semantic_channels: width of the network that sees the whole image (scnf-hybrid).
         semantic_hidden: numbers between its linear layers.
@@ -178,8 +178,8 @@ class ObjectiveSettings:
             (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.
         self_training: how many small networks are trained one after the other, before the first of these times, for
             features in which neighbours are better than among pixels. Not when adapting, where latents are there.
-        distortion: the first neighbours are those by the image distortion model, in place of self-training: images of
-            which small pieces are found in each other, moved a little. Not when adapting.
+        distortion: where labels are propagated, the first neighbours are those by the image distortion model, in place
+            of self-training: images of which small pieces are found in each other, moved a little. Not when adapting.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -518,11 +518,6 @@ def _check_values(settings: Settings) -> None:
         raise UserError(
             "the first neighbours are those by distortion or those of self-training, choose one: set "
             "objective.self_training to 0, or objective.distortion to false"
-        )
-    if objective.distortion and not objective.propagations:
-        raise UserError(
-            "objective.distortion finds neighbours for labels to be propagated over: set objective.propagations above "
-            "0, or objective.distortion to false"
         )
     if train.eval_views > 0 and not data.augment:
         raise UserError("views are moved by data.augment, which is 0: raise it, or set train.eval_views to 0")

@@ -196,7 +196,7 @@ class GlobalConvNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, size: Sequence[int], channels: int = 32, hidden: int = 256
+        self, in_channels: int, out_channels: int, size: Sequence[int], channels: int = 64, hidden: int = 512
     ) -> None:
         super().__init__()
         self.out_shape = (out_channels, *size)

@@ -143,7 +143,6 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations -1", "objective.propagations must be 0 or more"),
     (f"{DIGITS} --propagations 1 --self_training -1", "objective.self_training must be 0 or more"),
     (f"{DIGITS} --propagations 1 --self_training 1 --distortion true", "choose one: set objective.self_training to 0"),
-    (f"{DIGITS} --distortion true", "set objective.propagations above 0"),
     (f"{DIGITS} --propagations 1 --distortion 2", "objective.distortion"),
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),
     (f"{POINTS} --eval_views 2 --augment 1", "points have no augmented views"),

@@ -1,8 +1,8 @@
 """Nearest neighbours by the image distortion model: images are near where small pieces of one are found in the other.
 
 The model is that of Keysers et al., "Deformation models for image recognition" (IEEE TPAMI 29(8), 2007), on 3x3
-contexts of Sobel gradients, as there. That images are deslanted first, and how weights fall with distance, are
-additions.
+contexts of Sobel gradients, as there. Additions: that images are deslanted first, that matches may lie outside of
+the image, in zeros, that candidates are those of near oriented gradients, and the graph over which labels spread.
 """
 
 import torch
@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.data.gradients import oriented_gradients
-from scnf.data.propagation import nearest_neighbours
+from scnf.data.propagation import nearest_neighbours, spread
 
 REACH = 2
 """Pixels by which the place of the best match may differ, down and to the right."""
 SHARPNESS = 4.0
 """How fast weights fall with distance."""
+ALPHA, STEPS = 0.999, 150
+"""How far labels spread: further than over cosines, for these neighbours are more often of one class."""
 
 
 @torch.no_grad()
@@ -23,8 +25,8 @@ def deslanted(x: Tensor, chunk: int = 2**22) -> Tensor:
     """Shear each image along its rows until it stands upright, and move its centre of mass to the middle.
 
     The slant is the covariance of columns and rows over the variance of rows, of places weighted by how light they are
-    in the mean of the channels; at most 1 either way. Bilinear, and 0 outside. Slants are those of a square: other
-    images are sheared in relative coordinates.
+    in the mean of the channels; at most 1 either way. Bilinear, and 0 outside, which
+    shows where the background is not 0. The bound of 1 is for a square: of height and width as they are relative.
 
     Args:
         x: [N, C, H, W], numbers that are not negative, of any range.
@@ -124,6 +126,7 @@ def distortion_neighbours(
     Images are deslanted first. The weight of neighbour j of i is exp(-4 d_ij / (s_i s_j)), d being the distance of the
     model and s the root of that to the last neighbour, the local scale of Zelnik-Manor and Perona ("Self-tuning
     spectral clustering", NIPS 2004): no distance has to be known beforehand, nor the range of x.
+    Of an image with k exact copies it is 0: they are neighbours of each other alone.
 
     Args:
         x: [N, C, H, W], two images at least, numbers that are not negative, of any range.
@@ -157,3 +160,21 @@ def distortion_neighbours(
     indices, scales = indices.gather(1, order), distances[:, -1].sqrt()
     reach = (scales.unsqueeze(1) * scales[indices]).clamp_min(torch.finfo(distances.dtype).tiny)
     return indices, (-SHARPNESS * distances / reach).exp()
+
+
+def distortion_labels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels spread over :func:`distortion_neighbours`.
+
+    Args:
+        x: [N, C, H, W], as there.
+        y: [N], UNLABELLED where hidden; some row has a label.
+
+    Returns:
+        labels [N], and how certain each is, in [0, 1], as of :func:`scnf.data.propagation.spread`.
+
+    Example:
+        >>> x = torch.rand(2, 1, 28, 28)
+        >>> distortion_labels(torch.cat([x, x.roll(1, dims=3)]), torch.tensor([0, 1, -1, -1]))[0]
+        tensor([0, 1, 0, 1])
+    """
+    return spread(*distortion_neighbours(x), y, ALPHA, STEPS)

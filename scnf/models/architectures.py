@@ -115,8 +115,8 @@ def paper_flow(
 
 def _coarse_to_fine(
     channels: int, steps: int, detail_channels: int, detail_steps: int, blocks: int, linear: str, scale: str
-) -> tuple[Callable[[Shape], SharedFlow], Callable[[Shape, int], tuple[list[Transform], int]]]:
-    """What scnf-fast and scnf-hybrid share: `level` for images, `details` for a coarse image under its details."""
+) -> tuple[Callable[[Shape], SharedFlow], Callable[[Shape, int], list[Transform]]]:
+    """What scnf-fast and scnf-hybrid share: `level` of an image, `detail_couplings` of details over a coarse image."""
 
     def glow_steps(shape: Shape) -> list[Transform]:
         layers: list[Transform] = []
@@ -127,7 +127,7 @@ def _coarse_to_fine(
             layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
         return layers
 
-    def details(shape: Shape, coarse: int) -> tuple[list[Transform], int]:
+    def detail_couplings(shape: Shape, coarse: int) -> list[Transform]:
         fine = shape[0] - coarse
         turn = torch.cat([torch.arange(fine).roll(-coarse), torch.arange(fine, shape[0])])
         layers: list[Transform] = [ActNorm(shape[0])]
@@ -135,8 +135,7 @@ def _coarse_to_fine(
             part = ChannelPartition(shape[0], swap=True, first=coarse)
             network = ConvNet(part.num_identity, 2 * part.num_transformed, detail_channels, blocks)
             layers += [AffineCoupling(network, part, scale), Permutation(turn)]
-        inner, semantic = level((coarse, *shape[1:]))
-        return [*layers, FactorOut(inner, shape, aside=fine)], semantic
+        return layers
 
     def level(shape: Shape) -> SharedFlow:
         layers: list[Transform] = []
@@ -145,10 +144,12 @@ def _coarse_to_fine(
             layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
         if not _even(shape) or min(shape[1:]) <= 8:
             return CompositeTransform([*layers, *glow_steps(shape), Flatten(shape)]), math.prod(shape)
-        rest, semantic = details(shape, shape[0] // 4)
-        return CompositeTransform([*layers, *rest]), semantic
+        coarse = shape[0] // 4
+        inner, semantic = level((coarse, *shape[1:]))
+        aside = FactorOut(inner, shape, aside=shape[0] - coarse)
+        return CompositeTransform([*layers, *detail_couplings(shape, coarse), aside]), semantic
 
-    return level, details
+    return level, detail_couplings
 
 
 def fast_flow(
@@ -187,15 +188,21 @@ def hybrid_flow(
 ) -> SharedFlow:
     """One band of the Haar wavelet, given the three others by a network that sees the whole image, tells the classes.
 
-    The image is squeezed and mixed as in scnf-fast. The diagonal details, which say least of all about the image, are
-    scaled and shifted twice given the other bands: by a convolutional network, and by a :class:`GlobalConvNet`, which
-    is to move them to where p(z_f | y) has its class. The other bands, as they are, are z_aux: see `hybrid_auxiliary`.
+    The image is squeezed and mixed as in scnf-fast, by a matrix that starts as the Haar wavelet. The last band, which
+    starts as the diagonal details, those that say least of all about an image, is scaled and shifted twice given the
+    others: by a convolutional network, and by a :class:`GlobalConvNet`, which is to move it to where p(z_f | y) has its
+    class. The other bands are z_aux: see `hybrid_auxiliary`.
     """
     _require_image(shape)
     if not _even(shape):
         raise ValueError("it takes images of even height and width; for others use model.recipe scnf-fast")
     band, shape = shape[0], _squeezed(shape)
     part, kept = ChannelPartition(shape[0], first=3 * band), (band, *shape[1:])
+    if math.prod(kept) > MAX_SEMANTIC:
+        raise ValueError(
+            f"{math.prod(kept)} details would tell the classes, {MAX_SEMANTIC} at most: use smaller images, or "
+            "model.recipe scnf-fast"
+        )
     numbers = torch.arange(shape[0])
     last = torch.cat([numbers[: 2 * band], numbers[3 * band :], numbers[2 * band : 3 * band]])
     near = ConvNet(part.num_identity, 2 * band, detail_channels, blocks)
@@ -216,11 +223,16 @@ def hybrid_auxiliary(
     linear: str = "full",
     scale: str = "symmetric",
 ) -> FlowDistribution:
-    """p(z_aux) for `hybrid_flow`: a flow as that of scnf-fast, of two bands of details and the coarse image."""
-    _, details = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
+    """p(z_aux) for `hybrid_flow`: a flow as that of scnf-fast, of two bands of details and the coarse image.
+
+    The `detail_steps` couplings take the two bands in turns.
+    """
+    level, detail_couplings = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
     bands = (3 * shape[0], shape[1] // 2, shape[2] // 2)
-    layers, _ = details(bands, shape[0])
-    return FlowDistribution(CompositeTransform([InverseTransform(Flatten(bands)), *layers]), math.prod(bands))
+    layers = [InverseTransform(Flatten(bands)), *detail_couplings(bands, shape[0])]
+    inner, _ = level((shape[0], *bands[1:]))
+    aside = FactorOut(inner, bands, aside=2 * shape[0])
+    return FlowDistribution(CompositeTransform([*layers, aside]), math.prod(bands))
 
 
 def point_flow(

@@ -106,8 +106,9 @@ class VariationalModel(JointModel):
         samples, own = self.num_samples, len(x) - views
         seen = self.likelihood.observe(x)
         if not own:
-            nothing = seen.new_zeros(views)
-            return JointOutput(nothing, self.class_log_probs(seen), nothing)
+            nothing, draws = seen.new_zeros(views), samples * self.importance_samples
+            log_q = self.class_log_probs(seen.repeat_interleave(draws, dim=0))
+            return JointOutput(nothing, log_mean_exp(log_q, draws), nothing)
         repeated = seen[:own].repeat_interleave(samples * self.importance_samples, dim=0)
         output = self.bound(repeated, y[:own].repeat_interleave(samples))
         assert output.kl is not None

@@ -5,9 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scnf.data.distortion import deslanted, distortion_distances, distortion_neighbours, sobel_gradients
+from scnf.data.distortion import (
+    deslanted,
+    distortion_distances,
+    distortion_labels,
+    distortion_neighbours,
+    sobel_gradients,
+)
 from scnf.data.labels import draw_split
-from scnf.data.propagation import propagate, spread
+from scnf.data.propagation import propagate
 from scnf.data.sources import load
 
 
@@ -183,6 +189,7 @@ def test_images_of_any_size_and_colour(shape: tuple[int, ...]) -> None:
 
 def test_labels_over_them_are_better_than_over_pixels() -> None:
     x, y, truth = digits()
-    found = spread(*distortion_neighbours(x), y, alpha=0.999, steps=150)[0]
+    found, certainty = distortion_labels(x, y)
+    assert torch.equal(found[y >= 0], y[y >= 0]) and (certainty[y >= 0] == 1).all()
     errors = [int((labels != truth).sum()) for labels in (propagate(x.flatten(1), y)[0], found)]
     assert errors[1] < 0.7 * errors[0]

@@ -162,6 +162,7 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     ),
     "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
     "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
+    "too-wide-for-hybrid": ("scnf-hybrid", (3, 512, 512), {}, "196608 details .* 4096 at most: use smaller images"),
     "too-wide": ("scnf-gmm", (3, 63, 63), {}, "11907 features are left .* at most 4096: crop or resize"),
     "simplex": (
         "scnf-toy",
