@@ -16,6 +16,11 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 FOLDERS = sorted(path.name for path in SHIPPED.iterdir())
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "mnist_adapt.yaml", "digits.yaml", "mnist_likelihood.yaml"])
+def test_weights_ship_for(name: str) -> None:
+    assert config.load(config.find_config(name)).model.recipe in FOLDERS
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_card_speaks_of_these_weights(name: str) -> None:
     folder = SHIPPED / name
