@@ -148,7 +148,8 @@ def distortion_neighbours(
 
     upright = deslanted(x)
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
-    gradients, count = sobel_gradients(upright), indices.shape[1]
+    gradients = torch.cat([sobel_gradients(part) for part in upright.split(1000)])  # convolutions take much memory
+    count = indices.shape[1]
     images = max(1, chunk * (1 if x.device.type == "cpu" else 64) // (gradients[0].numel() * count))
     found = []
     with tqdm(total=len(x), unit="image", desc="neighbours", disable=None, leave=False) as bar:
