@@ -150,7 +150,9 @@ class _Workbench:
     @property
     def autocast(self) -> bool:
         """Whether networks train in bf16."""
-        return self.settings.train.autocast and _has_bfloat16(self.device)
+        from scnf.machine import has_bfloat16
+
+        return self.settings.train.autocast and has_bfloat16(self.device)
 
     def batches(self) -> Any:
         """The training rows, on the device, with hidden labels gone; UserError where there are none to propagate."""
@@ -274,6 +276,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     import torch
 
     from scnf.data.batches import EncodedBatches
+    from scnf.machine import keep_freed_memory
     from scnf.models.flow import OnLatents
     from scnf.objectives import Consistency, semi_supervised_loss
     from scnf.training.loop import OPTIMIZERS, planned_steps, restore
@@ -281,6 +284,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
+    keep_freed_memory()
     torch.manual_seed(settings.seed)
     if bench.model.likelihood_of == "labels" and train.select == "bits_per_dim":
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
@@ -315,7 +319,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
 
     optimizer = OPTIMIZERS[train.optimizer](
         [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=train.lr,  # type: ignore[call-arg]
+        lr=train.lr,
         weight_decay=train.weight_decay,
     )
     restart = restore(model, optimizer, run, train.ema) if resumed else None
@@ -381,16 +385,6 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         return 128 + progress.stopped_by
     _finish(run, bench, summary | {"status": "finished", "selected_epoch": progress.best_epoch})
     return 0
-
-
-def _has_bfloat16(device: Any) -> bool:
-    """Whether the device computes in bf16 faster than in float32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    have = torch.cpu.get_capabilities()
-    return bool(have.get("avx512_bf16") or have.get("amx_bf16"))
 
 
 def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ ANYONE = {"scnf", "scnf.errors", "scnf.files"}
 BELOW = {
     "scnf.config": set(),
     "scnf.data": {"scnf.data"},
-    "scnf.nn": set(),
+    "scnf.machine": set(),
+    "scnf.native": set(),
+    "scnf.nn": {"scnf.native"},
     "scnf.runs": set(),
     "scnf.transforms": {"scnf.transforms"},
     "scnf.distributions": {"scnf.distributions", "scnf.transforms.base"},

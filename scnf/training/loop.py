@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -30,9 +31,9 @@ from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
 
 Objective = Callable[[JointOutput, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
     "adamax": torch.optim.Adamax,
 }
 SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {

@@ -1,0 +1,344 @@
+// A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory.
+//
+// Images are taken a few at a time, so that all that lies between input and output stays in the cache of one core; in
+// backward it is computed again. Every array of a block is a matrix with a row for each channel (or channel and tap of
+// a 3x3 window) and a column for each pixel, padded to whole vectors.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr long kBytes = 64, kRows = 8;
+#else
+constexpr long kBytes = 32, kRows = 4;
+#endif
+constexpr long kVectors = 3;
+constexpr long kBlock = 24576;  // numbers of a hidden layer in a block: four such matrices fit into half a megabyte
+
+template <typename Real> struct Simd {
+    typedef Real Vector __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));
+    static constexpr long size = kBytes / sizeof(Real);
+};
+
+template <typename Real> using Vector = typename Simd<Real>::Vector;
+
+template <typename Real> Vector<Real> load(const Real *at) { return *reinterpret_cast<const Vector<Real> *>(at); }
+
+template <typename Real> void store(Real *at, Vector<Real> values) { *reinterpret_cast<Vector<Real> *>(at) = values; }
+
+template <typename Real> Real sum(Vector<Real> values) {
+    Real parts[Simd<Real>::size];
+    store(parts, values);
+    for (long half = Simd<Real>::size / 2; half > 0; half /= 2)
+        for (long i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+// A row-major matrix, or with swapped strides the transpose of one.
+template <typename Real> struct Matrix {
+    const Real *at;
+    long row, column;
+};
+
+// What follows a product: nothing, max(0, product + bias), or the product where `like` is positive and 0 elsewhere.
+enum class Then { nothing, relu, where };
+
+template <typename Real, Then then, int rows, int vectors>
+void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+    Vector<Real> sums[rows][vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) sums[r][v] = Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
+    for (long k = 0; k < depth; k++) {
+        Vector<Real> row[vectors];
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) row[v] = load(b + k * stride + v * Simd<Real>::size);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const Real factor = a.at[r * a.row + k * a.column];
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) sums[r][v] += factor * row[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            const long at = r * stride + v * Simd<Real>::size;
+            Vector<Real> result = sums[r][v];
+            if (then == Then::relu) result = result > 0 ? result : Vector<Real>{};
+            if (then == Then::where) result = load(with + at) > 0 ? result : Vector<Real>{};
+            store(c + at, result);
+        }
+}
+
+template <typename Real, Then then, int vectors, int rows = kRows>
+void product_rows(long left, long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+    if constexpr (rows > 0) {
+        if (left >= rows)
+            product_tile<Real, then, rows, vectors>(depth, a, b, stride, c, with);
+        else
+            product_rows<Real, then, vectors, rows - 1>(left, depth, a, b, stride, c, with);
+    }
+}
+
+// C = A B, and what follows; B and C have `columns` columns, whole vectors.
+template <typename Real, Then then = Then::nothing>
+void product(long rows, long depth, long columns, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
+    for (long n = 0; n < columns; n += kVectors * Simd<Real>::size)
+        for (long m = 0; m < rows; m += kRows) {
+            const Matrix<Real> part{a.at + m * a.row, a.row, a.column};
+            Real *out = c + m * columns + n;
+            const Real *beside = then == Then::relu ? with + m : then == Then::where ? with + m * columns + n : nullptr;
+            switch (std::min(kVectors, (columns - n) / Simd<Real>::size)) {
+            case 1: product_rows<Real, then, 1>(rows - m, depth, part, b + n, columns, out, beside); break;
+            case 2: product_rows<Real, then, 2>(rows - m, depth, part, b + n, columns, out, beside); break;
+            default: product_rows<Real, then, 3>(rows - m, depth, part, b + n, columns, out, beside);
+            }
+        }
+}
+
+template <typename Real, int rows, int others>
+void dots_tile(long columns, const Real *a, const Real *b, Real *c, long stride) {
+    Vector<Real> sums[rows][others] = {};
+    for (long n = 0; n < columns; n += Simd<Real>::size) {
+        Vector<Real> other[others];
+#pragma GCC unroll 3
+        for (int o = 0; o < others; o++) other[o] = load(b + o * columns + n);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const Vector<Real> own = load(a + r * columns + n);
+#pragma GCC unroll 3
+            for (int o = 0; o < others; o++) sums[r][o] += own * other[o];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int o = 0; o < others; o++) c[r * stride + o] += sum<Real>(sums[r][o]);
+}
+
+template <typename Real, int others, int rows = kRows>
+void dots_rows(long left, long columns, const Real *a, const Real *b, Real *c, long stride) {
+    if constexpr (rows > 0) {
+        if (left >= rows)
+            dots_tile<Real, rows, others>(columns, a, b, c, stride);
+        else
+            dots_rows<Real, others, rows - 1>(left, columns, a, b, c, stride);
+    }
+}
+
+// C[rows, others] += A B^T; A and B have `columns` columns.
+template <typename Real> void add_dots(long rows, long others, long columns, const Real *a, const Real *b, Real *c) {
+    for (long m = 0; m < rows; m += kRows)
+        for (long o = 0; o < others; o += 3) {
+            const Real *left = a + m * columns, *right = b + o * columns;
+            Real *out = c + m * others + o;
+            switch (std::min(3L, others - o)) {
+            case 1: dots_rows<Real, 1>(rows - m, columns, left, right, out, others); break;
+            case 2: dots_rows<Real, 2>(rows - m, columns, left, right, out, others); break;
+            default: dots_rows<Real, 3>(rows - m, columns, left, right, out, others);
+            }
+        }
+}
+
+template <typename Real> void add_sums(long rows, long columns, const Real *a, Real *sums) {
+    for (long r = 0; r < rows; r++) {
+        Vector<Real> total{};
+        for (long n = 0; n < columns; n += Simd<Real>::size) total += load(a + r * columns + n);
+        sums[r] += sum<Real>(total);
+    }
+}
+
+// Where the row of a channel and a tap of the 3x3 window stands in a matrix.
+struct Order {
+    long channel, tap;
+};
+
+struct Sizes {
+    long images, channels, hidden, outputs, height, width;
+
+    long pixels() const { return height * width; }
+    long block() const { return std::max(1L, (kBlock / hidden + pixels() / 2) / pixels()); }
+    long blocks() const { return (images + block() - 1) / block(); }
+    template <typename Real> long columns(long count) const {
+        constexpr long size = Simd<Real>::size;
+        return (count * pixels() + size - 1) / size * size;
+    }
+
+    // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
+    Order enter() const { return {1, channels}; }
+    Order leave() const { return {9, 1}; }
+};
+
+// The pixels p of an image, from `first` up to `last` in row-major order, for which p + `by` is one; where `edge` is not
+// negative, without this column, whose neighbour would be at the other end of another row.
+struct Shift {
+    long by, first, last, edge;
+    Shift(const Sizes &of, long down, long right)
+        : by(down * of.width + right), first(std::min(of.pixels(), std::max(0L, -by))),
+          last(std::max(0L, of.pixels() - std::max(0L, by))), edge(right == 0 ? -1 : right < 0 ? 0 : of.width - 1) {}
+};
+
+// matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap (`sign` 1) or against it (-1).
+template <typename Real>
+void unfold(const Sizes &of, long count, long channels, Order order, long sign, const Real *images, long image,
+            long channel, Real *matrix, long columns) {
+    for (long c = 0; c < channels; c++)
+        for (long tap = 0; tap < 9; tap++) {
+            Real *row = matrix + (c * order.channel + tap * order.tap) * columns;
+            const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
+            for (long n = 0; n < count; n++, row += of.pixels()) {
+                const Real *from = images + n * image + c * channel + move.by;
+                std::fill(row, row + move.first, Real(0));
+                std::copy(from + move.first, from + move.last, row + move.first);
+                std::fill(row + move.last, row + of.pixels(), Real(0));
+                if (move.edge >= 0)
+                    for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
+            }
+            std::fill(row, row + columns - count * of.pixels(), Real(0));
+        }
+}
+
+// The transpose of `unfold`, added to `images`, which are dense. It writes zeros into the matrix.
+template <typename Real>
+void fold(const Sizes &of, long count, long channels, Order order, long sign, Real *matrix, long columns,
+          Real *images) {
+    for (long c = 0; c < channels; c++)
+        for (long tap = 0; tap < 9; tap++) {
+            Real *row = matrix + (c * order.channel + tap * order.tap) * columns;
+            const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
+            for (long n = 0; n < count; n++, row += of.pixels()) {
+                Real *to = images + (n * channels + c) * of.pixels() + move.by;
+                if (move.edge >= 0)
+                    for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
+                for (long p = move.first; p < move.last; p++) to[p] += row[p];
+            }
+        }
+}
+
+// Numbers that a thread keeps from call to call, from a multiple of 64 bytes on.
+template <typename Real> Real *scratch(long count) {
+    thread_local std::vector<Real> kept;
+    const long more = 64 / sizeof(Real);
+    if (long(kept.size()) < count + more) kept.resize(count + more);
+    return reinterpret_cast<Real *>((reinterpret_cast<std::uintptr_t>(kept.data()) + 63) / 64 * 64);
+}
+
+template <typename Real> struct Layers {
+    Real *enter, *enter_bias, *middle, *middle_bias, *leave, *leave_bias;
+};
+
+template <typename Real> struct Input {
+    const Real *at;
+    long image, channel;
+    Input from(long start) const { return {at + start * image, image, channel}; }
+};
+
+// The network on some images: taps of x, and both hidden layers.
+template <typename Real>
+void hidden_layers(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, long columns, Real *taps,
+                   Real *first, Real *second) {
+    const long inputs = 9 * of.channels;
+    unfold(of, count, of.channels, of.enter(), 1, x.at, x.image, x.channel, taps, columns);
+    product<Real, Then::relu>(of.hidden, inputs, columns, {w.enter, inputs, 1}, taps, first, w.enter_bias);
+    product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second, w.middle_bias);
+}
+
+template <typename Real>
+void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y) {
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, most = of.columns<Real>(of.block());
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long b = 0; b < of.blocks(); b++) {
+        const long start = b * of.block(), count = std::min(of.block(), of.images - start);
+        const long columns = of.columns<Real>(count);
+        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
+        Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
+        hidden_layers(of, count, x.from(start), w, columns, taps, first, second);
+        product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
+        Real *out = y + start * of.outputs * of.pixels();
+        for (long n = 0; n < count * of.outputs; n++)
+            std::fill_n(out + n * of.pixels(), of.pixels(), w.leave_bias[n % of.outputs]);
+        fold(of, count, of.outputs, of.leave(), -1, last, columns, out);
+    }
+}
+
+template <typename Real>
+void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, const Real *grad_y, Real *grad_x,
+              Real *const *grad_w) {
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, most = of.columns<Real>(of.block());
+    const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
+                           of.outputs};
+    std::vector<std::vector<Real>> found[6];  // for each array of weights one of each thread, added up in order
+    for (auto &each : found) each.resize(threads);
+#pragma omp parallel num_threads(threads)
+    {
+        Real *own[6];
+        for (int i = 0; i < 6; i++) {
+            auto &mine = found[i][omp_get_thread_num()];
+            mine.resize(counts[i]);
+            own[i] = mine.data();
+        }
+#pragma omp for schedule(static)
+        for (long b = 0; b < of.blocks(); b++) {
+            const long start = b * of.block(), count = std::min(of.block(), of.images - start);
+            const long columns = of.columns<Real>(count);
+            Real *taps = scratch<Real>((2 * inputs + 4 * of.hidden + outputs) * most);
+            Real *first = taps + inputs * most, *second = first + of.hidden * most;
+            Real *grad_taps = second + of.hidden * most, *grad_first = grad_taps + inputs * most;
+            Real *grad_second = grad_first + of.hidden * most, *grad_last = grad_second + of.hidden * most;
+            hidden_layers(of, count, x.from(start), w, columns, taps, first, second);
+            const Real *grad = grad_y + start * of.outputs * of.pixels();
+            unfold(of, count, of.outputs, of.leave(), -1, grad, of.outputs * of.pixels(), of.pixels(), grad_last,
+                   columns);
+            product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second,
+                                       second);
+            product<Real, Then::where>(of.hidden, of.hidden, columns, {w.middle, 1, of.hidden}, grad_second, grad_first,
+                                       first);
+            product<Real>(inputs, of.hidden, columns, {w.enter, 1, inputs}, grad_first, grad_taps);
+            add_dots(of.hidden, inputs, columns, grad_first, taps, own[0]);
+            add_sums(of.hidden, columns, grad_first, own[1]);
+            add_dots(of.hidden, of.hidden, columns, grad_second, first, own[2]);
+            add_sums(of.hidden, columns, grad_second, own[3]);
+            add_dots(outputs, of.hidden, columns, grad_last, second, own[4]);
+            for (long n = 0; n < count * of.outputs; n++)
+                for (long p = 0; p < of.pixels(); p++) own[5][n % of.outputs] += grad[n * of.pixels() + p];
+            Real *out = grad_x + start * of.channels * of.pixels();
+            std::fill_n(out, count * of.channels * of.pixels(), Real(0));
+            fold(of, count, of.channels, of.enter(), 1, grad_taps, columns, out);
+        }
+    }
+    for (int i = 0; i < 6; i++) {
+        std::fill_n(grad_w[i], counts[i], Real(0));
+        for (const auto &mine : found[i])
+            for (size_t n = 0; n < mine.size(); n++) grad_w[i][n] += mine[n];
+    }
+}
+
+template <typename Real> Layers<const Real> layers(const Real *const *at) {
+    return {at[0], at[1], at[2], at[3], at[4], at[5]};
+}
+
+}  // namespace
+
+// Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
+// strides `image` and `channel`. Weights and their gradients are in the order of `Layers`.
+#define ENTRY_POINTS(Real, name)                                                                                       \
+    extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
+                                   const Real *const *weights, Real *y) {                                              \
+        forward<Real>(*of, threads, {x, image, channel}, layers(weights), y);                                          \
+    }                                                                                                                  \
+    extern "C" void backward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,             \
+                                    const Real *const *weights, const Real *grad_y, Real *grad_x,                      \
+                                    Real *const *grad_weights) {                                                       \
+        backward<Real>(*of, threads, {x, image, channel}, layers(weights), grad_y, grad_x, grad_weights);              \
+    }
+
+ENTRY_POINTS(float, float32)
+ENTRY_POINTS(double, float64)
