@@ -8,7 +8,7 @@ normalisation in them: rows stay independent.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from scnf import native
 
 
-def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+_Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
+
+
+def _zero(layer: _Layer) -> _Layer:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -104,14 +107,16 @@ class ConvNet(nn.Module):
 
         self.takes_context = context_features > 0
         self.enter = conv(in_channels + context_features, hidden)
-        self.blocks: nn.Module
+        self._in_one: tuple[nn.Conv2d, ...] = ()
         if blocks == 0:
-            self.blocks = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1))
+            middle = nn.Conv2d(hidden, hidden, 1)
+            self.blocks = nn.Sequential(nn.ReLU(inplace=True), middle)
         else:
             self.blocks = nn.Sequential(*(_Residual(conv(hidden, hidden), conv(hidden, hidden)) for _ in range(blocks)))
         self.leave = _zero(conv(hidden, out_channels))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU than the default order
-        self.in_one = blocks == 0 and padding == "zeros" and native.library() is not None
+        if blocks == 0 and padding == "zeros" and native.library() is not None:
+            self._in_one = self.enter, middle, self.leave
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
@@ -120,8 +125,9 @@ class ConvNet(nn.Module):
                 raise ValueError("this network was built with a context and none was given")
             everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, everywhere], dim=1)
-        if self.in_one and native.takes(inputs):
-            return native.conv_net(inputs, *self.parameters())
+        if self._in_one and native.takes(inputs):
+            weights = [part for layer in self._in_one for part in (layer.weight, cast(Tensor, layer.bias))]
+            return native.conv_net(inputs, *weights)
         return self.leave(F.relu_(self.blocks(self.enter(inputs))))
 
 

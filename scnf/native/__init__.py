@@ -71,9 +71,7 @@ def _run(*command: str) -> None:
 
 
 class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_long) for name in ("images", "channels", "hidden", "outputs", "height", "width")
-    )
+    _fields_ = tuple((name, ctypes.c_long) for name in ("images", "channels", "hidden", "outputs", "height", "width"))
 
 
 def takes(x: Tensor) -> bool:
@@ -104,7 +102,8 @@ def _dense(weights: Sequence[Tensor]) -> list[Tensor]:
 
 def _with_dense_planes(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
-    return x if x.stride(3) == 1 and x.stride(2) == width or height == width == 1 else x.contiguous()
+    dense = x.stride(3) == 1 and x.stride(2) == width
+    return x if dense or height == width == 1 else x.contiguous()
 
 
 @torch.library.custom_op("scnf::conv_net", mutates_args=())
@@ -156,8 +155,8 @@ class _ConvNet(torch.autograd.Function):
 def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
     """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
 
-    A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it is
-    kept for backward, where it is computed again.
+    A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it
+    is kept for backward, where it is computed again.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
