@@ -1,6 +1,7 @@
 """What the machine underneath offers."""
 
 import ctypes
+import sys
 
 import torch
 
@@ -24,7 +25,7 @@ def keep_freed_memory() -> bool:
     Returns:
         whether the C library took it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(
         mallopt(*option) for option in ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 30))
     )

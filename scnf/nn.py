@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from scnf import native
 
-
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 
@@ -76,7 +75,7 @@ class MLP(nn.Module):
 class ConvNet(nn.Module):
     """3x3 convolution -> residual blocks of two 3x3 convolutions -> ReLU -> zero-initialised 3x3, on images.
 
-    On a CPU the Glow form with padding by zeros is :func:`scnf.native.conv_net` where that can be built.
+    The Glow form with padding by zeros is :func:`scnf.native.conv_net` where that can be.
 
     Args:
         in_channels: channels of the input [N, in_channels, H, W].
@@ -107,16 +106,13 @@ class ConvNet(nn.Module):
 
         self.takes_context = context_features > 0
         self.enter = conv(in_channels + context_features, hidden)
-        self._in_one: tuple[nn.Conv2d, ...] = ()
+        self.glow_form = blocks == 0 and padding == "zeros"
         if blocks == 0:
-            middle = nn.Conv2d(hidden, hidden, 1)
-            self.blocks = nn.Sequential(nn.ReLU(inplace=True), middle)
+            self.blocks = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1))
         else:
             self.blocks = nn.Sequential(*(_Residual(conv(hidden, hidden), conv(hidden, hidden)) for _ in range(blocks)))
         self.leave = _zero(conv(hidden, out_channels))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU than the default order
-        if blocks == 0 and padding == "zeros" and native.library() is not None:
-            self._in_one = self.enter, middle, self.leave
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
@@ -125,9 +121,11 @@ class ConvNet(nn.Module):
                 raise ValueError("this network was built with a context and none was given")
             everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, everywhere], dim=1)
-        if self._in_one and native.takes(inputs):
-            weights = [part for layer in self._in_one for part in (layer.weight, cast(Tensor, layer.bias))]
-            return native.conv_net(inputs, *weights)
+        if self.glow_form:
+            layers = (self.enter, cast(nn.Conv2d, self.blocks[1]), self.leave)
+            weights = [part for layer in layers for part in (layer.weight, cast(Tensor, layer.bias))]
+            if native.takes(inputs, weights):
+                return native.conv_net(inputs, *weights)
         return self.leave(F.relu_(self.blocks(self.enter(inputs))))
 
 

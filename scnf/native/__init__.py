@@ -1,8 +1,8 @@
 """Kernels in C++ for the CPU, compiled for this machine when they are first asked for.
 
-They need Linux and a C++ compiler with OpenMP: `$CXX`, else g++ or c++. The library is kept in `$XDG_CACHE_HOME/scnf`
-(`~/.cache/scnf`). Where it cannot be built, or with `SCNF_NATIVE=0` in the environment, PyTorch's own operators do the
-same, slower.
+They need Linux, a processor with AVX2 or AVX-512 and a C++ compiler with OpenMP: `$CXX`, else g++ or c++. The library
+is kept in `$XDG_CACHE_HOME/scnf` (`~/.cache/scnf`). Where it cannot be built, or with `SCNF_NATIVE=0` in the
+environment, PyTorch's own operators do the same, slower.
 """
 
 import ctypes
@@ -11,8 +11,10 @@ import hashlib
 import logging
 import math
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("conv_net.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_LARGEST = 1 << 20  # numbers of a hidden layer of one image, all of which a thread has in memory at once
 
 
 @functools.cache
@@ -34,49 +37,80 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("SCNF_NATIVE") == "0":
         return None
     try:
-        found = _built()
-        try:
-            return ctypes.CDLL(str(found))
-        except OSError:  # damaged, or of a machine that shares this home: once more
-            found.unlink(missing_ok=True)
-            return ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+        return _load()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        _log.info("convolutions are PyTorch's, which is slower: the kernel cannot be built (%s)", said.strip()[-300:])
+        _log.info("convolutions are PyTorch's, which are slower, for want of a kernel: %s", said.strip()[-300:])
         return None
 
 
-def _built() -> Path:
-    """The library for this source, compiler and processor; compiled if it is not there yet."""
-    wanted = (os.environ.get("CXX"), "g++", "c++")
-    compiler = next((path for name in wanted if name and (path := shutil.which(name))), None)
+def _load() -> ctypes.CDLL:
+    """The library for this source, compiler and processor; built if it is not there or damaged."""
+    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        raise OSError("it is for Linux on processors with AVX2 or AVX-512")
+    wanted = (shlex.split(os.environ.get("CXX", "")), ["g++"], ["c++"])
+    compiler = next((words for words in wanted if words and shutil.which(words[0])), None)
     if compiler is None:
         raise OSError("there is no C++ compiler: install g++")
     about = [compiler, _FLAGS, sorted(torch.cpu.get_capabilities().items()), torch.__version__]
     key = hashlib.sha256(_SOURCE.read_bytes() + repr(about).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
-    target = folder / f"conv_net-{key}.so"
-    if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
+        raise OSError(f"others may write to {folder}, where it would be kept")
+    target, failed = folder / f"conv_net-{key}.so", folder / f"conv_net-{key}.failed"
+    if failed.is_file():
+        raise OSError(f"{failed.read_text()} (remove {failed} to try again)")
+    if target.is_file():
+        try:
+            return ctypes.CDLL(str(target))
+        except OSError:
+            target.unlink(missing_ok=True)
+    try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            unlinked, linked = Path(scratch) / "conv_net.o", Path(scratch) / "conv_net.so"
-            _run(compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(unlinked))
-            _run(compiler, "-shared", str(unlinked), "-o", str(linked))  # without OpenMP's: the one in torch serves
-            linked.replace(target)  # another process may have been faster
-    return target
+            unlinked, linked = f"{scratch}/conv_net.o", f"{scratch}/conv_net.so"
+            _run(*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", unlinked)
+            _run(*compiler, "-shared", unlinked, "-o", linked)  # without OpenMP's own library: that of torch serves
+            Path(linked).replace(target)  # another process may have been faster
+        return ctypes.CDLL(str(target))
+    except (OSError, subprocess.CalledProcessError) as error:
+        failed.write_text((getattr(error, "stderr", None) or str(error)).strip()[-300:])
+        raise
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300)
+
+
+@torch.compiler.assume_constant_result
+def _available() -> bool:
+    return library() is not None
+
+
+def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether :func:`conv_net` is for these: on the CPU, of one type and fitting shapes, and no autocast to bf16."""
+    size = x.shape[2:]
+    return (
+        x.device.type == "cpu"
+        and x.dtype in _NAMES
+        and all(w.device.type == "cpu" and w.dtype == x.dtype for w in weights)
+        and _fits(x.shape, [w.shape for w in weights])
+        and weights[0].shape[0] * size[0] * size[1] <= _LARGEST
+        and not torch.is_autocast_enabled("cpu")
+        and _available()
+    )
+
+
+def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
+    if len(x) != 4 or len(weights) != 6:
+        return False
+    hidden, outputs = weights[1][0], weights[5][0]
+    shapes = [(hidden, x[1], 3, 3), (hidden,), (hidden, hidden, 1, 1), (hidden,), (outputs, hidden, 3, 3), (outputs,)]
+    return [tuple(w) for w in weights] == shapes and min(*x[1:], hidden, outputs) > 0
 
 
 class _Sizes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_long) for name in ("images", "channels", "hidden", "outputs", "height", "width"))
-
-
-def takes(x: Tensor) -> bool:
-    """Whether the kernels are for tensors such as this one."""
-    return x.device.type == "cpu" and x.dtype in _NAMES
 
 
 def _call(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None:
@@ -84,8 +118,7 @@ def _call(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None
     sizes = _Sizes(x.shape[0], x.shape[1], weights[0].shape[0], weights[4].shape[0], *x.shape[2:])
     function = getattr(library(), f"{name}_{_NAMES[x.dtype]}")
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
-    threads = torch.get_num_threads()
-    function(ctypes.byref(sizes), threads, _at(x), *strides, _table(weights), *arrays)
+    function(ctypes.byref(sizes), torch.get_num_threads(), _at(x), *strides, _table(weights), *arrays)
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:
@@ -96,8 +129,12 @@ def _table(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def _dense(weights: Sequence[Tensor]) -> list[Tensor]:
-    return [w.contiguous(memory_format=torch.channels_last) if w.dim() == 4 else w.contiguous() for w in weights]
+def _order(weight: Tensor) -> torch.memory_format:
+    return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+
+
+def _dense(*weights: Tensor) -> list[Tensor]:
+    return [weight.contiguous(memory_format=_order(weight)) for weight in weights]
 
 
 def _with_dense_planes(x: Tensor) -> Tensor:
@@ -106,57 +143,83 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
+# Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
 @torch.library.custom_op("scnf::conv_net", mutates_args=())
-def _forward(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    x, weights = _with_dense_planes(x), _dense(weights)
-    outputs = x.new_empty(len(x), len(weights[4]), *x.shape[2:])
-    _call("forward", x, weights, _at(outputs))
+def _forward(
+    x: Tensor,
+    enter: Tensor,
+    enter_bias: Tensor,
+    middle: Tensor,
+    middle_bias: Tensor,
+    leave: Tensor,
+    leave_bias: Tensor,
+) -> Tensor:
+    weights = [
+        w.contiguous(memory_format=_order(w)) for w in (enter, enter_bias, middle, middle_bias, leave, leave_bias)
+    ]
+    outputs = x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:])
+    _call("forward", _with_dense_planes(x), weights, _at(outputs))
     return outputs
 
 
 @torch.library.custom_op("scnf::conv_net_backward", mutates_args=())
-def _backward(x: Tensor, weights: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    x, weights, grad = _with_dense_planes(x), _dense(weights), grad.contiguous()
-    grad_x, *grads = x.new_empty(x.shape), *(torch.empty_like(w) for w in weights)
-    _call("backward", x, weights, _at(grad), _at(grad_x), _table(grads))
-    return [grad_x, *grads]
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    enter: Tensor,
+    enter_bias: Tensor,
+    middle: Tensor,
+    middle_bias: Tensor,
+    leave: Tensor,
+    leave_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    weights = [
+        w.contiguous(memory_format=_order(w)) for w in (enter, enter_bias, middle, middle_bias, leave, leave_bias)
+    ]
+    grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
+    grads = [torch.empty_like(w) for w in weights]
+    _call("backward", _with_dense_planes(x), weights, _at(grad), _at(grad_x), _table(grads))
+    return cast(Any, (grad_x, *grads))
 
 
 @_forward.register_fake
-def _(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    return x.new_empty(len(x), len(weights[4]), *x.shape[2:])
-
-
-@register_flop_formula(torch.ops.scnf.conv_net)
-def _(x: Sequence[int], weights: Sequence[Sequence[int]], **rest: Any) -> int:
-    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(shape) for shape in weights if len(shape) == 4)
+def _(x: Tensor, *weights: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weights[4].shape[0], *x.shape[2:])
 
 
 @_backward.register_fake
-def _(x: Tensor, weights: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    return [x.new_empty(x.shape), *(torch.empty_like(w) for w in weights)]
+def _(grad: Tensor, x: Tensor, *weights: Tensor) -> Any:
+    return x.new_empty(x.shape), *(torch.empty_like(w, memory_format=_order(w)) for w in weights)
+
+
+@register_flop_formula(torch.ops.scnf.conv_net)
+def _(x: Sequence[int], *weights: Sequence[int], **rest: Any) -> int:
+    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(shape) for shape in weights if len(shape) == 4)
 
 
 class _ConvNet(torch.autograd.Function):
     """The two operators as one with a gradient; a gradient registered with the first costs three times the overhead."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(x, *weights)
-        return _forward(x, weights)
+    generate_vmap_rule = True
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def forward(*arrays: Tensor) -> Tensor:
+        return _forward(*arrays)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, *weights = ctx.saved_tensors
-        return tuple(_backward(x, weights, grad))
+        return _backward(grad, *ctx.saved_tensors)
 
 
 def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
     """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
 
     A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it
-    is kept for backward, where it is computed again.
+    is kept for backward, where it is computed again. There are no second derivatives.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
@@ -165,9 +228,14 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
     Returns:
         [N, D, H, W].
 
+    Raises:
+        ValueError: these are not for the kernel, or there is none: ask :func:`takes`.
+
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
-        >>> if library():
+        >>> if takes(torch.zeros(5, 2, 7, 7), weights):
         ...     assert conv_net(torch.zeros(5, 2, 7, 7), *weights).shape == (5, 4, 7, 7)
     """
+    if not takes(x, weights):
+        raise ValueError(f"no kernel for x {list(x.shape)} and weights {[list(w.shape) for w in weights]}, {x.dtype}")
     return cast(Tensor, _ConvNet.apply(x, *weights))

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -32,7 +33,7 @@ template <typename Real> Vector<Real> load(const Real *at) { return *reinterpret
 template <typename Real> void store(Real *at, Vector<Real> values) { *reinterpret_cast<Vector<Real> *>(at) = values; }
 
 template <typename Real> Real sum(Vector<Real> values) {
-    Real parts[Simd<Real>::size];
+    alignas(kBytes) Real parts[Simd<Real>::size];
     store(parts, values);
     for (long half = Simd<Real>::size / 2; half > 0; half /= 2)
         for (long i = 0; i < half; i++) parts[i] += parts[i + half];
@@ -45,7 +46,7 @@ template <typename Real> struct Matrix {
     long row, column;
 };
 
-// What follows a product: nothing, max(0, product + bias), or the product where `like` is positive and 0 elsewhere.
+// What follows a product: nothing, max(0, product + bias), or 0 where `with` is not positive.
 enum class Then { nothing, relu, where };
 
 template <typename Real, Then then, int rows, int vectors>
@@ -72,8 +73,8 @@ void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *
         for (int v = 0; v < vectors; v++) {
             const long at = r * stride + v * Simd<Real>::size;
             Vector<Real> result = sums[r][v];
-            if (then == Then::relu) result = result > 0 ? result : Vector<Real>{};
-            if (then == Then::where) result = load(with + at) > 0 ? result : Vector<Real>{};
+            if (then == Then::relu) result = result < 0 ? Vector<Real>{} : result;  // NaN stays
+            if (then == Then::where) result = load(with + at) <= 0 ? Vector<Real>{} : result;
             store(c + at, result);
         }
 }
@@ -167,9 +168,11 @@ struct Sizes {
     long pixels() const { return height * width; }
     long block() const { return std::max(1L, (kBlock / hidden + pixels() / 2) / pixels()); }
     long blocks() const { return (images + block() - 1) / block(); }
+    // Whole vectors, but not as many as would put all rows on the same few places of a cache.
     template <typename Real> long columns(long count) const {
         constexpr long size = Simd<Real>::size;
-        return (count * pixels() + size - 1) / size * size;
+        const long whole = (count * pixels() + size - 1) / size * size;
+        return whole * sizeof(Real) % 512 ? whole : whole + size;
     }
 
     // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
@@ -307,8 +310,10 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
             add_dots(of.hidden, of.hidden, columns, grad_second, first, own[2]);
             add_sums(of.hidden, columns, grad_second, own[3]);
             add_dots(outputs, of.hidden, columns, grad_last, second, own[4]);
-            for (long n = 0; n < count * of.outputs; n++)
-                for (long p = 0; p < of.pixels(); p++) own[5][n % of.outputs] += grad[n * of.pixels() + p];
+            for (long n = 0; n < count * of.outputs; n++) {
+                const Real *plane = grad + n * of.pixels();
+                own[5][n % of.outputs] += std::accumulate(plane, plane + of.pixels(), Real(0));
+            }
             Real *out = grad_x + start * of.channels * of.pixels();
             std::fill_n(out, count * of.channels * of.pixels(), Real(0));
             fold(of, count, of.channels, of.enter(), 1, grad_taps, columns, out);

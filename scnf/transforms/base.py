@@ -12,6 +12,7 @@ Forward is data -> noise. The contract is that of nflows (Durkan et al., 2020, h
 so its transforms plug into ours and ours into its `Flow`. This is the only module that imports nflows.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,23 +20,32 @@ from nflows.transforms.base import CompositeTransform as Cascade
 from nflows.transforms.base import InverseTransform, Transform
 from torch import Tensor
 
-__all__ = ["Cascade", "InverseTransform", "Replay", "Transform", "full_precision", "sum_except_batch"]
+__all__ = ["Cascade", "InverseTransform", "Transform", "Undone", "full_precision", "gradients", "sum_except_batch"]
 
 
-class Replay(NamedTuple):
-    """A layer run again from its outputs, for backpropagation that kept nothing else.
+class Undone(NamedTuple):
+    """Backpropagation through a layer of which nothing but the outputs was kept.
 
     Attributes:
-        inputs: what the layer was given, without a graph.
-        outputs: of the layer, with a graph.
-        logabsdet: [N], with a graph.
-        leaves: from which that graph starts: the sum of their gradients is that of `inputs`.
+        inputs: what the layer was given, found from its outputs.
+        grad_inputs: the gradient there.
+        found: the gradients of its parameters, and of the context if that wants one.
     """
 
     inputs: Tensor
-    outputs: Tensor
-    logabsdet: Tensor
-    leaves: tuple[Tensor, ...]
+    grad_inputs: Tensor
+    found: dict[Tensor, Tensor]  # tensors hash by identity
+
+
+def gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Iterable[Tensor]) -> dict[Tensor, Tensor]:
+    """Gradients of those of `wanted` on which `results` depend, from the gradients at `results`."""
+    pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
+    leaves = [tensor for tensor in wanted if tensor.requires_grad]
+    if not pairs or not leaves:
+        return {}
+    ends, upstream = zip(*pairs, strict=True)
+    found = torch.autograd.grad(ends, leaves, upstream, allow_unused=True)
+    return {leaf: grad for leaf, grad in zip(leaves, found, strict=True) if grad is not None}
 
 
 def sum_except_batch(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from scnf.transforms.base import Cascade, Replay, Transform
+from scnf.transforms.base import Cascade, Transform, Undone, gradients
 from scnf.transforms.shape import FactorOut
 
 
@@ -19,7 +19,8 @@ class CompositeTransform(Cascade):
     the output, by inverting the transform, so that memory does not grow with depth (Gomez et al., "The Reversible
     Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Gradients are those of plain backpropagation up
     to the rounding of the inverses. Transforms that split their input (`FactorOut`) keep it, and what is inside them is
-    treated likewise.
+    treated likewise. A transform that can find its inputs and the gradients there at once has a method `undo(outputs,
+    context, grad_outputs, grad_logabsdet)` that gives them, see :class:`scnf.transforms.base.Undone`.
 
     Args:
         transforms: in the order in which data become noise.
@@ -82,48 +83,26 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor | None, ...]:
         outputs, context = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
-        found: dict[Tensor, Tensor] = {}  # tensors hash by identity
-        for layers in reversed(replayed_together(ctx.layers)):
-            with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                replay = replayed(layers, outputs, context)
-            wanted = [p for layer in layers for p in layer.parameters() if p.requires_grad]
-            wanted += [context] if context is not None and context.requires_grad else []
-            results, upstream = [replay.outputs], [grad_outputs]
-            if replay.logabsdet.requires_grad:  # it is constant in a Squeeze
-                results, upstream = [*results, replay.logabsdet], [*upstream, grad_logabsdet]
-            grads = torch.autograd.grad(results, [*replay.leaves, *wanted], upstream, allow_unused=True)
-            own, others = grads[: len(replay.leaves)], grads[len(replay.leaves) :]
-            reached = [grad for grad in own if grad is not None]
-            grad_outputs, outputs = sum(reached[1:], start=reached[0]), replay.inputs
-            for tensor, grad in zip(wanted, others, strict=True):
-                if grad is not None:
-                    found[tensor] = found[tensor] + grad if tensor in found else grad
+        found: dict[Tensor, Tensor] = {}
+        for layer in reversed(ctx.layers):
+            with torch.autocast(**ctx.autocast):
+                outputs, grad_outputs, grads = _undone(layer, outputs, context, grad_outputs, grad_logabsdet)
+            for tensor, grad in grads.items():
+                found[tensor] = found[tensor] + grad if tensor in found else grad
         grad_context = None if context is None else found.get(context)
         return None, grad_outputs, grad_context, *(found.get(parameter) for parameter in ctx.parameters)
 
 
-def replayed_together(layers: Iterable[Transform]) -> list[list[Transform]]:
-    """Groups of neighbours: a layer that knows how to replay itself alone, of those between two such a few together.
-
-    Few, for they are in memory together; together, for each group costs a pass of the autograd engine.
-    """
-    groups: list[list[Transform]] = []
-    for layer in layers:
-        alone = hasattr(layer, "replay") or not groups or hasattr(groups[-1][0], "replay")
-        if alone or len(groups[-1]) == 3:
-            groups.append([])
-        groups[-1].append(layer)
-    return groups
-
-
-def replayed(layers: list[Transform], outputs: Tensor, context: Tensor | None) -> Replay:
-    """Find the inputs of layers in a row from their outputs [N, ...], and run them on these with a graph."""
-    if hasattr(layers[0], "replay"):
-        return layers[0].replay(outputs, context)
-    with torch.no_grad():
-        inputs = outputs
-        for layer in reversed(layers):
-            inputs = layer.inverse(inputs, context)[0]
+def _undone(
+    layer: Transform, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
+) -> Undone:
+    """What the layer says itself, or by its inverse and another pass."""
+    if hasattr(layer, "undo"):
+        return layer.undo(outputs, context, grad_outputs, grad_logabsdet)
+    inputs = layer.inverse(outputs, context)[0]
     leaf = inputs.detach().requires_grad_()
-    again, logabsdet = Cascade._cascade(leaf, layers, context)
-    return Replay(inputs, again, logabsdet, (leaf,))
+    with torch.enable_grad():
+        results = layer(leaf, context)
+    wanted = [leaf, *layer.parameters(), *([] if context is None else [context])]
+    found = gradients(results, (grad_outputs, grad_logabsdet), wanted)
+    return Undone(inputs, found.pop(leaf), found)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scnf.transforms.base import Replay, Transform, sum_except_batch
+from scnf.transforms.base import Transform, Undone, gradients, sum_except_batch
 from scnf.transforms.composite import CompositeTransform
 
 
@@ -139,17 +139,21 @@ class AffineCoupling(Transform):
         outputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
         return outputs, -sum_except_batch(log_scale)
 
-    def replay(self, outputs: Tensor, context: Tensor | None) -> Replay:
-        """Inputs and graph from outputs, with one pass of the network: what it sees is the same on both sides."""
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+        """Inputs and gradients from outputs, with one pass of the network: what it sees is the same on both sides."""
+        identity, transformed = self.partition.split(outputs)
         seen = outputs.detach().requires_grad_()
-        log_scale, shift = self._log_scale_and_shift(self.partition.split(seen)[0], context)
-        with torch.no_grad():
-            identity, transformed = self.partition.split(outputs)
-            inputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
-        leaf = inputs.detach().requires_grad_()
-        identity, transformed = self.partition.split(leaf)
-        outputs = self.partition.merge(identity, transformed * log_scale.exp() + shift)
-        return Replay(inputs, outputs, sum_except_batch(log_scale), (seen, leaf))
+        with torch.enable_grad():
+            parts = self._log_scale_and_shift(self.partition.split(seen)[0], context)
+        log_scale, shift = (part.detach() for part in parts)
+        grad_identity, grad_transformed = self.partition.split(grad_outputs)
+        scaled, scale = transformed - shift, log_scale.exp()
+        grad_log_scale = grad_transformed * scaled + grad_logabsdet.view(-1, *(1,) * (outputs.dim() - 1))
+        wanted = [seen, *self.network.parameters(), *([] if context is None else [context])]
+        found = gradients(parts, (grad_log_scale, grad_transformed), wanted)
+        grad_inputs = self.partition.merge(grad_identity, grad_transformed * scale)
+        inputs = self.partition.merge(identity, scaled / scale)
+        return Undone(inputs, grad_inputs + found.pop(seen), found)
 
 
 def two_way_coupling(

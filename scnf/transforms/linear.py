@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from scnf.transforms.base import Transform, full_precision
+from scnf.transforms.base import Transform, Undone, full_precision, gradients
 
 
 def haar_matrix(channels: int) -> Tensor:
@@ -45,6 +45,10 @@ class InvertibleLinear(Transform):
     def _apply_matrix(self, weight: Tensor, inputs: Tensor) -> Tensor:
         return torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
 
+    def _rows(self, columns: Tensor, like: Tensor) -> Tensor:
+        """[D, N * pixels] to the shape of `like`."""
+        return columns.unflatten(1, (like.shape[0], *like.shape[2:])).transpose(0, 1)
+
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
@@ -59,8 +63,19 @@ class InvertibleLinear(Transform):
             pixels = math.prod(inputs.shape[2:])
             columns = inputs.transpose(0, 1).flatten(1)  # [D, N * pixels]: one solve for all
             solved = torch.linalg.solve(weight, columns)
-            outputs = solved.unflatten(1, (inputs.shape[0], *inputs.shape[2:])).transpose(0, 1)
-            return outputs, (-pixels * logabsdet).expand(inputs.shape[0])
+            return self._rows(solved, inputs), (-pixels * logabsdet).expand(inputs.shape[0])
+
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+        """Inputs and gradients from outputs, without another pass: the gradient at W is the sum of g x^T."""
+        with full_precision(outputs):
+            with torch.enable_grad():
+                parts = self.weight_and_logabsdet()
+            weight = parts[0].detach()
+            columns, grad_columns = (values.transpose(0, 1).flatten(1) for values in (outputs, grad_outputs))
+            solved = torch.linalg.solve(weight, columns)
+            grads = grad_columns @ solved.T, math.prod(outputs.shape[2:]) * grad_logabsdet.sum()
+            found = gradients(parts, grads, self.parameters())
+            return Undone(self._rows(solved, outputs), self._rows(weight.T @ grad_columns, outputs), found)
 
 
 class FullLinear(InvertibleLinear):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scnf.transforms.base import Transform
+from scnf.transforms.base import Transform, Undone
 
 
 class ActNorm(Transform):
@@ -66,3 +66,14 @@ class ActNorm(Transform):
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return inputs * (-log_scale).exp() - shift, -logabsdet
+
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+        """Inputs and gradients from outputs, without another pass."""
+        log_scale, shift, _ = self._parameters_like(outputs)
+        scaled, grad_inputs = outputs * (-log_scale).exp(), grad_outputs * log_scale.exp()
+        others = [dim for dim in range(outputs.dim()) if dim != 1]
+        found: dict[Tensor, Tensor] = {self.shift: grad_inputs.sum(dim=others)}
+        found[self.log_scale] = (grad_outputs * outputs).sum(dim=others) + (
+            math.prod(outputs.shape[2:]) * grad_logabsdet.sum()
+        )
+        return Undone(scaled - shift, grad_inputs, found)

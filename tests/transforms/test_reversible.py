@@ -24,7 +24,6 @@ from scnf.transforms import (
     Transform,
     two_way_coupling,
 )
-from scnf.transforms.composite import replayed_together
 
 CONTEXT = 3
 
@@ -123,11 +122,3 @@ def test_frozen_parameters_and_inputs_without_gradient() -> None:
     (outputs.square().sum() - logabsdet.sum()).backward()
     assert frozen.grad is None
     assert all(parameter.grad is not None for parameter in transform.parameters() if parameter is not frozen)
-
-
-def test_layers_are_replayed_a_few_at_a_time_whatever_their_number() -> None:
-    norms = [ActNorm(4) for _ in range(8)]
-    coupling = step(4, 0)[-1]
-    assert [len(group) for group in replayed_together([*norms[:2], coupling, coupling, *norms])] == [2, 1, 1, 3, 3, 2]
-    order = [layer for group in replayed_together([*norms, coupling]) for layer in group]
-    assert order == [*norms, coupling]

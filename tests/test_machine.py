@@ -1,0 +1,39 @@
+"""What is asked of the machine underneath."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scnf.machine import has_bfloat16
+
+FAULTS = """
+import resource, torch
+from scnf.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(1 << 20) for _ in range(32)]  # 128 MiB, all freed at the end
+    del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+once, before = [faults() for _ in range(3)][1:]
+took = keep_freed_memory()
+faults()
+print(took, min(once, before), min(faults(), faults()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_stays_with_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    took, before, after = done.stdout.split()
+    if took == "False":
+        pytest.skip("another C library")
+    assert int(after) < 100 < 1000 < int(before)
+
+
+def test_bfloat16_is_where_the_instructions_are() -> None:
+    have = torch.cpu.get_capabilities()
+    assert has_bfloat16(torch.device("cpu")) == bool(have.get("avx512_bf16") or have.get("amx_bf16"))

@@ -1,0 +1,296 @@
+"""The kernel of Glow's coupling networks: what PyTorch's convolutions give, and where there is no compiler, these."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from scnf import native
+from scnf.nn import ConvNet
+
+needs_kernel = pytest.mark.skipif(native.library() is None, reason="no kernel can be built here")
+fresh = native.library.__wrapped__
+# images, channels, hidden, outputs, height, width
+SIZES = [
+    (64, 2, 64, 4, 14, 14),
+    (5, 3, 32, 2, 14, 14),
+    (70, 2, 96, 4, 7, 7),
+    (7, 1, 5, 3, 9, 11),
+    (3, 2, 8, 2, 1, 1),
+    (3, 2, 8, 2, 1, 5),
+    (3, 2, 8, 2, 5, 1),
+    (33, 4, 17, 6, 2, 2),
+    (2, 12, 24, 7, 33, 20),
+]
+
+
+def drawn(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """x and weights that make outputs of the order of one."""
+    torch.manual_seed(0)
+    images, channels, hidden, outputs, *size = sizes
+    shapes = [(images, channels, *size)]
+    for inputs, features, window in ((channels, hidden, 3), (hidden, hidden, 1), (hidden, outputs, 3)):
+        shapes += [(features, inputs, window, window), (features,)]
+    arrays = [torch.randn(shape, dtype=dtype) for shape in shapes]
+    return [a / a[0].numel() ** 0.5 if a.dim() == 4 and n else a for n, a in enumerate(arrays)]
+
+
+def convolutions(x: Tensor, *weights: Tensor) -> Tensor:
+    for n, padding in ((0, 1), (2, 0), (4, 1)):
+        x = F.conv2d(x, weights[n], weights[n + 1], padding=padding)
+        x = F.relu(x) if n < 4 else x
+    return x
+
+
+def outputs_and_gradients(network, arrays: list[Tensor]) -> list[Tensor]:
+    arrays = [array.detach().requires_grad_() for array in arrays]
+    outputs = network(*arrays)
+    (outputs * torch.linspace(0.5, 2, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum().backward()
+    return [outputs.detach(), *(array.grad for array in arrays)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_it_is_three_convolutions(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    arrays = drawn(sizes)
+    expected = outputs_and_gradients(convolutions, arrays)
+    if dtype == torch.float32:  # what is close to zero before a ReLU may fall to either side of it
+        found = native.conv_net(*(array.float() for array in arrays))
+        torch.testing.assert_close(found.double(), expected[0], rtol=1e-5, atol=1e-5)
+    else:
+        torch.testing.assert_close(outputs_and_gradients(native.conv_net, arrays), expected, rtol=1e-11, atol=1e-11)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    "lay_out",
+    [
+        lambda x: torch.cat([x + 1, x], dim=1)[:, x.shape[1] :],
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: x[:1].expand_as(x),
+        lambda x: x[:, :1].expand_as(x),
+    ],
+    ids=["part", "channels-last", "transposed", "one-image", "one-channel"],
+)
+def test_any_layout_of_the_input_will_do(lay_out) -> None:
+    x, *weights = drawn((6, 3, 8, 2, 6, 6))
+    laid_out = lay_out(x)
+    arrays = [laid_out.clone(memory_format=torch.contiguous_format), *weights]
+    expected = outputs_and_gradients(convolutions, arrays)
+    outer = laid_out.requires_grad_()
+    torch.testing.assert_close(native.conv_net(outer, *weights), expected[0])
+    grad = torch.autograd.grad(native.conv_net(outer, *weights), outer, torch.ones_like(expected[0]))[0]
+    leaf = arrays[0].requires_grad_()
+    torch.testing.assert_close(grad, torch.autograd.grad(convolutions(leaf, *weights).sum(), leaf)[0])
+
+
+@needs_kernel
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_threads_share_the_images_and_give_the_same_each_time(threads: int) -> None:
+    arrays = drawn((70, 2, 96, 4, 7, 7), torch.float32)
+    alone = outputs_and_gradients(native.conv_net, arrays)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        together, again = (outputs_and_gradients(native.conv_net, arrays) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernel
+def test_what_needs_no_gradient_gets_none() -> None:
+    x, *weights = drawn((3, 2, 8, 2, 5, 5))
+    weights[2].requires_grad_()
+    native.conv_net(x, *weights).sum().backward()
+    assert x.grad is None and weights[0].grad is None and weights[2].grad is not None
+    assert not native.conv_net(x, *(weight.detach() for weight in weights)).requires_grad
+
+
+@needs_kernel
+def test_no_images_give_none() -> None:
+    x, *weights = drawn((0, 2, 8, 2, 5, 5))
+    outputs, grad_x, *grads = outputs_and_gradients(native.conv_net, [x, *weights])
+    assert outputs.shape == (0, 2, 5, 5) and grad_x.shape == x.shape and all((grad == 0).all() for grad in grads)
+
+
+@needs_kernel
+def test_compiled_it_is_one_operator_of_the_graph() -> None:
+    def around(x: Tensor, *weights: Tensor) -> Tensor:
+        return native.conv_net(2 * x, *weights).tanh()
+
+    arrays = drawn((4, 2, 8, 2, 5, 5))
+    compiled = torch.compile(around, fullgraph=True)
+    torch.testing.assert_close(outputs_and_gradients(compiled, arrays), outputs_and_gradients(around, arrays))
+
+
+@needs_kernel
+def test_vectorized_jacobians() -> None:
+    x, *weights = drawn((2, 1, 4, 2, 3, 3))
+    found = torch.autograd.functional.jacobian(lambda x: native.conv_net(x, *weights), x, vectorize=True)
+    torch.testing.assert_close(found, torch.autograd.functional.jacobian(lambda x: convolutions(x, *weights), x))
+    several = torch.stack([x, 2 * x], dim=1)
+    mapped = torch.func.vmap(lambda x: native.conv_net(x, *weights), in_dims=1)(several)
+    torch.testing.assert_close(mapped, torch.stack([convolutions(x, *weights), convolutions(2 * x, *weights)]))
+
+
+@needs_kernel
+def test_its_operations_are_counted() -> None:
+    arrays = drawn((4, 2, 8, 2, 5, 6))
+    counts = []
+    for network in (native.conv_net, convolutions):
+        with FlopCounterMode(display=False) as counter:
+            network(*arrays)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@needs_kernel
+def test_torch_finds_nothing_wrong_with_the_operators() -> None:
+    for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
+        arrays = drawn(sizes, torch.float32)
+        torch.library.opcheck(native._forward, arrays, test_utils=["test_schema", "test_faketensor"])
+        backward = [native.conv_net(*arrays), *arrays]
+        torch.library.opcheck(native._backward, backward, test_utils=["test_schema", "test_faketensor"])
+
+
+@needs_kernel
+def test_what_is_not_a_number_comes_out_as_that() -> None:
+    for place in range(7):
+        arrays = drawn((2, 2, 8, 2, 4, 4))
+        arrays[place].view(-1)[0] = float("nan")
+        outputs, *grads = outputs_and_gradients(native.conv_net, arrays)
+        assert outputs.isnan().any()
+        for found, expected in zip(grads, outputs_and_gradients(convolutions, arrays)[1:], strict=True):
+            assert torch.equal(found.isnan(), expected.isnan())
+
+
+def glow_network(**settings) -> ConvNet:
+    torch.manual_seed(0)
+    network = ConvNet(3, 5, hidden=8, **settings).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return network
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("settings", "given", "takes_it"),
+    [({}, None, 1), ({"context_features": 2}, 2, 1), ({"blocks": 1}, None, 0), ({"padding": "reflect"}, None, 0)],
+)
+def test_networks_of_couplings_use_it(
+    settings: dict, given: int | None, takes_it: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, call = [], native._call
+    monkeypatch.setattr(native, "_call", lambda *arrays: calls.append(1) or call(*arrays))
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    context = torch.randn(4, given, dtype=torch.float64) if given else None
+    found = glow_network(**settings)(x, context)
+    assert len(calls) == takes_it
+    monkeypatch.setattr(native, "takes", lambda *arrays: False)
+    torch.testing.assert_close(found, glow_network(**settings)(x, context))
+    assert len(calls) == takes_it
+
+
+@needs_kernel
+def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arrays) -> None:
+        raise AssertionError("the kernel was called")
+
+    monkeypatch.setattr(native, "_call", refuse)
+    network, x = glow_network(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert network.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+    network = network.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(x.float()).dtype == torch.bfloat16
+    for wrong in (x, torch.randn(2, 4, 6, 6)):  # float64 for float32 weights; a channel too many
+        with pytest.raises(RuntimeError):
+            network(wrong)
+    assert network.to("meta")(x.float().to("meta")).shape == (2, 5, 6, 6)
+    huge = torch.zeros(1, 3, 400, 400)
+    assert glow_network().float()(huge).shape == (1, 5, 400, 400)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, *weights = drawn((2, 3, 8, 2, 5, 5))
+    for wrong in ([x, *weights[:-1]], [x[0], *weights], [x[:, :2], *weights], [x, *weights[:5], weights[1]]):
+        with pytest.raises(ValueError, match="no kernel for x"):
+            native.conv_net(*wrong)
+
+
+@needs_kernel
+def test_the_library_is_built_once_and_a_damaged_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+    assert fresh() is not None
+    (built,) = (tmp_path / "not" / "there" / "scnf").iterdir()
+    when = built.stat().st_mtime_ns
+    assert fresh() is not None and built.stat().st_mtime_ns == when
+    damaged = tmp_path / "another" / "scnf" / built.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert fresh() is not None and damaged.stat().st_size == built.stat().st_size
+    assert list(damaged.parent.iterdir()) == [damaged]  # and nothing is left lying about
+
+
+def test_without_a_compiler_convolutions_are_those_of_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="scnf.native")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert fresh() is None and "install g++" in caplog.text
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho it does not compile >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert fresh() is None and "it does not compile" in caplog.text
+    broken.unlink()
+    broken.symlink_to("/usr/bin/false")
+    caplog.clear()
+    assert fresh() is None and "it does not compile (remove" in caplog.text  # it is not tried again every time
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where no folder can be made
+    assert fresh() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert fresh() is None and "no home" in caplog.text
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "SVE256"])
+def test_other_processors_have_none(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert fresh() is None
+
+
+def test_a_folder_that_others_may_write_to_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="scnf.native")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    (tmp_path / "scnf").mkdir()
+    (tmp_path / "scnf").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "true")
+    assert fresh() is None and "others may write" in caplog.text
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCNF_NATIVE", "0")
+    assert fresh() is None
+    monkeypatch.setattr(native, "library", fresh)
+    network, x = ConvNet(2, 4, hidden=8), torch.zeros(1, 2, 5, 5)
+    assert not native.takes(x, list(network.parameters()))
+    assert network(x).shape == (1, 4, 5, 5)
