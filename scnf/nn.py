@@ -123,9 +123,10 @@ class ConvNet(nn.Module):
             inputs = torch.cat([inputs, everywhere], dim=1)
         if self.glow_form:
             layers = (self.enter, cast(nn.Conv2d, self.blocks[1]), self.leave)
-            weights = [part for layer in layers for part in (layer.weight, cast(Tensor, layer.bias))]
-            if native.takes(inputs, weights):
-                return native.conv_net(inputs, *weights)
+            weights = (part for layer in layers for part in (layer.weight, cast(Tensor, layer.bias)))
+            outputs = native.conv_net(inputs, *weights)
+            if outputs is not None:
+                return outputs
         return self.leave(F.relu_(self.blocks(self.enter(inputs))))
 
 

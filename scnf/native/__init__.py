@@ -87,8 +87,7 @@ def _available() -> bool:
     return library() is not None
 
 
-def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether :func:`conv_net` is for these: on the CPU, of one type and fitting shapes, and no autocast to bf16."""
+def _takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
     size = x.shape[2:]
     return (
         x.device.type == "cpu"
@@ -97,6 +96,7 @@ def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
         and _fits(x.shape, [w.shape for w in weights])
         and weights[0].shape[0] * size[0] * size[1] <= _LARGEST
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
         and _available()
     )
 
@@ -200,22 +200,17 @@ def _(x: Sequence[int], *weights: Sequence[int], **rest: Any) -> int:
 class _ConvNet(torch.autograd.Function):
     """The two operators as one with a gradient; a gradient registered with the first costs three times the overhead."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(*arrays: Tensor) -> Tensor:
+    def forward(ctx: Any, *arrays: Tensor) -> Tensor:
+        ctx.save_for_backward(*arrays)
         return _forward(*arrays)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return _backward(grad, *ctx.saved_tensors)
 
 
-def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
+def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
     """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
 
     A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it
@@ -226,16 +221,12 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
         weights: weight and bias of each layer: [M, C, 3, 3], [M], [M, M, 1, 1], [M], [D, M, 3, 3], [D], like x.
 
     Returns:
-        [N, D, H, W].
-
-    Raises:
-        ValueError: these are not for the kernel, or there is none: ask :func:`takes`.
+        [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, a hidden
+        layer of more than a million numbers an image, autocast, the transforms of torch.func.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
-        >>> if takes(torch.zeros(5, 2, 7, 7), weights):
-        ...     assert conv_net(torch.zeros(5, 2, 7, 7), *weights).shape == (5, 4, 7, 7)
+        >>> outputs = conv_net(torch.zeros(5, 2, 7, 7), *weights)
+        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
-    if not takes(x, weights):
-        raise ValueError(f"no kernel for x {list(x.shape)} and weights {[list(w.shape) for w in weights]}, {x.dtype}")
-    return cast(Tensor, _ConvNet.apply(x, *weights))
+    return cast(Tensor, _ConvNet.apply(x, *weights)) if _takes(x, weights) else None
