@@ -247,6 +247,7 @@ def recipe_step(
     num_classes: int = CLASSES,
     reversible: bool = False,
     bf16: bool = False,
+    compiled: bool = False,
     **more: Any,
 ) -> tuple[Call, Call]:
     """The training step of scnf-fast on images of noise, half of them labelled; and its forward part alone."""
@@ -258,9 +259,10 @@ def recipe_step(
     for module in model.modules():
         if isinstance(module, transforms.CompositeTransform):
             module.reversible = reversible
+    forward = torch.compile(model) if compiled else model
 
     def loss() -> Tensor:
-        return semi_supervised_loss(model(x, y), y)[0]
+        return semi_supervised_loss(forward(x, y), y)[0]
 
     return training_step(model, in_bf16(loss) if bf16 else loss), loss
 
@@ -309,10 +311,11 @@ def machine() -> dict[str, Any]:
 
 def speed(seconds: float, batch: int, out: Path) -> None:
     figures: dict[str, Any] = {**machine(), "batch": batch}
-    names = list(GLOWS)
+    names, recipes = list(GLOWS), {"scnf-fast": False, "scnf-fast compiled": True}
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         print("scnf compiled is skipped: torch.compile needs a C++ compiler, and there is none", file=sys.stderr)
         names.remove("scnf compiled")
+        del recipes["scnf-fast compiled"]
     contenders = {name: contender(name, batch) for name in names}
     parameters = {name: parameter_counts(each.model) for name, each in contenders.items()}
     for name, (networks, total) in parameters.items():
@@ -323,20 +326,21 @@ def speed(seconds: float, batch: int, out: Path) -> None:
     for name, each in contenders.items():
         each.train_step()  # the networks start at zero
         check(name, each, batch)
-    recipe, recipe_forward = recipe_step(RECIPE_BATCH)
-    recipe_bf16, _ = recipe_step(RECIPE_BATCH, bf16=True)
+    recipe_steps = {
+        task: {name: recipe_step(RECIPE_BATCH, bf16=task in BF16, compiled=it)[0] for name, it in recipes.items()}
+        for task in TRAINING
+    }
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)
     products = {task: matrix.bfloat16() if task in BF16 else matrix for task in TRAINING}
     work = dict.fromkeys(names, training_flops(contenders["scnf"].log_prob))
-    work |= {"scnf-fast": training_flops(recipe_forward), "product": 2 * len(matrix) ** 3}
+    work |= dict.fromkeys(recipes, training_flops(recipe_step(RECIPE_BATCH)[1])) | {"product": 2 * len(matrix) ** 3}
     quartiles: dict[str, dict[str, list[float]]] = {}
     for task in TASKS:
         calls: dict[str, Call] = {name: getattr(each, task) for name, each in contenders.items()}
         for each in contenders.values():
             each.model.train(task in TRAINING)
         if task in TRAINING:
-            step = recipe if task == "train_step" else recipe_bf16
-            calls |= {"scnf-fast": step, "product": partial(torch.mm, products[task], products[task])}
+            calls |= {**recipe_steps[task], "product": partial(torch.mm, products[task], products[task])}
         quartiles[task] = {name: statistics.quantiles(times) for name, times in race(calls, seconds).items()}
     rounding = {}
     for name, each in contenders.items():
@@ -346,7 +350,6 @@ def speed(seconds: float, batch: int, out: Path) -> None:
     rates = {task: {name: work[name] / median for name, (_, median, _) in quartiles[task].items()} for task in TRAINING}
     share = {task: {name: rate / of["product"] for name, rate in of.items()} for task, of in rates.items()}
     images = {task: {name: batch / quartiles[task][name][1] for name in names} for task in TASKS}
-    fast = {task: RECIPE_BATCH / quartiles[task]["scnf-fast"][1] for task in TRAINING}
     memory = {name: apart(name=name, batch=batch, seconds=0)["bytes"] for name in ("scnf", *PEERS)}
     figures |= {"parameters": parameters, "flops": work, "flops_per_second": rates, "share_of_matrix_products": share}
     figures |= {"images_per_second": images, "quartiles_of_seconds": quartiles, "training_bytes": memory}
@@ -363,9 +366,10 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append(f"\nBatch {batch}; the share is that of the training step in float32.")
     lines += [
-        f"In {kind}: matrix products {rates[task]['product'] / 1e9:,.0f} GFLOP/s; the recipe scnf-fast at batch "
-        f"{RECIPE_BATCH} trains on {fast[task]:,.0f} images/s, {share[task]['scnf-fast']:.1%} of that rate."
+        f"{name} in {kind}, batch {RECIPE_BATCH}: trains on {RECIPE_BATCH / quartiles[task][name][1]:,.0f} images/s, "
+        f"{share[task][name]:.1%} of {rates[task]['product'] / 1e9:,.0f} GFLOP/s of matrix products."
         for task, kind in zip(TRAINING, ("float32", "bf16"), strict=False)
+        for name in recipes
     ]
     figure = Figure(figsize=(3 * len(TASKS), 3), layout="constrained")
     for axes, (task, title) in zip(figure.subplots(1, len(TASKS)), TASKS.items(), strict=True):
