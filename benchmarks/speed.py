@@ -53,7 +53,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS, HIDDEN, CLASSES, RECIPE_BATCH = 4, 64, 10, 128
 IMAGE, FIRST, ASIDE, LAST = (1, 28, 28), (4, 14, 14), (2, 14, 14), (8, 7, 7)  # squeezed once, factored out, at the end
 LATENTS = math.prod(LAST)
-BF16 = {"train_step_bf16": "training step, bf16"} if has_bfloat16(DEVICE) else {}  # elsewhere it is emulated, for ages
+BF16 = (
+    {"train_step_bf16": "training step, bf16"} if has_bfloat16(DEVICE) else {}
+)  # elsewhere it is emulated, very slowly
 TRAINING = {"train_step": "training step", **BF16}
 TASKS = {**TRAINING, "log_prob": "log p(x)", "posterior": "p(y given x)", "sample": "sampling"}
 PEERS = ("nflows", "normflows")

@@ -31,7 +31,9 @@ def test_freed_memory_stays_with_the_process() -> None:
     took, before, after = done.stdout.split()
     if took == "False":
         pytest.skip("another C library")
-    assert int(after) < 100 < 1000 < int(before)
+    if int(before) < 1000:
+        pytest.skip("an allocator or huge pages that never cost much")
+    assert int(after) < int(before) / 10
 
 
 def test_bfloat16_is_where_the_instructions_are() -> None:

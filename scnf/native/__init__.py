@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("conv_net.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
-_LARGEST = 1 << 20  # numbers of a hidden layer of one image, all of which a thread has in memory at once
+_LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return _load()
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         _log.info("convolutions are PyTorch's, which are slower, for want of a kernel: %s", said.strip()[-300:])
         return None
@@ -52,7 +52,8 @@ def _load() -> ctypes.CDLL:
     compiler = next((words for words in wanted if words and shutil.which(words[0])), None)
     if compiler is None:
         raise OSError("there is no C++ compiler: install g++")
-    about = [compiler, _FLAGS, sorted(torch.cpu.get_capabilities().items()), torch.__version__]
+    program = Path(str(shutil.which(compiler[0]))).resolve()
+    about = compiler, program, program.stat().st_mtime, _FLAGS, torch.__version__, torch.cpu.get_capabilities()
     key = hashlib.sha256(_SOURCE.read_bytes() + repr(about).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -60,7 +61,7 @@ def _load() -> ctypes.CDLL:
         raise OSError(f"others may write to {folder}, where it would be kept")
     target, failed = folder / f"conv_net-{key}.so", folder / f"conv_net-{key}.failed"
     if failed.is_file():
-        raise OSError(f"{failed.read_text()} (remove {failed} to try again)")
+        raise OSError(f"{failed.read_text(encoding='utf-8')} (remove {failed} to try again)")
     if target.is_file():
         try:
             return ctypes.CDLL(str(target))
@@ -73,8 +74,9 @@ def _load() -> ctypes.CDLL:
             _run(*compiler, "-shared", unlinked, "-o", linked)  # without OpenMP's own library: that of torch serves
             Path(linked).replace(target)  # another process may have been faster
         return ctypes.CDLL(str(target))
-    except (OSError, subprocess.CalledProcessError) as error:
-        failed.write_text((getattr(error, "stderr", None) or str(error)).strip()[-300:])
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
+        failed.write_text(said, encoding="utf-8", errors="replace")
         raise
 
 
@@ -94,7 +96,7 @@ def _takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
         and x.dtype in _NAMES
         and all(w.device.type == "cpu" and w.dtype == x.dtype for w in weights)
         and _fits(x.shape, [w.shape for w in weights])
-        and weights[0].shape[0] * size[0] * size[1] <= _LARGEST
+        and max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0]) * size[0] * size[1] <= _LARGEST
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and _available()
@@ -214,15 +216,16 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
     """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
 
     A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it
-    is kept for backward, where it is computed again. There are no second derivatives.
+    is kept for backward, where it is computed again. Second derivatives and forward-mode ones are refused by PyTorch:
+    take its convolutions for them, with `SCNF_NATIVE=0` in the environment.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
         weights: weight and bias of each layer: [M, C, 3, 3], [M], [M, M, 1, 1], [M], [D, M, 3, 3], [D], like x.
 
     Returns:
-        [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, a hidden
-        layer of more than a million numbers an image, autocast, the transforms of torch.func.
+        [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, layers of
+        more than a million numbers an image, autocast, the transforms of torch.func.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]

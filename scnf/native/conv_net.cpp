@@ -19,7 +19,7 @@ constexpr long kBytes = 64, kRows = 8;
 constexpr long kBytes = 32, kRows = 4;
 #endif
 constexpr long kVectors = 3;
-constexpr long kBlock = 24576;  // numbers of a hidden layer in a block: four such matrices fit into half a megabyte
+constexpr long kBlock = 24576;  // numbers of a hidden layer in a block: four of them fit into half a megabyte
 
 template <typename Real> struct Simd {
     typedef Real Vector __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));
@@ -166,7 +166,10 @@ struct Sizes {
     long images, channels, hidden, outputs, height, width;
 
     long pixels() const { return height * width; }
-    long block() const { return std::max(1L, (kBlock / hidden + pixels() / 2) / pixels()); }
+    long block() const {
+        const long most = kBlock / std::max({hidden, 4 * channels, 4 * outputs});
+        return std::max(1L, (most + pixels() / 2) / pixels());
+    }
     long blocks() const { return (images + block() - 1) / block(); }
     // Whole vectors, but not as many as would put all rows on the same few places of a cache.
     template <typename Real> long columns(long count) const {

@@ -89,6 +89,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         state.setdefault(int(index), {})[key] = value
     tree["state"] = state
     optimizer.load_state_dict(tree)
+    for parameter, entry in optimizer.state.items():  # fused steps go through memory: all must be laid out alike
+        for key, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

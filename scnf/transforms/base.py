@@ -44,7 +44,8 @@ def gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Iterab
     if not pairs or not leaves:
         return {}
     ends, upstream = zip(*pairs, strict=True)
-    found = torch.autograd.grad(ends, leaves, upstream, allow_unused=True)
+    with full_precision(ends[0]):
+        found = torch.autograd.grad(ends, leaves, upstream, allow_unused=True)
     return {leaf: grad for leaf, grad in zip(leaves, found, strict=True) if grad is not None}
 
 

@@ -90,15 +90,18 @@ class _Recomputed(torch.autograd.Function):
             for tensor, grad in grads.items():
                 found[tensor] = found[tensor] + grad if tensor in found else grad
         grad_context = None if context is None else found.get(context)
-        return None, grad_outputs, grad_context, *(found.get(parameter) for parameter in ctx.parameters)
+        # a parameter of two layers stands there twice, and its gradients are added up already
+        return None, grad_outputs, grad_context, *(found.pop(parameter, None) for parameter in ctx.parameters)
 
 
 def _undone(
     layer: Transform, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
 ) -> Undone:
-    """What the layer says itself, or by its inverse and another pass."""
-    if hasattr(layer, "undo"):
-        return layer.undo(outputs, context, grad_outputs, grad_logabsdet)
+    """What the layer says itself, unless its class goes forward in another way; or by its inverse and another pass."""
+    kind: Any = type(layer)
+    owner: Any = next((base for base in kind.__mro__ if "undo" in vars(base)), None)
+    if owner is not None and kind.forward is owner.forward:
+        return owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
     inputs = layer.inverse(outputs, context)[0]
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():

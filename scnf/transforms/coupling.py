@@ -149,11 +149,11 @@ class AffineCoupling(Transform):
         grad_identity, grad_transformed = self.partition.split(grad_outputs)
         scaled, scale = transformed - shift, log_scale.exp()
         grad_log_scale = grad_transformed * scaled + grad_logabsdet.view(-1, *(1,) * (outputs.dim() - 1))
-        wanted = [seen, *self.network.parameters(), *([] if context is None else [context])]
+        wanted = [seen, *self.parameters(), *([] if context is None else [context])]
         found = gradients(parts, (grad_log_scale, grad_transformed), wanted)
-        grad_inputs = self.partition.merge(grad_identity, grad_transformed * scale)
+        grad_inputs, through = self.partition.merge(grad_identity, grad_transformed * scale), found.pop(seen, None)
         inputs = self.partition.merge(identity, scaled / scale)
-        return Undone(inputs, grad_inputs + found.pop(seen), found)
+        return Undone(inputs, grad_inputs if through is None else grad_inputs + through, found)
 
 
 def two_way_coupling(

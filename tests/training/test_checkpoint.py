@@ -56,7 +56,7 @@ def test_prefixes() -> None:
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
     optimizer.zero_grad()
     model(x).square().sum().backward()
     optimizer.step()
@@ -66,8 +66,8 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
 def test_optimizer_there_and_back(tmp_path: Path, name: str) -> None:
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-        return model, OPTIMIZERS[name](model.parameters(), lr=0.05)  # type: ignore[call-arg]
+        model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 2)).to(memory_format=torch.channels_last)
+        return model, OPTIMIZERS[name](model.parameters(), lr=0.05)
 
     model, optimizer = make()
     for seed in range(3):
@@ -84,6 +84,24 @@ def test_optimizer_there_and_back(tmp_path: Path, name: str) -> None:
         step(other, restored, seed)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert len(flatten_optimizer(optimizer)) > 0
+
+
+def test_an_optimizer_goes_on_where_one_that_was_not_fused_stopped(tmp_path: Path) -> None:
+    def make(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        return model, torch.optim.Adam(model.parameters(), lr=0.05, fused=fused)
+
+    (model, optimizer), (other, restored) = make(False), make(True)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    save_tensors(tmp_path / "x", flatten_optimizer(optimizer))
+    other.load_state_dict(model.state_dict())
+    restore_optimizer(restored, load_tensors(tmp_path / "x")[0])
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+        step(other, restored, seed)
+    torch.testing.assert_close(list(other.parameters()), list(model.parameters()))
 
 
 def test_optimizer_that_has_not_moved(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Backpropagation that inverts: the gradients of plain autograd, in memory that does not grow with depth."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scnf.nn import MLP, ConvNet
 from scnf.transforms import (
@@ -17,9 +18,12 @@ from scnf.transforms import (
     FactorOut,
     Flatten,
     FullLinear,
+    HouseholderLinear,
+    InverseTransform,
     Logit,
     Planar,
     PLULinear,
+    QRLinear,
     Squeeze,
     Transform,
     two_way_coupling,
@@ -122,3 +126,76 @@ def test_frozen_parameters_and_inputs_without_gradient() -> None:
     (outputs.square().sum() - logabsdet.sum()).backward()
     assert frozen.grad is None
     assert all(parameter.grad is not None for parameter in transform.parameters() if parameter is not frozen)
+
+
+class Blind(nn.Module):
+    """A network that does not look at its input."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.bias.expand(len(inputs), -1)
+
+
+class Doubled(AffineCoupling):
+    """Goes another way than the layer that it inherits from, and says nothing of undoing it."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs, logabsdet = super().forward(inputs, context)
+        return 2 * outputs, logabsdet + inputs[0].numel() * math.log(2)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs, logabsdet = super().inverse(inputs / 2, context)
+        return outputs, logabsdet - inputs[0].numel() * math.log(2)
+
+
+class Tempered(AffineCoupling):
+    """With a parameter of its own."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.factor = nn.Parameter(torch.tensor(0.7))
+
+    def _log_scale_and_shift(self, identity: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale, shift = super()._log_scale_and_shift(identity, context)
+        return self.factor * log_scale, shift
+
+
+def shared() -> list[Transform]:
+    norm, linear, network = ActNorm(4), FullLinear(4), MLP(2, 4, 8)
+    parts = [ChannelPartition(4, swap=swap) for swap in (False, True)]
+    return [norm, linear, norm, linear, *(AffineCoupling(network, part) for part in parts)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        shared,
+        lambda: [AffineCoupling(Blind(4), ChannelPartition(4)), HouseholderLinear(4), QRLinear(4)],
+        lambda: [Doubled(MLP(2, 4, 8), ChannelPartition(4)), FullLinear(4)],
+        lambda: [Tempered(MLP(2, 4, 8), ChannelPartition(4)), FullLinear(4)],
+    ],
+    ids=["shared", "blind", "another-forward", "own-parameter"],
+)
+def test_unusual_layers(make: Callable[[], list[Transform]]) -> None:
+    torch.manual_seed(0)
+    transform = CompositeTransform(make()).double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        transform(x)
+        for parameter in transform.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    plain, recomputed = (gradients(transform, reversible, x, None) for reversible in (False, True))
+    torch.testing.assert_close(recomputed, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_stay_in_single_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    transform = CompositeTransform([InverseTransform(FullLinear(8)), FullLinear(8)])
+    x = torch.randn(16, 8)
+    full = gradients(transform, False, x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients(transform, True, x, None)
+    torch.testing.assert_close(half, full, rtol=1e-4, atol=1e-4)
