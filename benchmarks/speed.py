@@ -313,7 +313,9 @@ def machine() -> dict[str, Any]:
 
 def speed(seconds: float, batch: int, out: Path) -> None:
     figures: dict[str, Any] = {**machine(), "batch": batch}
-    names, recipes = list(GLOWS), {"scnf-fast": False, "scnf-fast compiled": True}
+    names = list(GLOWS)
+    recipes: dict[str, dict[str, Any]] = {"scnf-fast": {}, "scnf-fast reversible": {"reversible": True}}
+    recipes["scnf-fast compiled"] = {"compiled": True}
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         print("scnf compiled is skipped: torch.compile needs a C++ compiler, and there is none", file=sys.stderr)
         names.remove("scnf compiled")
@@ -329,7 +331,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         each.train_step()  # the networks start at zero
         check(name, each, batch)
     recipe_steps = {
-        task: {name: recipe_step(RECIPE_BATCH, bf16=task in BF16, compiled=it)[0] for name, it in recipes.items()}
+        task: {name: recipe_step(RECIPE_BATCH, bf16=task in BF16, **how)[0] for name, how in recipes.items()}
         for task in TRAINING
     }
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)

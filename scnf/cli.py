@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import resource
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
 
     Returns:
-        the exit code: 0; 2 for something that the user can put right; 128 + the signal after SIGINT or SIGTERM.
+        the exit code: 0; 2 for something that the user can put right; 128 + the signal after SIGINT or SIGTERM, and
+        after SIGPIPE, when whoever reads the output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}
@@ -52,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in commands:
             raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
-        return commands[words[0]](words[1:])
+        code = commands[words[0]](words[1:])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -403,6 +411,8 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     plots.curves(run.read_metrics(), run.path / "curves.png")
     for split in ("validation", "test"):
         print(f"{split:<10}  {figures_text(summary[split])}")
+    if summary["selected_epoch"]:
+        print(f"these are figures of the weights of epoch {summary['selected_epoch']}, which are kept")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     print(f"{summary['minutes']:.1f} minutes{rate}, {summary['peak_memory_mb']:.0f} MB at most; all is in {run.path}")
 

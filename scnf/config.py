@@ -218,7 +218,7 @@ class TrainSettings:
         adapt: train the class-conditional part of a flow alone, anew, on latents from the shared flow of `pretrained`
             that are computed once.
         reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
-            layers: their memory does not grow with depth, for 1.3 to 1.5 times the time.
+            layers: their memory does not grow with depth, for 1.3 to 1.6 times the time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
         eval_views: moved versions of each image (by data.augment) over which the final figures also average p(y | x).

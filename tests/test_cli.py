@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,17 @@ def test_help_of_a_command(scnf: Callable[..., Any], tmp_path: Path, command: st
     outcome = scnf(command, "--help")
     assert (outcome.code, outcome.err) == (0, "") and outcome.out.startswith("usage:")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_who_goes_is_no_error(copied: Run) -> None:
+    command = [sys.executable, "-c", "from scnf.cli import main; raise SystemExit(main())", "runs"]
+    with subprocess.Popen(
+        [*command, "--logs", str(copied.path.parent)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_help_of_train_names_every_setting(scnf: Callable[..., Any]) -> None:
