@@ -412,10 +412,9 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     for split in ("validation", "test"):
         print(f"{split:<10}  {figures_text(summary[split])}")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    kept = f" the weights of epoch {summary['selected_epoch']} are kept," if summary["selected_epoch"] else ""
-    print(
-        f"{summary['minutes']:.1f} minutes{rate}, {summary['peak_memory_mb']:.0f} MB at most;{kept} all is in {run.path}"
-    )
+    kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
+    cost = f"{summary['minutes']:.1f} minutes{rate}, {summary['peak_memory_mb']:.0f} MB at most"
+    print(f"{cost}; {kept}all is in {run.path}")
 
 
 def evaluate(words: Sequence[str]) -> int:
