@@ -53,9 +53,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS, HIDDEN, CLASSES, RECIPE_BATCH = 4, 64, 10, 128
 IMAGE, FIRST, ASIDE, LAST = (1, 28, 28), (4, 14, 14), (2, 14, 14), (8, 7, 7)  # squeezed once, factored out, at the end
 LATENTS = math.prod(LAST)
-BF16 = (
-    {"train_step_bf16": "training step, bf16"} if has_bfloat16(DEVICE) else {}
-)  # elsewhere it is emulated, very slowly
+# Where bf16 is emulated it takes very long.
+BF16 = {"train_step_bf16": "training step, bf16"} if has_bfloat16(DEVICE) else {}
 TRAINING = {"train_step": "training step", **BF16}
 TASKS = {**TRAINING, "log_prob": "log p(x)", "posterior": "p(y given x)", "sample": "sampling"}
 PEERS = ("nflows", "normflows")
@@ -314,8 +313,11 @@ def machine() -> dict[str, Any]:
 def speed(seconds: float, batch: int, out: Path) -> None:
     figures: dict[str, Any] = {**machine(), "batch": batch}
     names = list(GLOWS)
-    recipes: dict[str, dict[str, Any]] = {"scnf-fast": {}, "scnf-fast reversible": {"reversible": True}}
-    recipes["scnf-fast compiled"] = {"compiled": True}
+    recipes: dict[str, dict[str, Any]] = {
+        "scnf-fast": {},
+        "scnf-fast reversible": {"reversible": True},
+        "scnf-fast compiled": {"compiled": True},
+    }
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         print("scnf compiled is skipped: torch.compile needs a C++ compiler, and there is none", file=sys.stderr)
         names.remove("scnf compiled")

@@ -39,8 +39,7 @@ def library() -> ctypes.CDLL | None:
     try:
         return _load()
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        _log.info("convolutions are PyTorch's, which are slower, for want of a kernel: %s", said.strip()[-300:])
+        _log.info("convolutions are PyTorch's, which are slower, for want of a kernel: %s", _said(error))
         return None
 
 
@@ -75,9 +74,13 @@ def _load() -> ctypes.CDLL:
             Path(linked).replace(target)  # another process may have been faster
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
-        failed.write_text(said, encoding="utf-8", errors="replace")
+        failed.write_text(_said(error), encoding="utf-8", errors="replace")
         raise
+
+
+def _said(error: Exception) -> str:
+    """The end of what the compiler wrote, or else of the error."""
+    return (getattr(error, "stderr", None) or str(error)).strip()[-300:]
 
 
 def _run(*command: str) -> None:
@@ -156,9 +159,7 @@ def _forward(
     leave: Tensor,
     leave_bias: Tensor,
 ) -> Tensor:
-    weights = [
-        w.contiguous(memory_format=_order(w)) for w in (enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    ]
+    weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     outputs = x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:])
     _call("forward", _with_dense_planes(x), weights, _at(outputs))
     return outputs
@@ -175,9 +176,7 @@ def _backward(
     leave: Tensor,
     leave_bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weights = [
-        w.contiguous(memory_format=_order(w)) for w in (enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    ]
+    weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
     _call("backward", _with_dense_planes(x), weights, _at(grad), _at(grad_x), _table(grads))
