@@ -50,12 +50,14 @@ template <typename Real> struct Matrix {
 enum class Then { nothing, relu, where };
 
 template <typename Real, Then then, int rows, int vectors>
-void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+[[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c,
+                                                const Real *with) {
     Vector<Real> sums[rows][vectors];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sums[r][v] = Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
+#pragma GCC unroll 4
     for (long k = 0; k < depth; k++) {
         Vector<Real> row[vectors];
 #pragma GCC unroll 3
@@ -79,35 +81,38 @@ void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *
         }
 }
 
-template <typename Real, Then then, int vectors, int rows = kRows>
-void product_rows(long left, long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
-    if constexpr (rows > 0) {
-        if (left >= rows)
-            product_tile<Real, then, rows, vectors>(depth, a, b, stride, c, with);
-        else
-            product_rows<Real, then, vectors, rows - 1>(left, depth, a, b, stride, c, with);
+// Some columns of a product: tiles of `tall` rows, then what is left.
+template <typename Real, Then then, int vectors, int tall = kRows>
+void product_columns(long rows, long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+    if constexpr (tall > 0) {
+        for (; rows >= tall; rows -= tall, c += tall * stride) {
+            product_tile<Real, then, tall, vectors>(depth, a, b, stride, c, with);
+            a.at += tall * a.row;
+            if (then != Then::nothing) with += then == Then::relu ? tall : tall * stride;
+        }
+        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, stride, c, with);
     }
 }
 
 // C = A B, and what follows; B and C have `columns` columns, whole vectors.
 template <typename Real, Then then = Then::nothing>
 void product(long rows, long depth, long columns, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
-    for (long n = 0; n < columns; n += kVectors * Simd<Real>::size)
-        for (long m = 0; m < rows; m += kRows) {
-            const Matrix<Real> part{a.at + m * a.row, a.row, a.column};
-            Real *out = c + m * columns + n;
-            const Real *beside = then == Then::relu ? with + m : then == Then::where ? with + m * columns + n : nullptr;
-            switch (std::min(kVectors, (columns - n) / Simd<Real>::size)) {
-            case 1: product_rows<Real, then, 1>(rows - m, depth, part, b + n, columns, out, beside); break;
-            case 2: product_rows<Real, then, 2>(rows - m, depth, part, b + n, columns, out, beside); break;
-            default: product_rows<Real, then, 3>(rows - m, depth, part, b + n, columns, out, beside);
-            }
+    for (long n = 0, vectors; n < columns; n += vectors * Simd<Real>::size) {
+        const long left = (columns - n) / Simd<Real>::size;
+        vectors = left == kVectors + 1 ? 2 : std::min(kVectors, left);  // a tile of one would wait for its sums
+        const Real *beside = then == Then::where ? with + n : with;
+        switch (vectors) {
+        case 1: product_columns<Real, then, 1>(rows, depth, a, b + n, columns, c + n, beside); break;
+        case 2: product_columns<Real, then, 2>(rows, depth, a, b + n, columns, c + n, beside); break;
+        default: product_columns<Real, then, 3>(rows, depth, a, b + n, columns, c + n, beside);
         }
+    }
 }
 
 template <typename Real, int rows, int others>
 void dots_tile(long columns, const Real *a, const Real *b, Real *c, long stride) {
     Vector<Real> sums[rows][others] = {};
+#pragma GCC unroll 4
     for (long n = 0; n < columns; n += Simd<Real>::size) {
         Vector<Real> other[others];
 #pragma GCC unroll 3
@@ -170,7 +175,12 @@ struct Sizes {
         const long most = kBlock / std::max({hidden, 4 * channels, 4 * outputs});
         return std::max(1L, (most + pixels() / 2) / pixels());
     }
-    long blocks() const { return (images + block() - 1) / block(); }
+    // As many for each thread, of nearly as many images, and none of more than `block`; where block b starts.
+    long blocks(long threads) const {
+        const long together = block() * threads;
+        return std::min(images, (images + together - 1) / together * threads);
+    }
+    long start(long b, long blocks) const { return b * images / blocks; }
     // Whole vectors, but not as many as would put all rows on the same few places of a cache.
     template <typename Real> long columns(long count) const {
         constexpr long size = Simd<Real>::size;
@@ -259,10 +269,11 @@ void hidden_layers(const Sizes &of, long count, Input<Real> x, const Layers<cons
 
 template <typename Real>
 void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y) {
-    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, most = of.columns<Real>(of.block());
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
+    const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long b = 0; b < of.blocks(); b++) {
-        const long start = b * of.block(), count = std::min(of.block(), of.images - start);
+    for (long b = 0; b < blocks; b++) {
+        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
         const long columns = of.columns<Real>(count);
         Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
         Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
@@ -278,7 +289,8 @@ void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, 
 template <typename Real>
 void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, const Real *grad_y, Real *grad_x,
               Real *const *grad_w) {
-    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, most = of.columns<Real>(of.block());
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
+    const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
                            of.outputs};
     std::vector<std::vector<Real>> found[6];  // for each array of weights one of each thread, added up in order
@@ -292,8 +304,8 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
             own[i] = mine.data();
         }
 #pragma omp for schedule(static)
-        for (long b = 0; b < of.blocks(); b++) {
-            const long start = b * of.block(), count = std::min(of.block(), of.images - start);
+        for (long b = 0; b < blocks; b++) {
+            const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
             const long columns = of.columns<Real>(count);
             Real *taps = scratch<Real>((2 * inputs + 4 * of.hidden + outputs) * most);
             Real *first = taps + inputs * most, *second = first + of.hidden * most;
