@@ -50,7 +50,7 @@ from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-STEPS, HIDDEN, CLASSES, RECIPE_BATCH = 4, 64, 10, 128
+STEPS, HIDDEN, CLASSES, RECIPE_BATCHES = 4, 64, 10, (64, 256)
 IMAGE, FIRST, ASIDE, LAST = (1, 28, 28), (4, 14, 14), (2, 14, 14), (8, 7, 7)  # squeezed once, factored out, at the end
 LATENTS = math.prod(LAST)
 # Where bf16 is emulated it takes very long.
@@ -313,15 +313,16 @@ def machine() -> dict[str, Any]:
 def speed(seconds: float, batch: int, out: Path) -> None:
     figures: dict[str, Any] = {**machine(), "batch": batch}
     names = list(GLOWS)
-    recipes: dict[str, dict[str, Any]] = {
-        "scnf-fast": {},
-        "scnf-fast reversible": {"reversible": True},
-        "scnf-fast compiled": {"compiled": True},
+    ways: dict[str, dict[str, Any]] = {
+        "": {},
+        " reversible": {"reversible": True},
+        " compiled": {"compiled": True},
     }
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         print("scnf compiled is skipped: torch.compile needs a C++ compiler, and there is none", file=sys.stderr)
         names.remove("scnf compiled")
-        del recipes["scnf-fast compiled"]
+        del ways[" compiled"]
+    recipes = {f"scnf-fast{way}, batch {n}": {"batch": n, **how} for n in RECIPE_BATCHES for way, how in ways.items()}
     contenders = {name: contender(name, batch) for name in names}
     parameters = {name: parameter_counts(each.model) for name, each in contenders.items()}
     for name, (networks, total) in parameters.items():
@@ -333,13 +334,13 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         each.train_step()  # the networks start at zero
         check(name, each, batch)
     recipe_steps = {
-        task: {name: recipe_step(RECIPE_BATCH, bf16=task in BF16, **how)[0] for name, how in recipes.items()}
-        for task in TRAINING
+        task: {name: recipe_step(bf16=task in BF16, **how)[0] for name, how in recipes.items()} for task in TRAINING
     }
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)
     products = {task: matrix.bfloat16() if task in BF16 else matrix for task in TRAINING}
     work = dict.fromkeys(names, training_flops(contenders["scnf"].log_prob))
-    work |= dict.fromkeys(recipes, training_flops(recipe_step(RECIPE_BATCH)[1])) | {"product": 2 * len(matrix) ** 3}
+    work |= {name: training_flops(recipe_step(how["batch"])[1]) for name, how in recipes.items()}
+    work["product"] = 2 * len(matrix) ** 3
     quartiles: dict[str, dict[str, list[float]]] = {}
     for task in TASKS:
         calls: dict[str, Call] = {name: getattr(each, task) for name, each in contenders.items()}
@@ -372,7 +373,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append(f"\nBatch {batch}; the share is that of the training step in float32.")
     lines += [
-        f"{name} in {kind}, batch {RECIPE_BATCH}: trains on {RECIPE_BATCH / quartiles[task][name][1]:,.0f} images/s, "
+        f"{name}, in {kind}: trains on {recipes[name]['batch'] / quartiles[task][name][1]:,.0f} images/s, "
         f"{share[task][name]:.1%} of {rates[task]['product'] / 1e9:,.0f} GFLOP/s of matrix products."
         for task, kind in zip(TRAINING, ("float32", "bf16"), strict=False)
         for name in recipes

@@ -218,7 +218,7 @@ class GlobalConvNet(nn.Module):
             (channels, channels, nn.MaxPool2d(2, ceil_mode=True)),
             (channels, 2 * channels, nn.AdaptiveMaxPool2d(4)),
         ):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True), pool]
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), pool, nn.ReLU(inplace=True)]  # of fewer pixels so
         self.features = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(2 * channels * 16, hidden), nn.ReLU(inplace=True)
         )

@@ -112,16 +112,16 @@ class ClassConditionalGaussian(ClassConditional):
             self.register_buffer(name, value)
 
     def _scales(self, y: Tensor) -> Tensor:
-        return self.log_scale[y] if self.log_scale.shape[0] > 1 else self.log_scale
+        return self.log_scale.index_select(0, y) if self.log_scale.shape[0] > 1 else self.log_scale
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
         """Log p(z | y) [N], in nats."""
-        return gaussian_log_prob(z, self.mean[y], self._scales(y))
+        return gaussian_log_prob(z, self.mean.index_select(0, y), self._scales(y))
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """One z [N, D] for each label of y [N]."""
-        mean = self.mean[y]
+        mean = self.mean.index_select(0, y)
         return mean + torch.randn_like(mean) * self._scales(y).exp()
 
     @torch.no_grad()

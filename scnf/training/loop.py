@@ -227,6 +227,8 @@ def train(
     progress, sums, averaged, guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
     batches.guesses = None if guess is None else guesses
     forward = torch.compile(model) if compile else model
+    parameters = list(model.parameters())  # finding them takes a millisecond, too long for every step
+    keep_average = _averaging(averaged, model, ema)
     peak_lr = [group["lr"] for group in optimizer.param_groups]
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
     started, minutes_before = time.perf_counter(), progress.minutes
@@ -264,7 +266,7 @@ def train(
                 loss, metrics = loss_and_metrics(x, y, forward)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+                norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
                 last = batches.steps_per_epoch - progress.step == 1 or total_steps - progress.total_step == 1
                 check = last or progress.total_step % check_every == 0  # before a checkpoint, always
                 if check and not bool(torch.isfinite(loss + norm)):
@@ -275,8 +277,7 @@ def train(
                         "train.grad_clip"
                     )
                 optimizer.step()
-                if averaged is not None:
-                    averaged.update_parameters(model)
+                keep_average()
                 for name, value in {**metrics, "grad_norm": norm.detach()}.items():
                     sums[name] = sums.get(name, 0) + value
                 progress.step += 1
@@ -331,6 +332,29 @@ def _kept(run: Run) -> str:
 
 def _averaged(model: JointModel, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+def _averaging(averaged: AveragedModel | None, model: JointModel, decay: float) -> Callable[[], None]:
+    """What `averaged.update_parameters(model)` does, but for what that looks up, and waits for, at every step."""
+    if averaged is None:
+        return lambda: None
+    first, update = not averaged.n_averaged, get_ema_multi_avg_fn(decay)
+    own, other = (list(each.parameters()) for each in (averaged.module, model))
+    buffers = list(zip(averaged.module.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def keep_average() -> None:
+        nonlocal first
+        if first:  # there is nothing to average with
+            averaged.update_parameters(model)
+            first = False
+            return
+        update(own, other, averaged.n_averaged)
+        for mine, its in buffers:
+            mine.copy_(its)
+        averaged.n_averaged += 1
+
+    return keep_average
 
 
 def _save(
