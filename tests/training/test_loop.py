@@ -541,6 +541,23 @@ def test_averaged_weights_lag_behind(tmp_path: Path) -> None:
     assert any(not torch.equal(value, trained[f"model.{name}"]) for name, value in averaged.state_dict().items())
 
 
+def test_the_average_is_that_of_pytorch() -> None:
+    model = build("classifier", (1, 8, 8), 3, hidden=8)  # its batch normalisation has buffers, of two types
+    ours, theirs = (loop._averaged(model, 0.9) for _ in range(2))
+    assert ours is not None and theirs is not None
+    keep_average = loop._averaging(ours, model, 0.9)
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+        model(torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, UNLABELLED]))
+        keep_average()
+        theirs.update_parameters(model)
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys() and {each.dtype for each in found.values()} > {torch.float32}
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     clipped = fit(tmp_path / "a", [{}], max_steps=1, grad_clip=1e-12)[0]
     free = fit(tmp_path / "b", [{}], max_steps=1)[0]
