@@ -339,7 +339,8 @@ def speed(seconds: float, batch: int, out: Path) -> None:
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)
     products = {task: matrix.bfloat16() if task in BF16 else matrix for task in TRAINING}
     work = dict.fromkeys(names, training_flops(contenders["scnf"].log_prob))
-    work |= {name: training_flops(recipe_step(how["batch"])[1]) for name, how in recipes.items()}
+    flops = {n: training_flops(recipe_step(n)[1]) for n in RECIPE_BATCHES}
+    work |= {name: flops[how["batch"]] for name, how in recipes.items()}
     work["product"] = 2 * len(matrix) ** 3
     quartiles: dict[str, dict[str, list[float]]] = {}
     for task in TASKS:
