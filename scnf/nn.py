@@ -26,6 +26,20 @@ def _zero(layer: _Layer) -> _Layer:
     return layer
 
 
+class _Conv3x3(nn.Conv2d):
+    """3x3 convolution, padded to keep the size; with zeros, it is :func:`scnf.native.conv3x3` where that can be."""
+
+    def __init__(self, in_channels: int, out_channels: int, padding: Literal["zeros", "reflect"] = "zeros") -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
+        outputs = None
+        if self.padding_mode == "zeros":
+            outputs = native.conv3x3(inputs, self.weight, cast(Tensor, self.bias))
+        return super().forward(inputs) if outputs is None else outputs
+
+
 class _Residual(nn.Module):
     """Pre-activation residual block: x + second(act(first(act(x))))."""
 
@@ -102,7 +116,7 @@ class ConvNet(nn.Module):
         super().__init__()
 
         def conv(inputs: int, outputs: int) -> nn.Conv2d:
-            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding)
+            return _Conv3x3(inputs, outputs, padding)
 
         self.takes_context = context_features > 0
         self.enter = conv(in_channels + context_features, hidden)
@@ -218,7 +232,7 @@ class GlobalConvNet(nn.Module):
             (channels, channels, nn.MaxPool2d(2, ceil_mode=True)),
             (channels, 2 * channels, nn.AdaptiveMaxPool2d(4)),
         ):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), pool, nn.ReLU(inplace=True)]  # of fewer pixels so
+            layers += [_Conv3x3(inputs, outputs), pool, nn.ReLU(inplace=True)]  # of fewer pixels so
         self.features = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(2 * channels * 16, hidden), nn.ReLU(inplace=True)
         )
@@ -279,10 +293,10 @@ class ConvDecoder(nn.Module):
         self.grow = nn.Sequential(
             nn.ReLU(),
             nn.Upsample(size=half),
-            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            _Conv3x3(2 * channels, channels),
             nn.ReLU(),
             nn.Upsample(size=full),
-            _zero(nn.Conv2d(channels, shape[0], 3, padding=1)),
+            _zero(_Conv3x3(channels, shape[0])),
         ).to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The kernel of Glow's coupling networks: what PyTorch's convolutions give, and where there is no compiler, these."""
+"""The kernels of convolutions: what PyTorch's give, and where there is no compiler, these."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
-from scnf.nn import ConvNet
+from scnf.nn import ConvNet, GlobalConvNet
 
 needs_kernel = pytest.mark.skipif(native.library() is None, reason="no kernel can be built here")
 fresh = native.library.__wrapped__
@@ -177,6 +177,9 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
         torch.library.opcheck(native._forward, arrays, test_utils=["test_schema", "test_faketensor"])
         backward = [native.conv_net(*arrays), *arrays]
         torch.library.opcheck(native._backward, backward, test_utils=["test_schema", "test_faketensor"])
+    x = one_convolution(2, 9, 4, 5, 6)[0]
+    grad = torch.zeros(2, 4, 5, 6, dtype=x.dtype)
+    torch.library.opcheck(native._weight_gradient, [grad, x], test_utils=["test_schema", "test_faketensor"])
 
 
 @needs_kernel
@@ -226,6 +229,116 @@ def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.M
     assert network.to("meta")(x.float().to("meta")).shape == (2, 5, 6, 6)
     huge = torch.zeros(1, 3, 400, 400)
     assert glow_network().float()(huge).shape == (1, 5, 400, 400)
+
+
+def one_convolution(images: int, channels: int, outputs: int, *size: int) -> list[Tensor]:
+    """x, weight and bias, with channels last as in the networks."""
+    torch.manual_seed(0)
+    shapes = (images, channels, *size), (outputs, channels, 3, 3)
+    x, weight = (torch.randn(s, dtype=torch.float64).contiguous(memory_format=torch.channels_last) for s in shapes)
+    return [x, weight, torch.randn(outputs, dtype=torch.float64)]
+
+
+def pytorch_convolution(*arrays: Tensor) -> Tensor:
+    return F.conv2d(*arrays, padding=1)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (6, 8, 5, 14, 14),
+        (5, 9, 3, 7, 7),
+        (3, 64, 17, 9, 11),
+        (2, 8, 1, 1, 1),
+        (2, 8, 2, 1, 5),
+        (2, 12, 2, 5, 1),
+        (1, 11, 4, 33, 20),
+        (2, 8, 3, 3, 70),
+        (0, 8, 3, 4, 4),
+    ],
+    ids=str,
+)
+def test_the_weights_of_one_convolution_get_their_gradient(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    arrays = one_convolution(*sizes)
+    expected = outputs_and_gradients(pytorch_convolution, arrays)
+    found = outputs_and_gradients(native.conv3x3, [array.to(dtype) for array in arrays])
+    for array, reference in zip(found, expected, strict=True):
+        assert array.dtype == dtype and array.shape == reference.shape
+        assert (array - reference).norm() <= (1e-13 if dtype == torch.float64 else 1e-5) * reference.norm()
+
+
+@needs_kernel
+def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> None:
+    x, weight, bias = one_convolution(7, 9, 4, 5, 6)
+    expected = outputs_and_gradients(pytorch_convolution, [x, weight, bias])
+    layouts = [x.contiguous(), torch.cat([x, x])[7:], torch.stack([x, x], dim=-1)[..., 0]]
+    for laid_out in layouts:
+        leaf, weights = laid_out.detach(), (weight.contiguous().requires_grad_(), bias.requires_grad_())
+        scale = torch.linspace(0.5, 2, expected[0].numel(), dtype=torch.float64).view_as(expected[0])
+        found = torch.autograd.grad((scale * native.conv3x3(leaf, *weights)).sum(), weights)
+        torch.testing.assert_close(list(found), expected[2:])
+    compiled = torch.compile(native.conv3x3, fullgraph=True)
+    torch.testing.assert_close(outputs_and_gradients(compiled, [x, weight, bias]), expected)
+    weight, bias = weight.detach().requires_grad_(), bias.detach()
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda w, f=f: f(x[:1], w, bias), weight, vectorize=True)
+        for f in (native.conv3x3, pytorch_convolution)
+    ]
+    torch.testing.assert_close(*jacobians)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together, again = (outputs_and_gradients(native.conv3x3, [x, weight, bias]) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
+    torch.testing.assert_close(together, expected)
+
+
+@needs_kernel
+def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
+    x, weight, bias = one_convolution(2, 8, 4, 5, 5)
+    assert native.conv3x3(x, weight, bias) is None  # nobody asks for a gradient
+    weight.requires_grad_()
+    assert native.conv3x3(x, weight, bias) is not None
+    for wrong in ((x.float(), weight), (x[:, :4], weight[:, :4]), (x[0], weight), (x[:, :7], weight)):
+        assert native.conv3x3(*wrong, bias) is None
+    with torch.no_grad():
+        assert native.conv3x3(x, weight, bias) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert native.conv3x3(x, weight, bias) is None
+    sums = torch.func.grad(lambda w: pytorch_convolution(x, w, bias).sum())
+    assert torch.func.grad(lambda w: (native.conv3x3(x, w, bias) or pytorch_convolution(x, w, bias)).sum())(
+        weight.detach()
+    ).equal(sums(weight.detach()))
+
+
+@needs_kernel
+def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, kernel = [], native._kernel
+    monkeypatch.setattr(native, "_kernel", lambda name, like: calls.append(name) or kernel(name, like))
+    for network, convolutions_of_it in ((GlobalConvNet(3, 2, (8, 8), 16, 32), 2), (ConvNet(3, 2, 16, blocks=1), 3)):
+        x = torch.randn(4, 3, 8, 8)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        calls.clear()
+        network(x).square().sum().backward()
+        assert calls == ["weight_gradient"] * convolutions_of_it
+        found = {name: parameter.grad for name, parameter in network.named_parameters()}
+        network.zero_grad()
+        with monkeypatch.context() as context:
+            context.setattr(native, "conv3x3", lambda *arrays: None)
+            network(x).square().sum().backward()
+        assert len(calls) == convolutions_of_it
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-3)
+    reflecting = ConvNet(3, 2, 16, blocks=1, padding="reflect")
+    calls.clear()
+    reflecting(x).sum().backward()
+    assert not calls
 
 
 def test_it_is_not_for_what_does_not_fit() -> None:
@@ -309,3 +422,5 @@ def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = ConvNet(2, 4, hidden=8), torch.zeros(1, 2, 5, 5)
     assert native.conv_net(x, *network.parameters()) is None
     assert network(x).shape == (1, 4, 5, 5)
+    x, weight, bias = one_convolution(2, 8, 4, 5, 5)
+    assert native.conv3x3(x, weight.requires_grad_(), bias) is None

@@ -1,4 +1,5 @@
-// A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory.
+// A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory; and
+// the gradient at the weights of a single 3x3 convolution.
 //
 // Images are taken a few at a time, so that all that lies between input and output stays in the cache of one core; in
 // backward it is computed again. Every array of a block is a matrix with a row for each channel (or channel and tap of
@@ -20,6 +21,7 @@ constexpr long kBytes = 32, kRows = 4;
 #endif
 constexpr long kVectors = 3;
 constexpr long kBlock = 24576;  // numbers of a hidden layer in a block: four of them fit into half a megabyte
+constexpr long kPixels = 64;    // of three vectors each: they stay in the first-level cache
 
 template <typename Real> struct Simd {
     typedef Real Vector __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));
@@ -46,8 +48,8 @@ template <typename Real> struct Matrix {
     long row, column;
 };
 
-// What follows a product: nothing, max(0, product + bias), or 0 where `with` is not positive.
-enum class Then { nothing, relu, where };
+// What becomes of a product: it alone, C + product, max(0, product + bias), or 0 where `with` is not positive.
+enum class Then { nothing, add, relu, where };
 
 template <typename Real, Then then, int rows, int vectors>
 [[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c,
@@ -56,7 +58,9 @@ template <typename Real, Then then, int rows, int vectors>
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) sums[r][v] = Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = then == Then::add ? load(c + r * stride + v * Simd<Real>::size)
+                                           : Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
 #pragma GCC unroll 4
     for (long k = 0; k < depth; k++) {
         Vector<Real> row[vectors];
@@ -88,13 +92,14 @@ void product_columns(long rows, long depth, Matrix<Real> a, const Real *b, long 
         for (; rows >= tall; rows -= tall, c += tall * stride) {
             product_tile<Real, then, tall, vectors>(depth, a, b, stride, c, with);
             a.at += tall * a.row;
-            if (then != Then::nothing) with += then == Then::relu ? tall : tall * stride;
+            if (then == Then::relu) with += tall;
+            if (then == Then::where) with += tall * stride;
         }
         product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, stride, c, with);
     }
 }
 
-// C = A B, and what follows; B and C have `columns` columns, whole vectors.
+// C = A B, or what else becomes of it; B and C have `columns` columns, whole vectors.
 template <typename Real, Then then = Then::nothing>
 void product(long rows, long depth, long columns, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
     for (long n = 0, vectors; n < columns; n += vectors * Simd<Real>::size) {
@@ -341,6 +346,58 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
     }
 }
 
+// Of a 3x3 convolution from `channels` to `outputs`, all with channels last: grad_w is [output, tap, channel]. For taps to
+// the left or right, the gradient of pixels without such a neighbour is set to zero: so rows need not be told apart.
+template <typename Real>
+void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *grad_y, Real *grad_w) {
+    const long wide = (of.channels + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;  // whole vectors
+    const long rows = std::min(of.height, std::max(1L, kPixels / of.width)), matrix = of.outputs * wide;
+    std::vector<std::vector<Real>> found(threads);  // [tap, output, channel]
+#pragma omp parallel num_threads(threads)
+    {
+        auto &own = found[omp_get_thread_num()];
+        own.resize(9 * matrix);
+        Real *kept = scratch<Real>(rows * of.width * of.outputs + of.pixels() * wide);
+        Real *padded = kept + rows * of.width * of.outputs;
+#pragma omp for schedule(static)
+        for (long n = 0; n < of.images; n++) {
+            const Real *image = x + n * of.pixels() * of.channels;
+            if (wide != of.channels) {
+                for (long p = 0; p < of.pixels(); p++, image += of.channels)
+                    std::fill(std::copy_n(image, of.channels, padded + p * wide), padded + (p + 1) * wide, Real(0));
+                image = padded;
+            }
+            for (long top = 0; top < of.height; top += rows) {
+                const long start = top * of.width, end = std::min(of.height, top + rows) * of.width;
+                const Real *all = grad_y + (n * of.pixels() + start) * of.outputs;
+                for (long right = -1; right <= 1; right++) {
+                    if (right != 0) {
+                        std::copy_n(all, (end - start) * of.outputs, kept);
+                        for (long p = right < 0 ? 0 : of.width - 1; p < end - start; p += of.width)
+                            std::fill_n(kept + p * of.outputs, of.outputs, Real(0));
+                    }
+                    for (long down = -1; down <= 1; down++) {
+                        const Shift move(of, down, right);
+                        const long first = std::max(start, move.first), last = std::min(end, move.last);
+                        if (first < last)
+                            product<Real, Then::add>(
+                                of.outputs, last - first, wide,
+                                {(right != 0 ? kept : all) + (first - start) * of.outputs, 1, of.outputs},
+                                image + (first + move.by) * wide, own.data() + (3 * down + right + 4) * matrix);
+                    }
+                }
+            }
+        }
+    }
+    for (long o = 0; o < of.outputs; o++)
+        for (long tap = 0; tap < 9; tap++)
+            for (long c = 0; c < of.channels; c++, grad_w++) {
+                *grad_w = 0;
+                for (const auto &own : found)
+                    if (!own.empty()) *grad_w += own[tap * matrix + o * wide + c];
+            }
+}
+
 template <typename Real> Layers<const Real> layers(const Real *const *at) {
     return {at[0], at[1], at[2], at[3], at[4], at[5]};
 }
@@ -358,6 +415,10 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
                                     const Real *const *weights, const Real *grad_y, Real *grad_x,                      \
                                     Real *const *grad_weights) {                                                       \
         backward<Real>(*of, threads, {x, image, channel}, layers(weights), grad_y, grad_x, grad_weights);              \
+    }                                                                                                                  \
+    extern "C" void weight_gradient_##name(const Sizes *of, int threads, const Real *x, const Real *grad_y,            \
+                                           Real *grad_w) {                                                             \
+        weight_gradient<Real>(*of, threads, x, grad_y, grad_w);                                                        \
     }
 
 ENTRY_POINTS(float, float32)
