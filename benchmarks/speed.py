@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
 import resource
 import shutil
@@ -44,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import UNLABELLED, transforms
 from scnf.distributions.gaussian import gaussian_log_prob
-from scnf.machine import has_bfloat16, keep_freed_memory
+from scnf.machine import description, has_bfloat16, keep_freed_memory
 from scnf.models.architectures import build
 from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
@@ -306,8 +305,7 @@ def machine() -> dict[str, Any]:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: a load of {load:.1f} before the start: something else is running", file=sys.stderr)
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "load": load}
+    return {**description(DEVICE), "torch": torch.__version__, "load": load}
 
 
 def speed(seconds: float, batch: int, out: Path) -> None:

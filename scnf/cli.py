@@ -233,6 +233,7 @@ class _Workbench:
 
 def train(words: Sequence[str]) -> int:
     """`scnf train`: train, evaluate once on test, leave everything in a run directory."""
+    from scnf.machine import description
     from scnf.models.flow import SemiConditionalFlow
 
     own, overrides = _take(words, "--config", "--resume")
@@ -267,7 +268,7 @@ def train(words: Sequence[str]) -> int:
                 settings.model.m1 = str(run.path / M1_COPY)  # which runs as it did, whatever `last` is by then
             run.write_text("config.yaml", config.to_yaml(settings))
             run.write_json("split.json", bench.split.to_json())
-            run.write_json("env.json", runs.environment(sys.argv, str(bench.device)))
+            run.write_json("env.json", runs.environment(sys.argv, description(bench.device)))
             for name, source in bench.m1_files.items():
                 with atomic_write(run.path / M1_COPY / name) as temporary:
                     shutil.copyfile(source, temporary)

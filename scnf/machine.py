@@ -1,7 +1,11 @@
 """What the machine underneath offers."""
 
 import ctypes
+import os
+import platform
+import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -14,6 +18,19 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     have = torch.cpu.get_capabilities()
     return bool(have.get("avx512_bf16") or have.get("amx_bf16"))
+
+
+def description(device: torch.device) -> dict[str, str | int | None]:
+    """The device with its maker's name, the processors, and the threads that PyTorch uses: all that speed depends on."""
+    about = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: *(.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
+    processor = model.group(1).strip() if model else platform.processor() or platform.machine()
+    return {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+    }
 
 
 def keep_freed_memory() -> bool:

@@ -257,21 +257,16 @@ class Run:
         )
 
 
-def environment(argv: Sequence[str], device: str) -> dict[str, Any]:
+def environment(argv: Sequence[str], machine: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was made with: the command, the commit of the sources, versions and the machine (not its name).
 
     Args:
         argv: the command line.
-        device: a torch device, such as "cpu" or "cuda:0".
+        machine: what :func:`scnf.machine.description` says.
     """
     source = _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
     commit = _git("rev-parse", "HEAD") if source is not None else None
     changes = _git("status", "--porcelain", ".") if commit else None
-    device_name = platform.processor() or platform.machine()
-    if device.startswith("cuda"):
-        import torch
-
-        device_name = torch.cuda.get_device_name(device)
     return {
         "argv": list(argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -279,9 +274,7 @@ def environment(argv: Sequence[str], device: str) -> dict[str, Any]:
         "dirty": None if changes is None else bool(changes),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "device": device,
-        "device_name": device_name,
+        **machine,
         "versions": {name: _version(name) for name in ("scnf", "torch", "torchvision", "numpy", "nflows")},
     }
 

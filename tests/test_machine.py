@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from scnf.machine import has_bfloat16
+from scnf.machine import description, has_bfloat16
 
 FAULTS = """
 import resource, torch
@@ -39,3 +39,10 @@ def test_freed_memory_stays_with_the_process() -> None:
 def test_bfloat16_is_where_the_instructions_are() -> None:
     have = torch.cpu.get_capabilities()
     assert has_bfloat16(torch.device("cpu")) == bool(have.get("avx512_bf16") or have.get("amx_bf16"))
+
+
+def test_a_processor_goes_by_its_model_where_linux_tells_it() -> None:
+    found = description(torch.device("cpu"))
+    assert found["device"] == "cpu" and found["threads"] == torch.get_num_threads() and found["cpus"]
+    about = subprocess.run(["grep", "-m1", "model name", "/proc/cpuinfo"], capture_output=True, text=True).stdout
+    assert found["device_name"] and (not about or about.split(":", 1)[1].strip() == found["device_name"])

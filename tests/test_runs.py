@@ -279,8 +279,8 @@ except UserError as error:
 
 
 def test_environment_names_versions_and_device_but_not_the_host() -> None:
-    found = environment(["scnf", "train"], "cpu")
-    assert found["argv"] == ["scnf", "train"] and found["device"] == "cpu" and found["cpus"] >= 1
+    found = environment(["scnf", "train"], {"device": "cpu", "cpus": 2})
+    assert found["argv"] == ["scnf", "train"] and found["device"] == "cpu" and found["cpus"] == 2
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["versions"]["torch"] and set(found["versions"]) == {"scnf", "torch", "torchvision", "numpy", "nflows"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", found["started"])
@@ -295,7 +295,7 @@ def test_environment_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
 
     def seen() -> tuple[str | None, bool | None]:
-        found = environment([], "cpu")
+        found = environment([], {})
         return found["commit"], found["dirty"]
 
     package = tmp_path / "scnf"
