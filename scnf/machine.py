@@ -21,7 +21,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def description(device: torch.device) -> dict[str, str | int | None]:
-    """The device with its maker's name, the processors, and the threads that PyTorch uses: all that speed depends on."""
+    """What speed depends on: the device and its maker's name, the processors, the threads that PyTorch uses."""
     about = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: *(.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
     processor = model.group(1).strip() if model else platform.processor() or platform.machine()
