@@ -415,8 +415,8 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
-    time = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-    cost = f"{time}{rate}, {summary['peak_memory_mb']:.0f} MB at most"
+    spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    cost = f"{spent}{rate}, {summary['peak_memory_mb']:.0f} MB at most"
     print(f"{cost}; {kept}all is in {run.path}")
 
 

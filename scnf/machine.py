@@ -21,9 +21,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def description(device: torch.device) -> dict[str, str | int | None]:
-    """What speed depends on: the device and its maker's name, the processors, the threads that PyTorch uses."""
-    about = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: *(.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
+    """What speed depends on: the device and its model, the processors, the threads that PyTorch uses."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        about = ""
+    model = re.search(r"^model name\s*: *(.+)$", about, re.MULTILINE)
     processor = model.group(1).strip() if model else platform.processor() or platform.machine()
     return {
         "cpus": os.cpu_count(),

@@ -35,8 +35,8 @@ class _Conv3x3(nn.Conv2d):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
         outputs = None
-        if self.padding_mode == "zeros":
-            outputs = native.conv3x3(inputs, self.weight, cast(Tensor, self.bias))
+        if self.padding_mode == "zeros" and self.bias is not None:
+            outputs = native.conv3x3(inputs, self.weight, self.bias)
         return super().forward(inputs) if outputs is None else outputs
 
 

@@ -256,6 +256,7 @@ def pytorch_convolution(*arrays: Tensor) -> Tensor:
         (2, 12, 2, 5, 1),
         (1, 11, 4, 33, 20),
         (2, 8, 3, 3, 70),
+        (3, 32, 1, 6, 6),
         (0, 8, 3, 4, 4),
     ],
     ids=str,

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("conv_net.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
-_FEW = 8  # channels, of which PyTorch's convolutions are as fast
+_FEW = 8  # channels, below which PyTorch's gradients are as fast
 _LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
 
 
@@ -266,13 +266,13 @@ class _Conv3x3(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         back = (grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
         grad_x = torch.ops.aten.convolution_backward(*back)[0] if ctx.needs_input_grad[0] else None
-        return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3))
+        return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
-    """3x3 convolution, padded with zeros: PyTorch's, but for the gradient at the weights, which takes half the time.
+    """3x3 convolution, padded with zeros: PyTorch's, but for the gradient at the weights, which comes sooner.
 
-    Second derivatives and forward-mode ones are refused as by :func:`conv_net`.
+    That gradient cannot be differentiated again, and there is no forward mode: see :func:`conv_net`.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
@@ -280,15 +280,16 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
         bias: [D], like x.
 
     Returns:
-        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, has fewer than 8
-        channels, or the gradient at the weights is not asked for.
+        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, they have fewer than 8
+        channels or more than a million weights, or the gradient at the weights is not asked for.
 
     Example:
-        >>> outputs = conv3x3(torch.zeros(5, 2, 7, 7), torch.ones(4, 2, 3, 3, requires_grad=True), torch.ones(4))
+        >>> outputs = conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4))
         >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
     asked = torch.is_grad_enabled() and weight.requires_grad
-    fits = x.dim() == 4 and x.shape[1] >= _FEW and weight.shape == (bias.shape[0], x.shape[1], 3, 3)
+    fits = x.dim() == 4 and x.shape[1] >= _FEW and weight.shape == (bias.numel(), x.shape[1], 3, 3)
+    fits = fits and weight.numel() <= _LARGEST  # each thread has a sum of its own
     if not asked or not fits or not _takes(x, (weight, bias), max(x.shape[1], weight.shape[0])):
         return None
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))

@@ -1,9 +1,9 @@
 // A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory; and
 // the gradient at the weights of a single 3x3 convolution.
 //
-// Images are taken a few at a time, so that all that lies between input and output stays in the cache of one core; in
-// backward it is computed again. Every array of a block is a matrix with a row for each channel (or channel and tap of
-// a 3x3 window) and a column for each pixel, padded to whole vectors.
+// The network takes images a few at a time, so that all that lies between input and output stays in the cache of one
+// core; in backward it is computed again. Every array of such a block is a matrix with a row for each channel (or
+// channel and tap of a 3x3 window) and a column for each pixel, padded to whole vectors.
 
 #include <omp.h>
 
@@ -347,7 +347,7 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
 }
 
 // Of a 3x3 convolution from `channels` to `outputs`, all with channels last: grad_w is [output, tap, channel]. For taps to
-// the left or right, the gradient of pixels without such a neighbour is set to zero: so rows need not be told apart.
+// the left or right, the gradient of pixels without such a neighbour is set to zero, so that rows run on.
 template <typename Real>
 void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *grad_y, Real *grad_w) {
     const long wide = (of.channels + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;  // whole vectors
