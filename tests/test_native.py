@@ -318,8 +318,8 @@ def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
 
 @needs_kernel
 def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, kernel = [], native._kernel
-    monkeypatch.setattr(native, "_kernel", lambda name, like: calls.append(name) or kernel(name, like))
+    calls, call = [], native._call
+    monkeypatch.setattr(native, "_call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
     for network, convolutions_of_it in ((GlobalConvNet(3, 2, (8, 8), 16, 32), 2), (ConvNet(3, 2, 16, blocks=1), 3)):
         x = torch.randn(4, 3, 8, 8)
         with torch.no_grad():

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,15 +119,17 @@ class _Sizes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_long) for name in ("images", "channels", "hidden", "outputs", "height", "width"))
 
 
-def _call(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None:
-    """Call a kernel on x [N, C, H, W], whose planes are dense, the weights, and further arrays."""
-    sizes = _Sizes(x.shape[0], x.shape[1], weights[0].shape[0], weights[4].shape[0], *x.shape[2:])
+def _call(name: str, x: Tensor, hidden: int, outputs: int, *arrays: Any) -> None:
+    """Call a kernel on x [N, C, H, W] and what else it takes."""
+    sizes = _Sizes(x.shape[0], x.shape[1], hidden, outputs, *x.shape[2:])
+    function = getattr(library(), f"{name}_{_NAMES[x.dtype]}")
+    function(ctypes.byref(sizes), torch.get_num_threads(), _at(x), *arrays)
+
+
+def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None:
+    """Call a kernel of the network on x, whose planes are dense, the weights, and further arrays."""
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
-    _kernel(name, x)(ctypes.byref(sizes), torch.get_num_threads(), _at(x), *strides, _table(weights), *arrays)
-
-
-def _kernel(name: str, like: Tensor) -> Callable[..., None]:
-    return cast(Callable[..., None], getattr(library(), f"{name}_{_NAMES[like.dtype]}"))
+    _call(name, x, weights[0].shape[0], weights[4].shape[0], *strides, _table(weights), *arrays)
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:
@@ -165,7 +167,7 @@ def _forward(
 ) -> Tensor:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     outputs = x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:])
-    _call("forward", _with_dense_planes(x), weights, _at(outputs))
+    _call_network("forward", _with_dense_planes(x), weights, _at(outputs))
     return outputs
 
 
@@ -183,7 +185,7 @@ def _backward(
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
-    _call("backward", _with_dense_planes(x), weights, _at(grad), _at(grad_x), _table(grads))
+    _call_network("backward", _with_dense_planes(x), weights, _at(grad), _at(grad_x), _table(grads))
     return cast(Any, (grad_x, *grads))
 
 
@@ -244,9 +246,8 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
 @torch.library.custom_op("scnf::conv3x3_weight_gradient", mutates_args=())
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
-    sizes = _Sizes(x.shape[0], x.shape[1], 0, grad.shape[1], *x.shape[2:])
     found = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
-    _kernel("weight_gradient", x)(ctypes.byref(sizes), torch.get_num_threads(), _at(x), _at(grad), _at(found))
+    _call("weight_gradient", x, 0, grad.shape[1], _at(grad), _at(found))
     return found.permute(0, 3, 1, 2)
 
 
@@ -288,8 +289,12 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
         >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
     asked = torch.is_grad_enabled() and weight.requires_grad
-    fits = x.dim() == 4 and x.shape[1] >= _FEW and weight.shape == (bias.numel(), x.shape[1], 3, 3)
-    fits = fits and weight.numel() <= _LARGEST  # each thread has a sum of its own
+    fits = (
+        x.dim() == 4
+        and x.shape[1] >= _FEW
+        and weight.shape == (bias.numel(), x.shape[1], 3, 3)
+        and weight.numel() <= _LARGEST  # each thread has a sum of its own
+    )
     if not asked or not fits or not _takes(x, (weight, bias), max(x.shape[1], weight.shape[0])):
         return None
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))

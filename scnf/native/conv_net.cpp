@@ -1,5 +1,5 @@
-// A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory; and
-// the gradient at the weights of a single 3x3 convolution.
+// A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory;
+// and the gradient at the weights of a single 3x3 convolution.
 //
 // The network takes images a few at a time, so that all that lies between input and output stays in the cache of one
 // core; in backward it is computed again. Every array of such a block is a matrix with a row for each channel (or
@@ -346,13 +346,39 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
     }
 }
 
-// Of a 3x3 convolution from `channels` to `outputs`, all with channels last: grad_w is [output, tap, channel]. For taps to
-// the left or right, the gradient of pixels without such a neighbour is set to zero, so that rows run on.
+// Added to found[tap, output, channel], of one image with channels last and `wide` of them. For taps to the left or
+// right, the gradient of pixels without such a neighbour is set to zero, so that rows run on. `kept` takes some rows.
+template <typename Real>
+void add_weight_gradient(const Sizes &of, long rows, long wide, const Real *image, const Real *grad_y, Real *kept,
+                         Real *found) {
+    for (long top = 0; top < of.height; top += rows) {
+        const long start = top * of.width, end = std::min(of.height, top + rows) * of.width;
+        const Real *all = grad_y + start * of.outputs;
+        for (long right = -1; right <= 1; right++) {
+            if (right != 0) {
+                std::copy_n(all, (end - start) * of.outputs, kept);
+                for (long p = right < 0 ? 0 : of.width - 1; p < end - start; p += of.width)
+                    std::fill_n(kept + p * of.outputs, of.outputs, Real(0));
+            }
+            for (long down = -1; down <= 1; down++) {
+                const Shift move(of, down, right);
+                const long first = std::max(start, move.first), last = std::min(end, move.last);
+                if (first >= last) continue;
+                const Real *grad = (right != 0 ? kept : all) + (first - start) * of.outputs;
+                product<Real, Then::add>(of.outputs, last - first, wide, {grad, 1, of.outputs},
+                                         image + (first + move.by) * wide,
+                                         found + (3 * down + right + 4) * of.outputs * wide);
+            }
+        }
+    }
+}
+
+// Of a 3x3 convolution from `channels` to `outputs`, all with channels last: grad_w is [output, tap, channel].
 template <typename Real>
 void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *grad_y, Real *grad_w) {
     const long wide = (of.channels + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;  // whole vectors
     const long rows = std::min(of.height, std::max(1L, kPixels / of.width)), matrix = of.outputs * wide;
-    std::vector<std::vector<Real>> found(threads);  // [tap, output, channel]
+    std::vector<std::vector<Real>> found(threads);
 #pragma omp parallel num_threads(threads)
     {
         auto &own = found[omp_get_thread_num()];
@@ -367,26 +393,7 @@ void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *gr
                     std::fill(std::copy_n(image, of.channels, padded + p * wide), padded + (p + 1) * wide, Real(0));
                 image = padded;
             }
-            for (long top = 0; top < of.height; top += rows) {
-                const long start = top * of.width, end = std::min(of.height, top + rows) * of.width;
-                const Real *all = grad_y + (n * of.pixels() + start) * of.outputs;
-                for (long right = -1; right <= 1; right++) {
-                    if (right != 0) {
-                        std::copy_n(all, (end - start) * of.outputs, kept);
-                        for (long p = right < 0 ? 0 : of.width - 1; p < end - start; p += of.width)
-                            std::fill_n(kept + p * of.outputs, of.outputs, Real(0));
-                    }
-                    for (long down = -1; down <= 1; down++) {
-                        const Shift move(of, down, right);
-                        const long first = std::max(start, move.first), last = std::min(end, move.last);
-                        if (first < last)
-                            product<Real, Then::add>(
-                                of.outputs, last - first, wide,
-                                {(right != 0 ? kept : all) + (first - start) * of.outputs, 1, of.outputs},
-                                image + (first + move.by) * wide, own.data() + (3 * down + right + 4) * matrix);
-                    }
-                }
-            }
+            add_weight_gradient(of, rows, wide, image, grad_y + n * of.pixels() * of.outputs, kept, own.data());
         }
     }
     for (long o = 0; o < of.outputs; o++)
