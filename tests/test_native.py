@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
@@ -63,6 +64,18 @@ def outputs_and_gradients(network, arrays: list[Tensor]) -> list[Tensor]:
     return [outputs.detach(), *(array.grad for array in arrays)]
 
 
+class CountKept(TorchDispatchMode):
+    """How many numbers the network of convolutions hands to backward."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), named=None):
+        results = operator(*arguments, **(named or {}))
+        if operator is torch.ops.scnf.conv_net.default:
+            self.numbers += results[1].numel()
+        return results
+
+
 @needs_kernel
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -113,6 +126,44 @@ def test_threads_share_the_images_and_give_the_same_each_time(threads: int) -> N
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernel
+def test_what_is_not_a_number_is_forgotten() -> None:
+    arrays = [array.requires_grad_() for array in drawn((3, 2, 8, 2, 5, 5))]
+    outputs = native.conv_net(*arrays)
+    x, *weights = drawn((64, 2, 8, 2, 8, 8))
+    outputs_and_gradients(native.conv_net, [x * float("nan"), *weights])
+    found = torch.autograd.grad(outputs.sum(), arrays)
+    torch.testing.assert_close(found, torch.autograd.grad(convolutions(*arrays).sum(), arrays))
+
+
+@needs_kernel
+def test_what_is_kept_for_backward_does_not_depend_on_threads() -> None:
+    arrays = drawn((7, 2, 96, 4, 7, 7))
+    expected = outputs_and_gradients(convolutions, arrays)
+    before = torch.get_num_threads()
+    arrays = [array.detach().requires_grad_() for array in arrays]
+    try:
+        torch.set_num_threads(3)
+        outputs = native.conv_net(*arrays)
+        torch.set_num_threads(1)
+        upstream = torch.linspace(0.5, 2, outputs.numel(), dtype=outputs.dtype).view_as(outputs)
+        grads = torch.autograd.grad(outputs, arrays, upstream)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close([outputs, *grads], expected)
+
+
+@needs_kernel
+def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
+    arrays = drawn((4, 2, 8, 3, 5, 5))
+    with_weights = [arrays[0], *(weight.requires_grad_() for weight in arrays[1:])]
+    with CountKept() as asked:
+        outputs = native.conv_net(*with_weights)
+    with CountKept() as unasked, torch.no_grad():
+        assert torch.equal(native.conv_net(*with_weights), outputs)
+    assert (asked.numbers, unasked.numbers) == (4 * 8 * 5 * 5, 0)
 
 
 @needs_kernel
@@ -174,8 +225,9 @@ def test_its_operations_are_counted() -> None:
 def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
         arrays = drawn(sizes, torch.float32)
-        torch.library.opcheck(native._forward, arrays, test_utils=["test_schema", "test_faketensor"])
-        backward = [native.conv_net(*arrays), *arrays]
+        for keep in (False, True):
+            torch.library.opcheck(native._forward, [*arrays, keep], test_utils=["test_schema", "test_faketensor"])
+        backward = [*native._forward(*arrays, True), *arrays]
         torch.library.opcheck(native._backward, backward, test_utils=["test_schema", "test_faketensor"])
     x = one_convolution(2, 9, 4, 5, 6)[0]
     grad = torch.zeros(2, 4, 5, 6, dtype=x.dtype)

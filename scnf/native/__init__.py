@@ -154,6 +154,11 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
+def _shapes(x: Tensor, middle: Tensor, leave: Tensor, keep: bool) -> list[tuple[int, ...]]:
+    """Of the outputs, and of the second hidden layer, which backward asks for."""
+    return [(len(x), len(leave), *x.shape[2:]), (len(x), len(middle), *x.shape[2:]) if keep else (0,)]
+
+
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
 @torch.library.custom_op("scnf::conv_net", mutates_args=())
 def _forward(
@@ -164,16 +169,18 @@ def _forward(
     middle_bias: Tensor,
     leave: Tensor,
     leave_bias: Tensor,
-) -> Tensor:
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    outputs = x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:])
-    _call_network("forward", _with_dense_planes(x), weights, _at(outputs))
-    return outputs
+    outputs, kept = (x.new_empty(shape) for shape in _shapes(x, middle, leave, keep))
+    _call_network("forward", _with_dense_planes(x), weights, _at(outputs), _at(kept))
+    return outputs, kept
 
 
 @torch.library.custom_op("scnf::conv_net_backward", mutates_args=())
 def _backward(
     grad: Tensor,
+    kept: Tensor,
     x: Tensor,
     enter: Tensor,
     enter_bias: Tensor,
@@ -185,23 +192,23 @@ def _backward(
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
-    _call_network("backward", _with_dense_planes(x), weights, _at(grad), _at(grad_x), _table(grads))
+    _call_network("backward", _with_dense_planes(x), weights, _at(kept), _at(grad), _at(grad_x), _table(grads))
     return cast(Any, (grad_x, *grads))
 
 
 @_forward.register_fake
-def _(x: Tensor, *weights: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weights[4].shape[0], *x.shape[2:])
+def _(x: Tensor, *weights: Any) -> Any:
+    return tuple(x.new_empty(shape) for shape in _shapes(x, weights[2], weights[4], weights[6]))
 
 
 @_backward.register_fake
-def _(grad: Tensor, x: Tensor, *weights: Tensor) -> Any:
+def _(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> Any:
     return x.new_empty(x.shape), *(torch.empty_like(w, memory_format=_order(w)) for w in weights)
 
 
 @register_flop_formula(torch.ops.scnf.conv_net)
-def _(x: Sequence[int], *weights: Sequence[int], **rest: Any) -> int:
-    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(shape) for shape in weights if len(shape) == 4)
+def _(x: Sequence[int], *weights: Any, **rest: Any) -> int:
+    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(weights[layer]) for layer in (0, 2, 4))
 
 
 class _ConvNet(torch.autograd.Function):
@@ -209,8 +216,9 @@ class _ConvNet(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arrays: Tensor) -> Tensor:
-        ctx.save_for_backward(*arrays)
-        return _forward(*arrays)
+        outputs, kept = _forward(*arrays, True)
+        ctx.save_for_backward(kept, *arrays)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
@@ -220,9 +228,9 @@ class _ConvNet(torch.autograd.Function):
 def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
     """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
 
-    A few images at a time go through all three, so that what lies between stays in the cache of a core. Nothing of it
-    is kept for backward, where it is computed again. Second derivatives and forward-mode ones are refused by PyTorch:
-    take its convolutions for them, with `SCNF_NATIVE=0` in the environment.
+    A few images at a time go through all three, so that what lies between stays in the cache of a core. Of it, only the
+    second hidden layer is kept for backward, where the first is computed again. Second derivatives and forward-mode
+    ones are refused by PyTorch: take its convolutions for them, with `SCNF_NATIVE=0` in the environment.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
@@ -240,7 +248,9 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
     fits = _fits(x.shape, [w.shape for w in weights])
     if not fits or not _takes(x, weights, max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0])):
         return None
-    return cast(Tensor, _ConvNet.apply(x, *weights))
+    if torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights)):
+        return cast(Tensor, _ConvNet.apply(x, *weights))
+    return cast(Tensor, _forward(x, *weights, False)[0])
 
 
 @torch.library.custom_op("scnf::conv3x3_weight_gradient", mutates_args=())

@@ -2,8 +2,9 @@
 // and the gradient at the weights of a single 3x3 convolution.
 //
 // The network takes images a few at a time, so that all that lies between input and output stays in the cache of one
-// core; in backward it is computed again. Every array of such a block is a matrix with a row for each channel (or
-// channel and tap of a 3x3 window) and a column for each pixel, padded to whole vectors.
+// core. Of it, backward is given the second hidden layer, and computes the first again. Every array of such a block is
+// a matrix with a row for each channel (or channel and tap of a 3x3 window) and a column for each pixel, padded to whole
+// vectors.
 
 #include <omp.h>
 
@@ -244,6 +245,23 @@ void fold(const Sizes &of, long count, long channels, Order order, long sign, Re
         }
 }
 
+// Between a matrix with a row for each channel and a column for each image and pixel, and dense images.
+template <typename Real>
+void to_images(const Sizes &of, long count, long channels, const Real *matrix, long columns, Real *images) {
+    for (long n = 0; n < count; n++)
+        for (long c = 0; c < channels; c++, images += of.pixels())
+            std::copy_n(matrix + c * columns + n * of.pixels(), of.pixels(), images);
+}
+
+template <typename Real>
+void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long columns) {
+    for (long n = 0; n < count; n++)
+        for (long c = 0; c < channels; c++, images += of.pixels())
+            std::copy_n(images, of.pixels(), matrix + c * columns + n * of.pixels());
+    for (long c = 0; c < channels; c++)
+        std::fill(matrix + c * columns + count * of.pixels(), matrix + (c + 1) * columns, Real(0));
+}
+
 // Numbers that a thread keeps from call to call, from a multiple of 64 bytes on.
 template <typename Real> Real *scratch(long count) {
     thread_local std::vector<Real> kept;
@@ -262,18 +280,17 @@ template <typename Real> struct Input {
     Input from(long start) const { return {at + start * image, image, channel}; }
 };
 
-// The network on some images: taps of x, and both hidden layers.
+// Of some images: taps of x, and the first hidden layer.
 template <typename Real>
-void hidden_layers(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, long columns, Real *taps,
-                   Real *first, Real *second) {
+void first_layer(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, long columns, Real *taps,
+                 Real *first) {
     const long inputs = 9 * of.channels;
     unfold(of, count, of.channels, of.enter(), 1, x.at, x.image, x.channel, taps, columns);
     product<Real, Then::relu>(of.hidden, inputs, columns, {w.enter, inputs, 1}, taps, first, w.enter_bias);
-    product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second, w.middle_bias);
 }
 
 template <typename Real>
-void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y) {
+void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y, Real *kept) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
     const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -282,7 +299,10 @@ void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, 
         const long columns = of.columns<Real>(count);
         Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
         Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
-        hidden_layers(of, count, x.from(start), w, columns, taps, first, second);
+        first_layer(of, count, x.from(start), w, columns, taps, first);
+        product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
+                                  w.middle_bias);
+        if (kept) to_images(of, count, of.hidden, second, columns, kept + start * of.hidden * of.pixels());
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
         Real *out = y + start * of.outputs * of.pixels();
         for (long n = 0; n < count * of.outputs; n++)
@@ -292,8 +312,8 @@ void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, 
 }
 
 template <typename Real>
-void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, const Real *grad_y, Real *grad_x,
-              Real *const *grad_w) {
+void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Layers<const Real> w, const Real *grad_y,
+              Real *grad_x, Real *const *grad_w) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
     const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
@@ -316,7 +336,8 @@ void backward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w,
             Real *first = taps + inputs * most, *second = first + of.hidden * most;
             Real *grad_taps = second + of.hidden * most, *grad_first = grad_taps + inputs * most;
             Real *grad_second = grad_first + of.hidden * most, *grad_last = grad_second + of.hidden * most;
-            hidden_layers(of, count, x.from(start), w, columns, taps, first, second);
+            first_layer(of, count, x.from(start), w, columns, taps, first);
+            from_images(of, count, of.hidden, kept + start * of.hidden * of.pixels(), second, columns);
             const Real *grad = grad_y + start * of.outputs * of.pixels();
             unfold(of, count, of.outputs, of.leave(), -1, grad, of.outputs * of.pixels(), of.pixels(), grad_last,
                    columns);
@@ -412,16 +433,17 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 }  // namespace
 
 // Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
-// strides `image` and `channel`. Weights and their gradients are in the order of `Layers`.
+// strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null, comes
+// the second hidden layer [N, hidden, H, W], for backward.
 #define ENTRY_POINTS(Real, name)                                                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
-                                   const Real *const *weights, Real *y) {                                              \
-        forward<Real>(*of, threads, {x, image, channel}, layers(weights), y);                                          \
+                                   const Real *const *weights, Real *y, Real *kept) {                                  \
+        forward<Real>(*of, threads, {x, image, channel}, layers(weights), y, kept);                                    \
     }                                                                                                                  \
     extern "C" void backward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,             \
-                                    const Real *const *weights, const Real *grad_y, Real *grad_x,                      \
+                                    const Real *const *weights, const Real *kept, const Real *grad_y, Real *grad_x,    \
                                     Real *const *grad_weights) {                                                       \
-        backward<Real>(*of, threads, {x, image, channel}, layers(weights), grad_y, grad_x, grad_weights);              \
+        backward<Real>(*of, threads, {x, image, channel}, kept, layers(weights), grad_y, grad_x, grad_weights);        \
     }                                                                                                                  \
     extern "C" void weight_gradient_##name(const Sizes *of, int threads, const Real *x, const Real *grad_y,            \
                                            Real *grad_w) {                                                             \

@@ -117,7 +117,7 @@ def test_linear_starts_from_the_matrix_it_is_given(kind: type[FullLinear] | type
     initial = torch.randn(5, 5)
     given = initial.clone()
     layer = kind(5, initial)
-    weight, logabsdet = layer.weight_and_logabsdet()
+    weight, logabsdet = layer.matrix(), layer.logabsdet()
     torch.testing.assert_close(weight, initial, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logabsdet, torch.linalg.slogdet(initial).logabsdet, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
@@ -127,7 +127,8 @@ def test_linear_starts_from_the_matrix_it_is_given(kind: type[FullLinear] | type
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_starts_orthogonal(name: str) -> None:
-    weight, logabsdet = LINEAR[name](6).double().weight_and_logabsdet()
+    layer = LINEAR[name](6).double()
+    weight, logabsdet = layer.matrix(), layer.logabsdet()
     torch.testing.assert_close(weight @ weight.T, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-5)
     assert logabsdet.abs() < 1e-5
 
