@@ -6,11 +6,13 @@
 // a matrix with a row for each channel (or channel and tap of a 3x3 window) and a column for each pixel, padded to whole
 // vectors.
 
+#include <immintrin.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -115,47 +117,58 @@ void product(long rows, long depth, long columns, Matrix<Real> a, const Real *b,
     }
 }
 
+// Adds to each of some numbers the sum of a vector.
+template <int count, typename Real> void add_sums_to(const Vector<Real> (&values)[count], Real *to) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if constexpr (count == 4 && std::is_same_v<Real, float>) {
+        const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(values[0], values[1]), _mm256_hadd_ps(values[2], values[3]));
+        const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+        return;
+    }
+#endif
+    for (int i = 0; i < count; i++) to[i] += sum<Real>(values[i]);
+}
+
 template <typename Real, int rows, int others>
 void dots_tile(long columns, const Real *a, const Real *b, Real *c, long stride) {
     Vector<Real> sums[rows][others] = {};
 #pragma GCC unroll 4
     for (long n = 0; n < columns; n += Simd<Real>::size) {
-        Vector<Real> other[others];
+        Vector<Real> own[rows];
 #pragma GCC unroll 3
-        for (int o = 0; o < others; o++) other[o] = load(b + o * columns + n);
+        for (int r = 0; r < rows; r++) own[r] = load(a + r * columns + n);
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const Vector<Real> own = load(a + r * columns + n);
+        for (int o = 0; o < others; o++) {
+            const Vector<Real> other = load(b + o * columns + n);
 #pragma GCC unroll 3
-            for (int o = 0; o < others; o++) sums[r][o] += own * other[o];
+            for (int r = 0; r < rows; r++) sums[r][o] += own[r] * other;
         }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int o = 0; o < others; o++) c[r * stride + o] += sum<Real>(sums[r][o]);
+    for (int r = 0; r < rows; r++) add_sums_to<others, Real>(sums[r], c + r * stride);
 }
 
-template <typename Real, int others, int rows = kRows>
-void dots_rows(long left, long columns, const Real *a, const Real *b, Real *c, long stride) {
-    if constexpr (rows > 0) {
-        if (left >= rows)
+template <typename Real, int rows, int others = kRows>
+void dots_others(long left, long columns, const Real *a, const Real *b, Real *c, long stride) {
+    if constexpr (others > 0) {
+        if (left >= others)
             dots_tile<Real, rows, others>(columns, a, b, c, stride);
         else
-            dots_rows<Real, others, rows - 1>(left, columns, a, b, c, stride);
+            dots_others<Real, rows, others - 1>(left, columns, a, b, c, stride);
     }
 }
 
 // C[rows, others] += A B^T; A and B have `columns` columns.
 template <typename Real> void add_dots(long rows, long others, long columns, const Real *a, const Real *b, Real *c) {
-    for (long m = 0; m < rows; m += kRows)
-        for (long o = 0; o < others; o += 3) {
+    for (long o = 0; o < others; o += kRows)
+        for (long m = 0; m < rows; m += 3) {
             const Real *left = a + m * columns, *right = b + o * columns;
             Real *out = c + m * others + o;
-            switch (std::min(3L, others - o)) {
-            case 1: dots_rows<Real, 1>(rows - m, columns, left, right, out, others); break;
-            case 2: dots_rows<Real, 2>(rows - m, columns, left, right, out, others); break;
-            default: dots_rows<Real, 3>(rows - m, columns, left, right, out, others);
+            switch (std::min(3L, rows - m)) {
+            case 1: dots_others<Real, 1>(others - o, columns, left, right, out, others); break;
+            case 2: dots_others<Real, 2>(others - o, columns, left, right, out, others); break;
+            default: dots_others<Real, 3>(others - o, columns, left, right, out, others);
             }
         }
 }

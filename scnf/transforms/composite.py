@@ -35,12 +35,15 @@ class CompositeTransform(Cascade):
 
     reversible = False
 
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs, logabsdet [N])."""
+    def forward(
+        self, inputs: Tensor, context: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Data -> noise: (outputs, logabsdet [N]); of the transforms from `start` up to `stop`, of all by default."""
+        transforms = list(self._transforms)[start:stop]
         if not (self.reversible and torch.is_grad_enabled()):
-            return super().forward(inputs, context)
+            return self._cascade(inputs, transforms, context)
         total = inputs.new_zeros(inputs.shape[0])
-        for splits, run in itertools.groupby(_flat(self._transforms), lambda layer: isinstance(layer, FactorOut)):
+        for splits, run in itertools.groupby(_flat(transforms), lambda layer: isinstance(layer, FactorOut)):
             layers = list(run)
             if splits:
                 inputs, logabsdet = self._cascade(inputs, layers, context)

@@ -60,6 +60,10 @@ class ChannelPartition:
         """Zero what does not belong to the transformed part: nothing, here."""
         return values
 
+    def mask_identity(self, values: Tensor) -> Tensor:
+        """Zero what does not belong to the identity part: nothing, here."""
+        return values
+
 
 class CheckerboardPartition:
     """Split pixels as the squares of a checkerboard; works with a single channel.
@@ -92,6 +96,10 @@ class CheckerboardPartition:
     def mask(self, values: Tensor) -> Tensor:
         """Zero [N, C, H, W] on the identity squares."""
         return values * self._squares(values)
+
+    def mask_identity(self, values: Tensor) -> Tensor:
+        """Zero [N, C, H, W] on the transformed squares."""
+        return values * (1 - self._squares(values))
 
 
 Partition = ChannelPartition | CheckerboardPartition
@@ -142,18 +150,19 @@ class AffineCoupling(Transform):
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
         """Inputs and gradients from outputs, with one pass of the network: what it sees is the same on both sides."""
         identity, transformed = self.partition.split(outputs)
-        seen = outputs.detach().requires_grad_()
+        seen = identity.detach().requires_grad_()
         with torch.enable_grad():
-            parts = self._log_scale_and_shift(self.partition.split(seen)[0], context)
+            parts = self._log_scale_and_shift(seen, context)
         log_scale, shift = (part.detach() for part in parts)
         grad_identity, grad_transformed = self.partition.split(grad_outputs)
         scaled, scale = transformed - shift, log_scale.exp()
         grad_log_scale = grad_transformed * scaled + grad_logabsdet.view(-1, *(1,) * (outputs.dim() - 1))
         wanted = [seen, *self.parameters(), *([] if context is None else [context])]
         found = gradients(parts, (grad_log_scale, grad_transformed), wanted)
-        grad_inputs, through = self.partition.merge(grad_identity, grad_transformed * scale), found.pop(seen, None)
+        if seen in found:
+            grad_identity = grad_identity + self.partition.mask_identity(found.pop(seen))
         inputs = self.partition.merge(identity, scaled / scale)
-        return Undone(inputs, grad_inputs if through is None else grad_inputs + through, found)
+        return Undone(inputs, self.partition.merge(grad_identity, grad_transformed * scale), found)
 
 
 def two_way_coupling(

@@ -123,6 +123,17 @@ def test_enumerated_classes_equal_a_loop(make: Make, num_classes: int) -> None:
         torch.testing.assert_close(table, loop, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_layers_before_the_first_that_sees_a_label_run_once_for_a_row(chunk: int | None) -> None:
+    conditional = flow(10, 6, chunk)
+    rows: list[tuple[str, int]] = []
+    for layer in conditional.transform._transforms:
+        layer.register_forward_pre_hook(lambda layer, inputs: rows.append((type(layer).__name__, len(inputs[0]))))
+    conditional.log_prob_all(torch.randn(7, 6))
+    by_class = [70] if chunk is None else 5 * [14]
+    assert rows == [("ActNorm", 7), ("PLULinear", 7), *(("CompositeTransform", count) for count in by_class)]
+
+
 @pytest.mark.parametrize("make", [flow, ClassConditionalGaussian], ids=["flow", "gaussian"])
 @torch.no_grad()
 def test_a_thousand_classes_in_chunks(make: Make) -> None:
