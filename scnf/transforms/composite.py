@@ -86,12 +86,17 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor | None, ...]:
         outputs, context = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
+        # taken first: small gradients, which stay, would break up the memory that layers take and free in turns
+        room = {parameter: torch.empty_like(parameter) for parameter in ctx.parameters if parameter.requires_grad}
         found: dict[Tensor, Tensor] = {}
         for layer in reversed(ctx.layers):
             with torch.autocast(**ctx.autocast):
                 outputs, grad_outputs, grads = _undone(layer, outputs, context, grad_outputs, grad_logabsdet)
             for tensor, grad in grads.items():
-                found[tensor] = found[tensor] + grad if tensor in found else grad
+                if tensor in found:
+                    found[tensor] = found[tensor] + grad
+                else:
+                    found[tensor] = room.pop(tensor).copy_(grad) if tensor in room else grad
         grad_context = None if context is None else found.get(context)
         # a parameter of two layers stands there twice, and its gradients are added up already
         return None, grad_outputs, grad_context, *(found.pop(parameter, None) for parameter in ctx.parameters)

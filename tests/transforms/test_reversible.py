@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -115,6 +117,46 @@ def saved_bytes(depth: int, reversible: bool) -> int:
 def test_what_is_kept_does_not_grow_with_depth() -> None:
     assert saved_bytes(32, reversible=True) <= 1.1 * saved_bytes(4, reversible=True)
     assert saved_bytes(32, reversible=False) > 5 * saved_bytes(4, reversible=False)
+
+
+HELD = """
+import sys
+import torch
+from scnf.machine import keep_freed_memory
+from scnf.nn import ConvNet
+from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FullLinear
+
+def peak():
+    return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+
+keep_freed_memory()
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = []
+for index in range(int(sys.argv[1])):
+    part = ChannelPartition(4, swap=index % 2 == 1)
+    layers += [ActNorm(4), FullLinear(4), AffineCoupling(ConvNet(2, 4, 64), part, "symmetric")]
+transform = CompositeTransform(layers)
+transform.reversible = True
+x = torch.randn(512, 4, 7, 7)
+with torch.no_grad():
+    transform(x[:8])
+before = peak()
+for _ in range(2):
+    outputs, logabsdet = transform(x)
+    transform.zero_grad()
+    (outputs.square().sum() - logabsdet.sum()).backward()
+print(peak() - before - sum(4 * parameter.numel() for parameter in transform.parameters()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_nor_does_the_memory_of_the_process() -> None:
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", HELD, str(depth)], check=True, capture_output=True, text=True).stdout)
+        for depth in (8, 64)
+    )
+    assert many < 2 * few  # 2.5 to 4.7 times where gradients of layers lie between their arrays
 
 
 def test_frozen_parameters_and_inputs_without_gradient() -> None:
