@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import UNLABELLED, transforms
 from scnf.distributions.gaussian import gaussian_log_prob
-from scnf.machine import description, has_bfloat16, keep_freed_memory
+from scnf.machine import compile_for, description, has_bfloat16, keep_freed_memory
 from scnf.models.architectures import build
 from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
@@ -178,7 +178,7 @@ def contender(name: str, batch: int) -> Contender:
     with torch.no_grad():
         encode(x[:8])
     if name == "scnf compiled":
-        encode, decode = torch.compile(encode), torch.compile(decode)
+        encode, decode = compile_for(encode, DEVICE), compile_for(decode, DEVICE)
 
     def log_likelihood() -> Tensor:
         z, logabsdet = encode(x)
@@ -259,7 +259,7 @@ def recipe_step(
     for module in model.modules():
         if isinstance(module, transforms.CompositeTransform):
             module.reversible = reversible
-    forward = torch.compile(model) if compiled else model
+    forward = compile_for(model, DEVICE) if compiled else model
 
     def loss() -> Tensor:
         return semi_supervised_loss(forward(x, y), y)[0]

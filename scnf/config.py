@@ -214,11 +214,11 @@ class TrainSettings:
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
         autocast: bf16 inside the networks in training, where the device has instructions for it: a GPU, or a CPU with
             AVX512-BF16 or AMX. Densities stay float32, and so does evaluation.
-        compile: compile the model with torch.compile.
+        compile: compile the model with torch.compile; on a GPU as CUDA graphs.
         adapt: train the class-conditional part of a flow alone, anew, on latents from the shared flow of `pretrained`
             that are computed once.
         reversible: keep no activations between the layers of flows, compute them again in backward by inverting the
-            layers: their memory does not grow with depth, for 1.3 to 1.6 times the time.
+            layers: their memory does not grow with depth, for 1.3 to 1.5 times the time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
         eval_views: moved versions of each image (by data.augment) over which the final figures also average p(y | x).

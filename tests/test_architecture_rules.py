@@ -27,7 +27,7 @@ BELOW = {
     "scnf.models": {"scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},
     "scnf.objectives": {"scnf.models.base"},
 }
-LEARNING = {"scnf.training", "scnf.runs", "scnf.objectives", "scnf.models", "scnf.data", "scnf.nn"}
+LEARNING = {"scnf.training", "scnf.runs", "scnf.objectives", "scnf.models", "scnf.data", "scnf.nn", "scnf.machine"}
 PARTS = {part for part in BELOW if part != "scnf.config"} | LEARNING | {"scnf.analysis"}
 
 ALLOWED: dict[str, set[str]] = {

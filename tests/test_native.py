@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -190,6 +191,24 @@ def test_compiled_it_is_one_operator_of_the_graph() -> None:
     arrays = drawn((4, 2, 8, 2, 5, 5))
     compiled = torch.compile(around, fullgraph=True)
     torch.testing.assert_close(outputs_and_gradients(compiled, arrays), outputs_and_gradients(around, arrays))
+
+
+@needs_kernel
+def test_a_compiled_graph_is_for_any_number_of_images() -> None:
+    x, *weights = drawn((6, 2, 8, 2, 5, 5))
+    compiled = torch.compile(native.conv_net, fullgraph=True, dynamic=True)
+    for images in (6, 4):
+        part = x[:images].clone().requires_grad_()
+        torch._dynamo.mark_dynamic(part, 0)  # an error, where the graph holds for one number alone
+        torch.testing.assert_close(compiled(part, *weights), native.conv_net(part, *weights))
+
+
+@needs_kernel
+@pytest.mark.parametrize("asked", [True, False], ids=["gradient", "no-gradient"])
+def test_forward_mode_is_refused(asked: bool) -> None:
+    x, *weights = drawn((2, 2, 4, 2, 3, 3))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=r"forward.*AD"):
+        native.conv_net(forward_ad.make_dual(x.requires_grad_(asked), torch.ones_like(x)), *weights)
 
 
 @needs_kernel

@@ -1,18 +1,11 @@
 """Densities of vectors by a flow: alone, or depending on the class, the conditional part of SCNF."""
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 
 from scnf.distributions.base import ClassConditional, enumerate_classes
 from scnf.distributions.gaussian import DiagonalGaussian
 from scnf.transforms.base import Transform
-from scnf.transforms.composite import CompositeTransform
-from scnf.transforms.linear import LINEAR
-from scnf.transforms.normalization import ActNorm
-
-_WITHOUT_CONTEXT = {ActNorm, *LINEAR.values()}
 
 
 class FlowDistribution(nn.Module):
@@ -72,8 +65,6 @@ class ClassConditionalFlow(ClassConditional):
         self.transform = transform
         self.embedding = nn.Embedding(num_classes, embedding)
         self.base = DiagonalGaussian(features)
-        layers = transform._transforms if isinstance(transform, CompositeTransform) else ()
-        self._common = len(list(itertools.takewhile(lambda layer: type(layer) in _WITHOUT_CONTEXT, layers)))
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
         """Log p(z | y) [N], in nats."""
@@ -81,15 +72,17 @@ class ClassConditionalFlow(ClassConditional):
         return self.base.log_prob(noise) + logabsdet
 
     def log_prob_all(self, z: Tensor) -> Tensor:
-        """Log p(z | y) for every class, [N, K], in nats; the layers before the first that sees a label run but once."""
-        if not self._common:
+        """Log p(z | y) for every class, [N, K], in nats; layers that no label reaches run but once for a row."""
+        before = getattr(self.transform, "before_context", None)
+        common = before() if before and type(self).log_prob is ClassConditionalFlow.log_prob else 0
+        if not common:
             return super().log_prob_all(z)
 
         def from_there(z: Tensor, y: Tensor) -> Tensor:
-            noise, logabsdet = self.transform(z, self.embedding(y), start=self._common)
+            noise, logabsdet = self.transform(z, self.embedding(y), start=common)
             return self.base.log_prob(noise) + logabsdet
 
-        z, logabsdet = self.transform(z, stop=self._common)
+        z, logabsdet = self.transform(z, stop=common)
         return enumerate_classes(from_there, z, self.num_classes, self.chunk) + logabsdet.unsqueeze(1)
 
     @torch.no_grad()

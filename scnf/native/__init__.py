@@ -156,7 +156,8 @@ def _with_dense_planes(x: Tensor) -> Tensor:
 
 def _shapes(x: Tensor, middle: Tensor, leave: Tensor, keep: bool) -> list[tuple[int, ...]]:
     """Of the outputs, and of the second hidden layer, which backward asks for."""
-    return [(len(x), len(leave), *x.shape[2:]), (len(x), len(middle), *x.shape[2:]) if keep else (0,)]
+    images, *sides = x.shape  # its length would fix it in a compiled graph
+    return [(images, leave.shape[0], *sides[1:]), (images, middle.shape[0], *sides[1:]) if keep else (0,)]
 
 
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
@@ -215,14 +216,15 @@ class _ConvNet(torch.autograd.Function):
     """The two operators as one with a gradient; a gradient registered with the first costs three times the overhead."""
 
     @staticmethod
-    def forward(ctx: Any, *arrays: Tensor) -> Tensor:
-        outputs, kept = _forward(*arrays, True)
-        ctx.save_for_backward(kept, *arrays)
+    def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
+        outputs, kept = _forward(*arrays, keep)
+        if keep:
+            ctx.save_for_backward(kept, *arrays)
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return _backward(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_backward(grad, *ctx.saved_tensors)
 
 
 def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
@@ -248,9 +250,8 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
     fits = _fits(x.shape, [w.shape for w in weights])
     if not fits or not _takes(x, weights, max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0])):
         return None
-    if torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights)):
-        return cast(Tensor, _ConvNet.apply(x, *weights))
-    return cast(Tensor, _forward(x, *weights, False)[0])
+    keep = torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights))
+    return cast(Tensor, _ConvNet.apply(keep, x, *weights))
 
 
 @torch.library.custom_op("scnf::conv3x3_weight_gradient", mutates_args=())

@@ -3,8 +3,8 @@
 //
 // The network takes images a few at a time, so that all that lies between input and output stays in the cache of one
 // core. Of it, backward is given the second hidden layer, and computes the first again. Every array of such a block is
-// a matrix with a row for each channel (or channel and tap of a 3x3 window) and a column for each pixel, padded to whole
-// vectors.
+// a matrix with a row for each channel (or channel and tap of a 3x3 window) and a column for each pixel, padded to
+// whole vectors.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -446,8 +446,8 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 }  // namespace
 
 // Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
-// strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null, comes
-// the second hidden layer [N, hidden, H, W], for backward.
+// strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
+// comes the second hidden layer [N, hidden, H, W], for backward.
 #define ENTRY_POINTS(Real, name)                                                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
                                    const Real *const *weights, Real *y, Real *kept) {                                  \

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scnf.data.batches import Batches
 from scnf.errors import UserError
+from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
 from scnf.training.checkpoint import (
@@ -226,7 +227,7 @@ def train(
     total_steps = planned_steps(batches, epochs, max_steps)
     progress, sums, averaged, guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
     batches.guesses = None if guess is None else guesses
-    forward = torch.compile(model) if compile else model
+    forward = compile_for(model, device) if compile else model
     parameters = list(model.parameters())  # finding them takes a millisecond, too long for every step
     keep_average = _averaging(averaged, model, ema)
     peak_lr = [group["lr"] for group in optimizer.param_groups]
@@ -263,8 +264,8 @@ def train(
             for x, y in batches.epoch(progress.epoch, start=progress.step):
                 for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
                     group["lr"] = lr * learning_rate_factor(schedule, progress.total_step, total_steps, warmup)
-                loss, metrics = loss_and_metrics(x, y, forward)
                 optimizer.zero_grad(set_to_none=True)
+                loss, metrics = loss_and_metrics(x, y, forward)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
                 last = batches.steps_per_epoch - progress.step == 1 or total_steps - progress.total_step == 1

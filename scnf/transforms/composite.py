@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from scnf.transforms.base import Cascade, Transform, Undone, gradients
+from scnf.transforms.linear import LINEAR
+from scnf.transforms.normalization import ActNorm
 from scnf.transforms.shape import FactorOut
+
+_WITHOUT_CONTEXT = {ActNorm, *LINEAR.values()}
 
 
 class CompositeTransform(Cascade):
@@ -52,6 +56,11 @@ class CompositeTransform(Cascade):
                 inputs, logabsdet = _Recomputed.apply(layers, inputs, context, *parameters)
             total = total + logabsdet
         return inputs, total
+
+    def before_context(self) -> int:
+        """How many of the transforms stand before the first that may look at the context, the `stop` of their part."""
+        known = itertools.takewhile(lambda layer: type(layer) in _WITHOUT_CONTEXT, self._transforms)
+        return len(list(known)) if type(self) is CompositeTransform else 0
 
 
 def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:

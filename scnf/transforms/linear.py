@@ -66,7 +66,7 @@ class InvertibleLinear(Transform):
             with torch.enable_grad():
                 matrix = self.matrix()
             weight = matrix.detach()
-            inverse = torch.linalg.inv_ex(weight).inverse  # W is not singular, or the loss was not finite
+            inverse = torch.linalg.inv_ex(weight).inverse  # waits for no device; of a singular W not finite
             inputs = _product(inverse, outputs)
             columns, grad_columns = (values.transpose(0, 1).flatten(1) for values in (inputs, grad_outputs))
             grad_weight = grad_columns @ columns.T + math.prod(outputs.shape[2:]) * grad_logabsdet.sum() * inverse.T

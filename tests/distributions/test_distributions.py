@@ -134,6 +134,23 @@ def test_layers_before_the_first_that_sees_a_label_run_once_for_a_row(chunk: int
     assert rows == [("ActNorm", 7), ("PLULinear", 7), *(("CompositeTransform", count) for count in by_class)]
 
 
+def test_whoever_says_otherwise_of_one_class_says_so_of_all() -> None:
+    class Louder(ClassConditionalFlow):
+        def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
+            return 2 * super().log_prob(z, y)
+
+    class Mirrored(CompositeTransform):
+        def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return super().forward(-inputs, context)
+
+    plain, z = flow(3, 6), torch.randn(5, 6)
+    louder = Louder(plain.transform, 6, 3, embedding=4)
+    mirrored = ClassConditionalFlow(Mirrored(list(plain.transform._transforms)), 6, 3, embedding=4)
+    for distribution in (louder, mirrored):
+        loop = torch.stack([distribution.log_prob(z, torch.full((5,), k)) for k in range(3)], dim=1)
+        torch.testing.assert_close(distribution.log_prob_all(z), loop)
+
+
 @pytest.mark.parametrize("make", [flow, ClassConditionalGaussian], ids=["flow", "gaussian"])
 @torch.no_grad()
 def test_a_thousand_classes_in_chunks(make: Make) -> None:
