@@ -1,7 +1,9 @@
 """The kernels of convolutions: what PyTorch's give, and where there is no compiler, these."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,16 @@ def outputs_and_gradients(network, arrays: list[Tensor]) -> list[Tensor]:
     return [outputs.detach(), *(array.grad for array in arrays)]
 
 
+@contextlib.contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class CountKept(TorchDispatchMode):
     """How many numbers the network of convolutions hands to backward."""
 
@@ -119,12 +131,8 @@ def test_any_layout_of_the_input_will_do(lay_out) -> None:
 def test_threads_share_the_images_and_give_the_same_each_time(threads: int) -> None:
     arrays = drawn((70, 2, 96, 4, 7, 7), torch.float32)
     alone = outputs_and_gradients(native.conv_net, arrays)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    with num_threads(threads):
         together, again = (outputs_and_gradients(native.conv_net, arrays) for _ in range(2))
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
@@ -143,16 +151,12 @@ def test_what_is_not_a_number_is_forgotten() -> None:
 def test_what_is_kept_for_backward_does_not_depend_on_threads() -> None:
     arrays = drawn((7, 2, 96, 4, 7, 7))
     expected = outputs_and_gradients(convolutions, arrays)
-    before = torch.get_num_threads()
     arrays = [array.detach().requires_grad_() for array in arrays]
-    try:
-        torch.set_num_threads(3)
+    with num_threads(3):
         outputs = native.conv_net(*arrays)
-        torch.set_num_threads(1)
-        upstream = torch.linspace(0.5, 2, outputs.numel(), dtype=outputs.dtype).view_as(outputs)
+    upstream = torch.linspace(0.5, 2, outputs.numel(), dtype=outputs.dtype).view_as(outputs)
+    with num_threads(1):
         grads = torch.autograd.grad(outputs, arrays, upstream)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close([outputs, *grads], expected)
 
 
@@ -359,12 +363,8 @@ def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> No
         for f in (native.conv3x3, pytorch_convolution)
     ]
     torch.testing.assert_close(*jacobians)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with num_threads(3):
         together, again = (outputs_and_gradients(native.conv3x3, [x, weight, bias]) for _ in range(2))
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
     torch.testing.assert_close(together, expected)
 

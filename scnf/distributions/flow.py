@@ -1,5 +1,7 @@
 """Densities of vectors by a flow: alone, or depending on the class, the conditional part of SCNF."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -66,10 +68,13 @@ class ClassConditionalFlow(ClassConditional):
         self.embedding = nn.Embedding(num_classes, embedding)
         self.base = DiagonalGaussian(features)
 
+    def _given(self, z: Tensor, y: Tensor, **part: int) -> Tensor:
+        noise, logabsdet = self.transform(z, self.embedding(y), **part)
+        return self.base.log_prob(noise) + logabsdet
+
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
         """Log p(z | y) [N], in nats."""
-        noise, logabsdet = self.transform(z, self.embedding(y))
-        return self.base.log_prob(noise) + logabsdet
+        return self._given(z, y)
 
     def log_prob_all(self, z: Tensor) -> Tensor:
         """Log p(z | y) for every class, [N, K], in nats; layers that no label reaches run but once for a row."""
@@ -77,13 +82,9 @@ class ClassConditionalFlow(ClassConditional):
         common = before() if before and type(self).log_prob is ClassConditionalFlow.log_prob else 0
         if not common:
             return super().log_prob_all(z)
-
-        def from_there(z: Tensor, y: Tensor) -> Tensor:
-            noise, logabsdet = self.transform(z, self.embedding(y), start=common)
-            return self.base.log_prob(noise) + logabsdet
-
         z, logabsdet = self.transform(z, stop=common)
-        return enumerate_classes(from_there, z, self.num_classes, self.chunk) + logabsdet.unsqueeze(1)
+        rest = partial(self._given, start=common)
+        return enumerate_classes(rest, z, self.num_classes, self.chunk) + logabsdet.unsqueeze(1)
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
