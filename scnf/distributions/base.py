@@ -33,7 +33,8 @@ def enumerate_classes(
     again = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
     for classes in torch.arange(num_classes, device=inputs[0].device).split(chunk or num_classes):
         count = classes.shape[0]
-        folded = [each.repeat_interleave(count, dim=0) for each in inputs]
+        # the gradient of an expansion is a sum, that of repeat_interleave goes row by row, several times slower
+        folded = [each.unsqueeze(1).expand(-1, count, *each.shape[1:]).flatten(0, 1) for each in inputs]
         folded.append(classes.repeat(rows))
         values = checkpoint(function, *folded, use_reentrant=False) if again else function(*folded)
         columns.append(values.view(rows, count, *values.shape[1:]))

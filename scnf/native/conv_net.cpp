@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -364,10 +363,8 @@ void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Lay
             add_dots(of.hidden, of.hidden, columns, grad_second, first, own[2]);
             add_sums(of.hidden, columns, grad_second, own[3]);
             add_dots(outputs, of.hidden, columns, grad_last, second, own[4]);
-            for (long n = 0; n < count * of.outputs; n++) {
-                const Real *plane = grad + n * of.pixels();
-                own[5][n % of.outputs] += std::accumulate(plane, plane + of.pixels(), Real(0));
-            }
+            for (long o = 0; o < of.outputs; o++)  // the tap in the middle moves no pixel
+                add_sums(1, columns, grad_last + (o * of.leave().channel + 4 * of.leave().tap) * columns, own[5] + o);
             Real *out = grad_x + start * of.channels * of.pixels();
             std::fill_n(out, count * of.channels * of.pixels(), Real(0));
             fold(of, count, of.channels, of.enter(), 1, grad_taps, columns, out);
