@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -211,6 +212,16 @@ struct Sizes {
     Order leave() const { return {9, 1}; }
 };
 
+// Where shares of some blocks start, the last of them at the end. A thread takes the next when it is done with one; they
+// become smaller, so that all threads end together, though one may be slower. They are the same at each call.
+std::vector<long> shares(long blocks, long threads) {
+    std::vector<long> starts{0};
+    const long least = 1 + (blocks - 1) / (16 * threads);
+    for (long left = blocks; left > 0; left = blocks - starts.back())
+        starts.push_back(starts.back() + std::min(left, std::max(least, left / (2 * threads - 1))));
+    return starts;
+}
+
 // The pixels p of an image, from `first` up to `last` in row-major order, for which p + `by` is one; where `edge` is not
 // negative, without this column, whose neighbour would be at the other end of another row.
 struct Shift {
@@ -305,7 +316,7 @@ template <typename Real>
 void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y, Real *kept) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
     const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < blocks; b++) {
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
         const long columns = of.columns<Real>(count);
@@ -330,18 +341,14 @@ void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Lay
     const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
                            of.outputs};
-    std::vector<std::vector<Real>> found[6];  // for each array of weights one of each thread, added up in order
-    for (auto &each : found) each.resize(threads);
-#pragma omp parallel num_threads(threads)
-    {
-        Real *own[6];
-        for (int i = 0; i < 6; i++) {
-            auto &mine = found[i][omp_get_thread_num()];
-            mine.resize(counts[i]);
-            own[i] = mine.data();
-        }
-#pragma omp for schedule(static)
-        for (long b = 0; b < blocks; b++) {
+    const std::vector<long> starts = shares(blocks, threads);
+    std::vector<std::vector<Real>> found(starts.size() - 1);  // the gradients of each share, added up in order
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t share = 0; share < found.size(); share++) {
+        found[share].resize(std::accumulate(counts, counts + 6, 0L));
+        Real *own[6] = {found[share].data()};
+        for (int i = 1; i < 6; i++) own[i] = own[i - 1] + counts[i - 1];
+        for (long b = starts[share]; b < starts[share + 1]; b++) {
             const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
             const long columns = of.columns<Real>(count);
             Real *taps = scratch<Real>((2 * inputs + 4 * of.hidden + outputs) * most);
@@ -370,10 +377,10 @@ void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Lay
             fold(of, count, of.channels, of.enter(), 1, grad_taps, columns, out);
         }
     }
-    for (int i = 0; i < 6; i++) {
+    for (long i = 0, at = 0; i < 6; at += counts[i++]) {
         std::fill_n(grad_w[i], counts[i], Real(0));
-        for (const auto &mine : found[i])
-            for (size_t n = 0; n < mine.size(); n++) grad_w[i][n] += mine[n];
+        for (const auto &own : found)
+            for (long n = 0; n < counts[i]; n++) grad_w[i][n] += own[at + n];
     }
 }
 
@@ -409,15 +416,15 @@ template <typename Real>
 void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *grad_y, Real *grad_w) {
     const long wide = (of.channels + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;  // whole vectors
     const long rows = std::min(of.height, std::max(1L, kPixels / of.width)), matrix = of.outputs * wide;
-    std::vector<std::vector<Real>> found(threads);
-#pragma omp parallel num_threads(threads)
-    {
-        auto &own = found[omp_get_thread_num()];
+    const std::vector<long> starts = shares(of.images, threads);
+    std::vector<std::vector<Real>> found(starts.size() - 1);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t share = 0; share < found.size(); share++) {
+        auto &own = found[share];
         own.resize(9 * matrix);
         Real *kept = scratch<Real>(rows * of.width * of.outputs + of.pixels() * wide);
         Real *padded = kept + rows * of.width * of.outputs;
-#pragma omp for schedule(static)
-        for (long n = 0; n < of.images; n++) {
+        for (long n = starts[share]; n < starts[share + 1]; n++) {
             const Real *image = x + n * of.pixels() * of.channels;
             if (wide != of.channels) {
                 for (long p = 0; p < of.pixels(); p++, image += of.channels)
@@ -431,8 +438,7 @@ void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *gr
         for (long tap = 0; tap < 9; tap++)
             for (long c = 0; c < of.channels; c++, grad_w++) {
                 *grad_w = 0;
-                for (const auto &own : found)
-                    if (!own.empty()) *grad_w += own[tap * matrix + o * wide + c];
+                for (const auto &own : found) *grad_w += own[tap * matrix + o * wide + c];
             }
 }
 
