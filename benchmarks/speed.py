@@ -49,7 +49,7 @@ from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-STEPS, HIDDEN, CLASSES, RECIPE_BATCHES = 4, 64, 10, (64, 256)
+STEPS, HIDDEN, CLASSES, RECIPE_BATCHES = 4, 64, 10, (64, 256, 512)
 IMAGE, FIRST, ASIDE, LAST = (1, 28, 28), (4, 14, 14), (2, 14, 14), (8, 7, 7)  # squeezed once, factored out, at the end
 LATENTS = math.prod(LAST)
 # Where bf16 is emulated it takes very long.

@@ -19,6 +19,12 @@ from scnf import native
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 
+def _plain(*layers: nn.Module) -> bool:
+    """Whether a kernel may take their place: nothing is hooked to them, and their weights are what they seem."""
+    kinds, hooks = (nn.Linear, nn.Conv2d, _Conv3x3), ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
+    return all(type(layer) in kinds and not any(getattr(layer, hook) for hook in hooks) for layer in layers)
+
+
 def _zero(layer: _Layer) -> _Layer:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -52,7 +58,7 @@ class _Residual(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear -> residual blocks -> ReLU -> zero-initialised linear, on vectors.
+    """Linear -> residual blocks -> ReLU -> zero-initialised linear, on vectors: :func:`scnf.native.mlp` if it can be.
 
     Args:
         in_features: width of the input [N, in_features].
@@ -83,6 +89,11 @@ class MLP(nn.Module):
             if context is None:
                 raise ValueError("this network was built with a context and none was given")
             inputs = torch.cat([inputs, context.to(inputs.dtype)], dim=1)
+        layers = (self.enter, *(layer for block in self.blocks for layer in block.children()), self.leave)
+        if _plain(*layers):
+            outputs = native.mlp(inputs, *(cast(Tensor, part) for at in layers for part in (at.weight, at.bias)))
+            if outputs is not None:
+                return outputs
         return self.leave(F.relu(self.blocks(self.enter(inputs))))
 
 
@@ -135,8 +146,8 @@ class ConvNet(nn.Module):
                 raise ValueError("this network was built with a context and none was given")
             everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, everywhere], dim=1)
-        if self.glow_form:
-            layers = (self.enter, cast(nn.Conv2d, self.blocks[1]), self.leave)
+        layers = (self.enter, cast(nn.Conv2d, self.blocks[1 if self.glow_form else 0]), self.leave)
+        if self.glow_form and _plain(*layers):
             weights = (part for layer in layers for part in (layer.weight, cast(Tensor, layer.bias)))
             outputs = native.conv_net(inputs, *weights)
             if outputs is not None:

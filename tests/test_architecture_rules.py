@@ -19,7 +19,7 @@ BELOW = {
     "scnf.config": set(),
     "scnf.data": {"scnf.data"},
     "scnf.machine": set(),
-    "scnf.native": set(),
+    "scnf.native": {"scnf.native"},
     "scnf.nn": {"scnf.native"},
     "scnf.runs": set(),
     "scnf.transforms": {"scnf.transforms"},

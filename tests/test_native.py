@@ -15,10 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
+from scnf.native import operators
 from scnf.nn import ConvNet, GlobalConvNet
 
 needs_kernel = pytest.mark.skipif(native.library() is None, reason="no kernel can be built here")
 fresh = native.library.__wrapped__
+OPERATOR_TESTS = ["test_schema", "test_faketensor"]
 # images, channels, hidden, outputs, height, width
 SIZES = [
     (64, 2, 64, 4, 14, 14),
@@ -208,11 +210,38 @@ def test_a_compiled_graph_is_for_any_number_of_images() -> None:
 
 
 @needs_kernel
-@pytest.mark.parametrize("asked", [True, False], ids=["gradient", "no-gradient"])
-def test_forward_mode_is_refused(asked: bool) -> None:
-    x, *weights = drawn((2, 2, 4, 2, 3, 3))
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=r"forward.*AD"):
-        native.conv_net(forward_ad.make_dual(x.requires_grad_(asked), torch.ones_like(x)), *weights)
+def test_forward_mode_is_that_of_pytorch() -> None:
+    arrays = drawn((2, 2, 4, 2, 3, 3))
+    tangents = [torch.randn_like(array) for array in arrays]
+    found = []
+    for network in (lambda *arrays: native.conv_net(*arrays) or convolutions(*arrays), convolutions):
+        with forward_ad.dual_level():
+            outputs = network(*(forward_ad.make_dual(a, t) for a, t in zip(arrays, tangents, strict=True)))
+            found.append(forward_ad.unpack_dual(outputs).tangent)
+    assert found[1].norm() > 0 and torch.equal(*found)
+
+
+def gradients_of_a_gradient(network, arrays: list[Tensor]) -> list[Tensor]:
+    """At each array, of the sum of squares of the gradients at the first and the third, the others without gradient."""
+    arrays = [array.detach().requires_grad_(n in (0, 2)) for n, array in enumerate(arrays)]
+    outputs = network(*arrays).tanh().sum()
+    asked = [arrays[0], arrays[2]]
+    found = torch.autograd.grad(outputs, asked, create_graph=True)
+    return [*found, *torch.autograd.grad(sum(g.square().sum() for g in found), asked)]
+
+
+@needs_kernel
+def test_second_derivatives() -> None:
+    arrays = drawn((3, 2, 8, 2, 5, 5))
+    expected = gradients_of_a_gradient(convolutions, arrays)
+    torch.testing.assert_close(gradients_of_a_gradient(native.conv_net, arrays), expected)
+    assert expected[2].norm() > 0 and expected[3].norm() > 0
+    x, weight, bias = one_convolution(2, 8, 4, 5, 5)
+    networks = [lambda x, _, w, f=f: f(x, w, bias) for f in (native.conv3x3, pytorch_convolution)]
+    torch.testing.assert_close(*(gradients_of_a_gradient(network, [x, bias, weight]) for network in networks))
+    weight, bias = torch.randn(8, 8, 3, 3, dtype=x.dtype) / 8, torch.zeros(8, dtype=x.dtype)
+    twice = [lambda x, _, w, f=f: f(f(x, w, bias), w, bias) for f in (native.conv3x3, pytorch_convolution)]
+    torch.testing.assert_close(*(gradients_of_a_gradient(network, [x, bias, weight]) for network in twice))
 
 
 @needs_kernel
@@ -249,12 +278,12 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
         arrays = drawn(sizes, torch.float32)
         for keep in (False, True):
-            torch.library.opcheck(native._forward, [*arrays, keep], test_utils=["test_schema", "test_faketensor"])
-        backward = [*native._forward(*arrays, True), *arrays]
-        torch.library.opcheck(native._backward, backward, test_utils=["test_schema", "test_faketensor"])
+            torch.library.opcheck(native.convolutions._forward, [*arrays, keep], test_utils=OPERATOR_TESTS)
+        backward = [*native.convolutions._forward(*arrays, True), *arrays]
+        torch.library.opcheck(native.convolutions._backward, backward, test_utils=OPERATOR_TESTS)
     x = one_convolution(2, 9, 4, 5, 6)[0]
     grad = torch.zeros(2, 4, 5, 6, dtype=x.dtype)
-    torch.library.opcheck(native._weight_gradient, [grad, x], test_utils=["test_schema", "test_faketensor"])
+    torch.library.opcheck(native.convolutions._weight_gradient, [grad, x], test_utils=OPERATOR_TESTS)
 
 
 @needs_kernel
@@ -276,8 +305,8 @@ def test_what_is_not_a_number_comes_out_as_that() -> None:
 def test_networks_of_couplings_use_it(
     settings: dict, given: int | None, takes_it: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, call = [], native._call
-    monkeypatch.setattr(native, "_call", lambda *arrays: calls.append(1) or call(*arrays))
+    calls, call = [], operators.call
+    monkeypatch.setattr(operators, "call", lambda *arrays: calls.append(1) or call(*arrays))
     x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     context = torch.randn(4, given, dtype=torch.float64) if given else None
     found = glow_network(**settings)(x, context)
@@ -292,7 +321,7 @@ def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.M
     def refuse(*arrays) -> None:
         raise AssertionError("the kernel was called")
 
-    monkeypatch.setattr(native, "_call", refuse)
+    monkeypatch.setattr(operators, "call", refuse)
     network, x = glow_network(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     assert network.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     network = network.float()
@@ -389,8 +418,8 @@ def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
 
 @needs_kernel
 def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, call = [], native._call
-    monkeypatch.setattr(native, "_call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
+    calls, call = [], operators.call
+    monkeypatch.setattr(operators, "call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
     for network, convolutions_of_it in ((GlobalConvNet(3, 2, (8, 8), 16, 32), 2), (ConvNet(3, 2, 16, blocks=1), 3)):
         x = torch.randn(4, 3, 8, 8)
         with torch.no_grad():
@@ -417,8 +446,8 @@ def test_it_is_not_for_what_does_not_fit() -> None:
     x, *weights = drawn((2, 3, 8, 2, 5, 5))
     for wrong in ([x, *weights[:-1]], [x[0], *weights], [x[:, :2], *weights], [x, *weights[:5], weights[1]]):
         assert native.conv_net(*wrong) is None
-        assert not native._fits(wrong[0].shape, [weight.shape for weight in wrong[1:]])
-    assert native._fits(x.shape, [weight.shape for weight in weights])
+        assert not native.convolutions._fits(wrong[0].shape, [weight.shape for weight in wrong[1:]])
+    assert native.convolutions._fits(x.shape, [weight.shape for weight in weights])
 
 
 @needs_kernel
@@ -490,7 +519,7 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(
 def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCNF_NATIVE", "0")
     assert fresh() is None
-    monkeypatch.setattr(native, "library", fresh)
+    monkeypatch.setattr(operators, "library", fresh)
     network, x = ConvNet(2, 4, hidden=8), torch.zeros(1, 2, 5, 5)
     assert native.conv_net(x, *network.parameters()) is None
     assert network(x).shape == (1, 4, 5, 5)

@@ -79,3 +79,11 @@ def test_a_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
     torch.testing.assert_close(network(images[1:2])[0], outputs[1])
     corner = (torch.autograd.grad(outputs[:, 0, -1, -1].sum(), images)[0] != 0).any(dim=0).any(dim=0)
     assert corner[0, 0] and corner[0, -1] and corner[-1, 0] and corner.double().mean() > 0.5
+
+
+def test_hooks_on_the_layers_of_a_network_are_called() -> None:
+    for network, x in ((MLP(3, 4, 8, 1), torch.zeros(2, 3)), (ConvNet(3, 4, 8), torch.zeros(2, 3, 5, 5))):
+        calls: list[int] = []
+        network.enter.register_forward_hook(lambda *seen, calls=calls: calls.append(1))
+        network(x)
+        assert calls == [1]

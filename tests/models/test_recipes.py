@@ -56,6 +56,14 @@ def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("recipe", FLOWS)
+def test_it_is_one_graph_for_a_compiler(recipe: str) -> None:
+    model = started(build(recipe, SMALL[recipe], 3), SMALL[recipe])
+    x, y = torch.rand(4, *SMALL[recipe]), torch.tensor([0, 2, -1, -1])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # an error, where the graph breaks
+    torch.testing.assert_close(compiled(x, y).class_log_probs, model(x, y).class_log_probs)
+
+
 @pytest.mark.parametrize(
     ("recipe", "shape"), [*SMALL.items(), ("scnf-paper", (1, 28, 28)), ("scnf-fast", (1, 28, 28))], ids=str
 )

@@ -1,0 +1,220 @@
+"""Networks of convolutions, and the gradient at the weights of a single one: `conv_net.cpp` as operators."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from scnf.native import operators
+from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator, table
+
+_FEW = 8  # channels, below which PyTorch's gradients are as fast
+_LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
+
+
+def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
+    if len(x) != 4 or len(weights) != 6:
+        return False
+    hidden, outputs = weights[1][0], weights[5][0]
+    shapes = [(hidden, x[1], 3, 3), (hidden,), (hidden, hidden, 1, 1), (hidden,), (outputs, hidden, 3, 3), (outputs,)]
+    return [tuple(w) for w in weights] == shapes and min(*x[1:], hidden, outputs) > 0
+
+
+def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None:
+    """Call a kernel of the network on x, whose planes are dense, the weights, and further arrays."""
+    strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
+    sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:]
+    operators.call(name, x, sizes, *strides, table(weights), *arrays)
+
+
+def _small(x: Tensor, channels: int) -> bool:
+    """Whether a layer of so many channels, and taps, is not too large for what a thread keeps."""
+    return channels * math.prod(x.shape[2:]) <= _LARGEST
+
+
+def _order(weight: Tensor) -> torch.memory_format:
+    return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+
+
+def _dense(*weights: Tensor) -> list[Tensor]:
+    return [weight.contiguous(memory_format=_order(weight)) for weight in weights]
+
+
+def _with_dense_planes(x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    dense = x.stride(3) == 1 and x.stride(2) == width
+    return x if dense or height == width == 1 else x.contiguous()
+
+
+def _shapes(x: Tensor, middle: Tensor, leave: Tensor, keep: bool) -> list[tuple[int, ...]]:
+    """Of the outputs, and of the second hidden layer, which backward asks for."""
+    images, *sides = x.shape  # its length would fix it in a compiled graph
+    return [(images, leave.shape[0], *sides[1:]), (images, middle.shape[0], *sides[1:]) if keep else (0,)]
+
+
+# Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
+@operator("conv_net")
+def _forward(
+    x: Tensor,
+    enter: Tensor,
+    enter_bias: Tensor,
+    middle: Tensor,
+    middle_bias: Tensor,
+    leave: Tensor,
+    leave_bias: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
+    outputs, kept = (x.new_empty(shape) for shape in _shapes(x, middle, leave, keep))
+    _call_network("forward", _with_dense_planes(x), weights, at(outputs), at(kept))
+    return outputs, kept
+
+
+@operator("conv_net_backward")
+def _backward(
+    grad: Tensor,
+    kept: Tensor,
+    x: Tensor,
+    enter: Tensor,
+    enter_bias: Tensor,
+    middle: Tensor,
+    middle_bias: Tensor,
+    leave: Tensor,
+    leave_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
+    grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
+    grads = [torch.empty_like(w) for w in weights]
+    _call_network("backward", _with_dense_planes(x), weights, at(kept), at(grad), at(grad_x), table(grads))
+    return cast(Any, (grad_x, *grads))
+
+
+@torch.library.register_fake("scnf::conv_net")
+def _(x: Tensor, *weights: Any) -> Any:
+    return tuple(x.new_empty(shape) for shape in _shapes(x, weights[2], weights[4], weights[6]))
+
+
+@torch.library.register_fake("scnf::conv_net_backward")
+def _(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> Any:
+    return x.new_empty(x.shape), *(torch.empty_like(w, memory_format=_order(w)) for w in weights)
+
+
+@register_flop_formula(torch.ops.scnf.conv_net)
+def _(x: Sequence[int], *weights: Any, **rest: Any) -> int:
+    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(weights[layer]) for layer in (0, 2, 4))
+
+
+def _conv_net_of_pytorch(x: Tensor, *weights: Tensor) -> Tensor:
+    enter, enter_bias, middle, middle_bias, leave, leave_bias = weights
+    hidden = F.conv2d(F.relu(F.conv2d(x, enter, enter_bias, padding=1)), middle, middle_bias)
+    return F.conv2d(F.relu(hidden), leave, leave_bias, padding=1)
+
+
+class _ConvNet(torch.autograd.Function):
+    """The two operators as one with a gradient; a gradient registered with the first costs three times the overhead."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
+        outputs, kept = _forward(*arrays, keep)
+        if keep:
+            ctx.save_for_backward(kept, *arrays)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, *arrays = ctx.saved_tensors
+        if differentiated_again():
+            return None, *gradients_of_pytorch(_conv_net_of_pytorch, arrays, grad)
+        return None, *_backward(grad, kept, *arrays)
+
+
+def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
+    """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
+
+    A few images at a time go through all three, so that what lies between stays in the cache of a core. Of it, only the
+    second hidden layer is kept for backward, where the first is computed again. For second derivatives PyTorch's
+    convolutions compute all again.
+
+    Args:
+        x: [N, C, H, W], float32 or float64, on the CPU.
+        weights: weight and bias of each layer: [M, C, 3, 3], [M], [M, M, 1, 1], [M], [D, M, 3, 3], [D], like x.
+
+    Returns:
+        [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, layers of
+        more than a million numbers an image, autocast, the transforms of torch.func, forward-mode derivatives.
+
+    Example:
+        >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
+        >>> outputs = conv_net(torch.zeros(5, 2, 7, 7), *weights)
+        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+    """
+    fits = _fits(x.shape, [w.shape for w in weights])
+    if not fits or not operators.takes(x, weights):
+        return None
+    if not _small(x, max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0])):
+        return None
+    keep = torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights))
+    return cast(Tensor, _ConvNet.apply(keep, x, *weights))
+
+
+@operator("conv3x3_weight_gradient")
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
+    found = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
+    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:]), at(grad), at(found))
+    return found.permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("scnf::conv3x3_weight_gradient")
+def _(grad: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(grad.shape[1], 3, 3, x.shape[1]).permute(0, 3, 1, 2)
+
+
+class _Conv3x3(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        if differentiated_again():
+            return gradients_of_pytorch(partial(F.conv2d, padding=1), (x, weight, bias), grad)
+        back = (grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
+        grad_x = torch.ops.aten.convolution_backward(*back)[0] if ctx.needs_input_grad[0] else None
+        return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """3x3 convolution, padded with zeros: PyTorch's, but for the gradient at the weights, which comes sooner.
+
+    Args:
+        x: [N, C, H, W], float32 or float64, on the CPU.
+        weight: [D, C, 3, 3], like x.
+        bias: [D], like x.
+
+    Returns:
+        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, they have fewer than 8
+        channels or more than a million weights, or the gradient at the weights is not asked for.
+
+    Example:
+        >>> outputs = conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4))
+        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+    """
+    asked = torch.is_grad_enabled() and weight.requires_grad
+    fits = (
+        x.dim() == 4
+        and x.shape[1] >= _FEW
+        and weight.shape == (bias.numel(), x.shape[1], 3, 3)
+        and weight.numel() <= _LARGEST  # each thread has a sum of its own
+    )
+    if not (asked and fits and operators.takes(x, (weight, bias)) and _small(x, max(x.shape[1], weight.shape[0]))):
+        return None
+    return cast(Tensor, _Conv3x3.apply(x, weight, bias))

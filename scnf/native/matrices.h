@@ -1,0 +1,226 @@
+// Products of matrices of float or double whose columns are whole vectors, and what the kernels share besides.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr long kBytes = 64, kRows = 8;
+#else
+constexpr long kBytes = 32, kRows = 4;
+#endif
+constexpr long kVectors = 3;
+
+template <typename Real> struct Simd {
+    typedef Real Vector __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));
+    static constexpr long size = kBytes / sizeof(Real);
+};
+
+template <typename Real> using Vector = typename Simd<Real>::Vector;
+
+template <typename Real> Vector<Real> load(const Real *at) { return *reinterpret_cast<const Vector<Real> *>(at); }
+
+template <typename Real> void store(Real *at, Vector<Real> values) { *reinterpret_cast<Vector<Real> *>(at) = values; }
+
+template <typename Real> Real sum(Vector<Real> values) {
+    alignas(kBytes) Real parts[Simd<Real>::size];
+    store(parts, values);
+    for (long half = Simd<Real>::size / 2; half > 0; half /= 2)
+        for (long i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+// A row-major matrix, or with swapped strides the transpose of one.
+template <typename Real> struct Matrix {
+    const Real *at;
+    long row, column;
+};
+
+// What becomes of a product: it alone, C + product, max(0, product + bias), 0 where `with` is not positive, or C + that.
+enum class Then { nothing, add, relu, where, add_where };
+
+constexpr bool masks(Then then) { return then == Then::where || then == Then::add_where; }
+
+template <typename Real, Then then, int rows, int vectors>
+[[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c,
+                                                const Real *with) {
+    Vector<Real> sums[rows][vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = then == Then::add ? load(c + r * stride + v * Simd<Real>::size)
+                                           : Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
+#pragma GCC unroll 4
+    for (long k = 0; k < depth; k++) {
+        Vector<Real> row[vectors];
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) row[v] = load(b + k * stride + v * Simd<Real>::size);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const Real factor = a.at[r * a.row + k * a.column];
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) sums[r][v] += factor * row[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            const long at = r * stride + v * Simd<Real>::size;
+            Vector<Real> result = sums[r][v];
+            if (then == Then::relu) result = result < 0 ? Vector<Real>{} : result;  // NaN stays
+            if (masks(then)) result = load(with + at) <= 0 ? Vector<Real>{} : result;
+            if (then == Then::add_where) result += load(c + at);
+            store(c + at, result);
+        }
+}
+
+// Some columns of a product: tiles of `tall` rows, then what is left.
+template <typename Real, Then then, int vectors, int tall = kRows>
+[[gnu::noinline]] void product_columns(long rows, long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+    if constexpr (tall > 0) {
+        for (; rows >= tall; rows -= tall, c += tall * stride) {
+            product_tile<Real, then, tall, vectors>(depth, a, b, stride, c, with);
+            a.at += tall * a.row;
+            if (then == Then::relu) with += tall;
+            if (masks(then)) with += tall * stride;
+        }
+        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, stride, c, with);
+    }
+}
+
+// How many columns a matrix has, whole vectors, and how far its rows are apart.
+struct Width {
+    long columns, stride;
+    Width(long columns) : columns(columns), stride(columns) {}
+    Width(long columns, long stride) : columns(columns), stride(stride) {}
+};
+
+// C = A B, or what else becomes of it; B and C are of one width.
+template <typename Real, Then then = Then::nothing>
+void product(long rows, long depth, Width width, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
+    for (long n = 0, vectors; n < width.columns; n += vectors * Simd<Real>::size) {
+        const long left = (width.columns - n) / Simd<Real>::size;
+        vectors = left == kVectors + 1 ? 2 : std::min(kVectors, left);  // a tile of one would wait for its sums
+        const Real *beside = masks(then) ? with + n : with;
+        switch (vectors) {
+        case 1: product_columns<Real, then, 1>(rows, depth, a, b + n, width.stride, c + n, beside); break;
+        case 2: product_columns<Real, then, 2>(rows, depth, a, b + n, width.stride, c + n, beside); break;
+        default: product_columns<Real, then, 3>(rows, depth, a, b + n, width.stride, c + n, beside);
+        }
+    }
+}
+
+// Adds to each of some numbers the sum of a vector.
+template <int count, typename Real> void add_sums_to(const Vector<Real> (&values)[count], Real *to) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if constexpr (count == 4 && std::is_same_v<Real, float>) {
+        const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(values[0], values[1]), _mm256_hadd_ps(values[2], values[3]));
+        const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+        return;
+    }
+#endif
+    for (int i = 0; i < count; i++) to[i] += sum<Real>(values[i]);
+}
+
+template <typename Real, int rows, int others>
+[[gnu::noinline]] void dots_tile(long columns, const Real *a, const Real *b, Real *c, long stride) {
+    Vector<Real> sums[rows][others] = {};
+#pragma GCC unroll 4
+    for (long n = 0; n < columns; n += Simd<Real>::size) {
+        Vector<Real> own[rows];
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) own[r] = load(a + r * columns + n);
+#pragma GCC unroll 8
+        for (int o = 0; o < others; o++) {
+            const Vector<Real> other = load(b + o * columns + n);
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) sums[r][o] += own[r] * other;
+        }
+    }
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++) add_sums_to<others, Real>(sums[r], c + r * stride);
+}
+
+template <typename Real, int rows, int others = kRows>
+void dots_others(long left, long columns, const Real *a, const Real *b, Real *c, long stride) {
+    if constexpr (others > 0) {
+        if (left >= others)
+            dots_tile<Real, rows, others>(columns, a, b, c, stride);
+        else
+            dots_others<Real, rows, others - 1>(left, columns, a, b, c, stride);
+    }
+}
+
+// C[rows, others] += A B^T; A and B have `columns` columns.
+template <typename Real> void add_dots(long rows, long others, long columns, const Real *a, const Real *b, Real *c) {
+    for (long o = 0; o < others; o += kRows)
+        for (long m = 0; m < rows; m += 3) {
+            const Real *left = a + m * columns, *right = b + o * columns;
+            Real *out = c + m * others + o;
+            switch (std::min(3L, rows - m)) {
+            case 1: dots_others<Real, 1>(others - o, columns, left, right, out, others); break;
+            case 2: dots_others<Real, 2>(others - o, columns, left, right, out, others); break;
+            default: dots_others<Real, 3>(others - o, columns, left, right, out, others);
+            }
+        }
+}
+
+template <typename Real> void add_sums(long rows, long columns, const Real *a, Real *sums) {
+    for (long r = 0; r < rows; r++) {
+        Vector<Real> total{};
+        for (long n = 0; n < columns; n += Simd<Real>::size) total += load(a + r * columns + n);
+        sums[r] += sum<Real>(total);
+    }
+}
+
+// Where shares of some blocks start, the last of them at the end; they become smaller.
+std::vector<long> shares(long blocks, long threads) {
+    std::vector<long> starts{0};
+    const long least = 1 + (blocks - 1) / (16 * threads);
+    for (long left = blocks; left > 0; left = blocks - starts.back())
+        starts.push_back(starts.back() + std::min(left, std::max(least, left / (2 * threads - 1))));
+    return starts;
+}
+
+// Calls `add(block, sums)`, which adds to `count` sums, for all blocks in threads, and writes the sums of all. A thread
+// that is done with a share takes the next, so that all end together, though one may be slower; each share has sums of
+// its own, which are added up in order, so that they are the same at each call.
+template <typename Real, typename Add> void add_shares(long blocks, int threads, long count, Real *sums, Add add) {
+    const std::vector<long> starts = shares(blocks, threads);
+    std::vector<std::vector<Real>> found(starts.size() - 1);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic)
+        for (size_t share = 0; share < found.size(); share++) {
+            found[share].resize(count);
+            for (long b = starts[share]; b < starts[share + 1]; b++) add(b, found[share].data());
+        }
+#pragma omp for schedule(static)
+        for (long start = 0; start < count; start += 4096) {
+            const long end = std::min(count, start + 4096);
+            std::fill(sums + start, sums + end, Real(0));
+            for (const auto &own : found)
+                for (long n = start; n < end; n++) sums[n] += own[n];
+        }
+    }
+}
+
+// Numbers that a thread keeps from call to call, from a multiple of 64 bytes on.
+template <typename Real> Real *scratch(long count) {
+    thread_local std::vector<Real> kept;
+    const long more = 64 / sizeof(Real);
+    if (long(kept.size()) < count + more) kept.resize(count + more);
+    return reinterpret_cast<Real *>((reinterpret_cast<std::uintptr_t>(kept.data()) + 63) / 64 * 64);
+}
+
+}  // namespace
