@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -59,9 +61,13 @@ def _load() -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             objects, linked = [f"{scratch}/{source.stem}.o" for source in sources], f"{scratch}/kernels.so"
-            for source, compiled in zip(sources, objects, strict=True):
-                _run(*compiler, *_FLAGS, "-c", str(source), "-o", compiled)
-            _run(*compiler, "-shared", *objects, "-o", linked)  # without OpenMP's own library: that of torch serves
+            compilations = [
+                (*compiler, *_FLAGS, "-c", str(source), "-o", compiled)
+                for source, compiled in zip(sources, objects, strict=True)
+            ]
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(_run, compilations))
+            _run((*compiler, "-shared", *objects, "-o", linked))  # without OpenMP's own library: that of torch serves
             Path(linked).replace(target)  # another process may have been faster
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
@@ -74,5 +80,5 @@ def _said(error: Exception) -> str:
     return (getattr(error, "stderr", None) or str(error)).strip()[-300:]
 
 
-def _run(*command: str) -> None:
+def _run(command: Sequence[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300)
