@@ -121,7 +121,23 @@ void product(long rows, long depth, Width width, Matrix<Real> a, const Real *b, 
 
 // Adds to each of some numbers the sum of a vector.
 template <int count, typename Real> void add_sums_to(const Vector<Real> (&values)[count], Real *to) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#ifdef __AVX512F__
+    if constexpr (count == 8 && std::is_same_v<Real, float>) {
+        __m256 halves[8];
+        for (int i = 0; i < 8; i++) {
+            const __m256d upper = _mm512_extractf64x4_pd(_mm512_castps_pd(values[i]), 1);
+            halves[i] = _mm256_add_ps(_mm512_castps512_ps256(values[i]), _mm256_castpd_ps(upper));
+        }
+        auto quarter = [](const __m256 *four) {  // of each, in the lower and the upper lane
+            return _mm256_hadd_ps(_mm256_hadd_ps(four[0], four[1]), _mm256_hadd_ps(four[2], four[3]));
+        };
+        const __m256 low = quarter(halves), high = quarter(halves + 4);
+        const __m256 sums =
+            _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+        _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sums));
+        return;
+    }
+#elif defined(__AVX2__)
     if constexpr (count == 4 && std::is_same_v<Real, float>) {
         const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(values[0], values[1]), _mm256_hadd_ps(values[2], values[3]));
         const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
