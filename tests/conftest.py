@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from scnf.cli import main
+from scnf.native import operators
 from scnf.runs import Run
 
 torch.set_num_threads(1)
@@ -39,6 +40,12 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are PyTorch's, as on a GPU."""
+    monkeypatch.setattr(operators, "_available", lambda: False)
 
 
 @pytest.fixture

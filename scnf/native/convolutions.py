@@ -147,7 +147,8 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
 
     Returns:
         [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, layers of
-        more than a million numbers an image, autocast, the transforms of torch.func, forward-mode derivatives.
+        more than a million numbers an image, the transforms of torch.func, forward-mode derivatives. Autocast changes
+        nothing: on the CPU all is sooner done here than by PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
@@ -202,7 +203,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
 
     Returns:
         [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, they have fewer than 8
-        channels or more than a million weights, or the gradient at the weights is not asked for.
+        channels or more than a million weights, under autocast, or if the gradient at the weights is not asked for.
 
     Example:
         >>> outputs = conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4))
@@ -215,6 +216,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
         and weight.shape == (bias.numel(), x.shape[1], 3, 3)
         and weight.numel() <= _LARGEST  # each thread has a sum of its own
     )
-    if not (asked and fits and operators.takes(x, (weight, bias)) and _small(x, max(x.shape[1], weight.shape[0]))):
+    small = _small(x, max(x.shape[1], weight.shape[0]))
+    if torch.is_autocast_enabled("cpu") or not (asked and fits and small and operators.takes(x, (weight, bias))):
         return None
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))

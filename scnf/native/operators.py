@@ -20,12 +20,11 @@ def _available() -> bool:
 
 
 def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel, and for these: on the CPU, of one type, without autocast and the like."""
+    """Whether there is a kernel, and for these: on the CPU, of one type, without the transforms of torch.func."""
     return (
         x.device.type == "cpu"
         and x.dtype in NAMES
         and all(w.device.type == "cpu" and w.dtype == x.dtype for w in weights)
-        and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and _available()

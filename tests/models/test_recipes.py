@@ -95,6 +95,7 @@ def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", FLOWS)
+@pytest.mark.usefixtures("without_kernels")
 @torch.no_grad()
 def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
     shape = SMALL[recipe]

@@ -239,6 +239,7 @@ def test_single_precision_stays_and_suffices(case: Case, device: str) -> None:
 
 
 @every_case
+@pytest.mark.usefixtures("without_kernels")
 def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
     transform, inputs, context = prepared(case, torch.float32)
     outputs, logabsdet = transform(inputs, context)
