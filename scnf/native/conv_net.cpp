@@ -36,12 +36,7 @@ struct Sizes {
         return std::min(images, (images + together - 1) / together * threads);
     }
     long start(long b, long blocks) const { return b * images / blocks; }
-    // Whole vectors, but not as many as would put all rows on the same few places of a cache.
-    template <typename Real> long columns(long count) const {
-        constexpr long size = Simd<Real>::size;
-        const long whole = (count * pixels() + size - 1) / size * size;
-        return whole * sizeof(Real) % 512 ? whole : whole + size;
-    }
+    template <typename Real> Width columns(long count) const { return padded<Real>(count * pixels()); }
 
     // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
     Order enter() const { return {1, channels}; }
@@ -60,10 +55,10 @@ struct Shift {
 // matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap (`sign` 1) or against it (-1).
 template <typename Real>
 void unfold(const Sizes &of, long count, long channels, Order order, long sign, const Real *images, long image,
-            long channel, Real *matrix, long columns) {
+            long channel, Real *matrix, long stride) {
     for (long c = 0; c < channels; c++)
         for (long tap = 0; tap < 9; tap++) {
-            Real *row = matrix + (c * order.channel + tap * order.tap) * columns;
+            Real *row = matrix + (c * order.channel + tap * order.tap) * stride;
             const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
             for (long n = 0; n < count; n++, row += of.pixels()) {
                 const Real *from = images + n * image + c * channel + move.by;
@@ -73,17 +68,17 @@ void unfold(const Sizes &of, long count, long channels, Order order, long sign, 
                 if (move.edge >= 0)
                     for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
             }
-            std::fill(row, row + columns - count * of.pixels(), Real(0));
+            std::fill(row, row + stride - count * of.pixels(), Real(0));
         }
 }
 
 // The transpose of `unfold`, added to `images`, which are dense. It writes zeros into the matrix.
 template <typename Real>
-void fold(const Sizes &of, long count, long channels, Order order, long sign, Real *matrix, long columns,
+void fold(const Sizes &of, long count, long channels, Order order, long sign, Real *matrix, long stride,
           Real *images) {
     for (long c = 0; c < channels; c++)
         for (long tap = 0; tap < 9; tap++) {
-            Real *row = matrix + (c * order.channel + tap * order.tap) * columns;
+            Real *row = matrix + (c * order.channel + tap * order.tap) * stride;
             const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
             for (long n = 0; n < count; n++, row += of.pixels()) {
                 Real *to = images + (n * channels + c) * of.pixels() + move.by;
@@ -96,19 +91,19 @@ void fold(const Sizes &of, long count, long channels, Order order, long sign, Re
 
 // Between a matrix with a row for each channel and a column for each image and pixel, and dense images.
 template <typename Real>
-void to_images(const Sizes &of, long count, long channels, const Real *matrix, long columns, Real *images) {
+void to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(matrix + c * columns + n * of.pixels(), of.pixels(), images);
+            std::copy_n(matrix + c * stride + n * of.pixels(), of.pixels(), images);
 }
 
 template <typename Real>
-void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long columns) {
+void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long stride) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(images, of.pixels(), matrix + c * columns + n * of.pixels());
+            std::copy_n(images, of.pixels(), matrix + c * stride + n * of.pixels());
     for (long c = 0; c < channels; c++)
-        std::fill(matrix + c * columns + count * of.pixels(), matrix + (c + 1) * columns, Real(0));
+        std::fill(matrix + c * stride + count * of.pixels(), matrix + (c + 1) * stride, Real(0));
 }
 
 template <typename Real> struct Layers {
@@ -123,32 +118,32 @@ template <typename Real> struct Input {
 
 // Of some images: taps of x, and the first hidden layer.
 template <typename Real>
-void first_layer(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, long columns, Real *taps,
+void first_layer(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, Width columns, Real *taps,
                  Real *first) {
     const long inputs = 9 * of.channels;
-    unfold(of, count, of.channels, of.enter(), 1, x.at, x.image, x.channel, taps, columns);
+    unfold(of, count, of.channels, of.enter(), 1, x.at, x.image, x.channel, taps, columns.stride);
     product<Real, Then::relu>(of.hidden, inputs, columns, {w.enter, inputs, 1}, taps, first, w.enter_bias);
 }
 
 template <typename Real>
 void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y, Real *kept) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
-    const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
+    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < blocks; b++) {
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const long columns = of.columns<Real>(count);
+        const Width columns = of.columns<Real>(count);
         Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
         Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
         first_layer(of, count, x.from(start), w, columns, taps, first);
         product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
                                   w.middle_bias);
-        if (kept) to_images(of, count, of.hidden, second, columns, kept + start * of.hidden * of.pixels());
+        if (kept) to_images(of, count, of.hidden, second, columns.stride, kept + start * of.hidden * of.pixels());
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
         Real *out = y + start * of.outputs * of.pixels();
         for (long n = 0; n < count * of.outputs; n++)
             std::fill_n(out + n * of.pixels(), of.pixels(), w.leave_bias[n % of.outputs]);
-        fold(of, count, of.outputs, of.leave(), -1, last, columns, out);
+        fold(of, count, of.outputs, of.leave(), -1, last, columns.stride, out);
     }
 }
 
@@ -156,7 +151,7 @@ template <typename Real>
 void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Layers<const Real> w, const Real *grad_y,
               Real *grad_x, Real *const *grad_w) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
-    const long most = of.columns<Real>(of.block()), blocks = of.blocks(threads);
+    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
                            of.outputs};
     const long all = std::accumulate(counts, counts + 6, 0L);
@@ -165,16 +160,16 @@ void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Lay
         Real *own[6] = {sums};
         for (int i = 1; i < 6; i++) own[i] = own[i - 1] + counts[i - 1];
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const long columns = of.columns<Real>(count);
+        const Width columns = of.columns<Real>(count);
         Real *taps = scratch<Real>((2 * inputs + 4 * of.hidden + outputs) * most);
         Real *first = taps + inputs * most, *second = first + of.hidden * most;
         Real *grad_taps = second + of.hidden * most, *grad_first = grad_taps + inputs * most;
         Real *grad_second = grad_first + of.hidden * most, *grad_last = grad_second + of.hidden * most;
         first_layer(of, count, x.from(start), w, columns, taps, first);
-        from_images(of, count, of.hidden, kept + start * of.hidden * of.pixels(), second, columns);
+        from_images(of, count, of.hidden, kept + start * of.hidden * of.pixels(), second, columns.stride);
         const Real *grad = grad_y + start * of.outputs * of.pixels();
         unfold(of, count, of.outputs, of.leave(), -1, grad, of.outputs * of.pixels(), of.pixels(), grad_last,
-               columns);
+               columns.stride);
         product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second,
                                    second);
         product<Real, Then::where>(of.hidden, of.hidden, columns, {w.middle, 1, of.hidden}, grad_second, grad_first,
@@ -186,10 +181,10 @@ void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Lay
         add_sums(of.hidden, columns, grad_second, own[3]);
         add_dots(outputs, of.hidden, columns, grad_last, second, own[4]);
         for (long o = 0; o < of.outputs; o++)  // the tap in the middle moves no pixel
-            add_sums(1, columns, grad_last + (o * of.leave().channel + 4 * of.leave().tap) * columns, own[5] + o);
+            add_sums(1, columns, grad_last + (o * of.leave().channel + 4 * of.leave().tap) * columns.stride, own[5] + o);
         Real *out = grad_x + start * of.channels * of.pixels();
         std::fill_n(out, count * of.channels * of.pixels(), Real(0));
-        fold(of, count, of.channels, of.enter(), 1, grad_taps, columns, out);
+        fold(of, count, of.channels, of.enter(), 1, grad_taps, columns.stride, out);
     });
     const Real *sums = found.data();
     for (int i = 0; i < 6; sums += counts[i++]) std::copy_n(sums, counts[i], grad_w[i]);
@@ -225,7 +220,7 @@ void add_weight_gradient(const Sizes &of, long rows, long wide, const Real *imag
 // Of a 3x3 convolution from `channels` to `outputs`, all with channels last: grad_w is [output, tap, channel].
 template <typename Real>
 void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *grad_y, Real *grad_w) {
-    const long wide = (of.channels + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;  // whole vectors
+    const long wide = whole_vectors<Real>(of.channels);
     const long rows = std::min(of.height, std::max(1L, kPixels / of.width)), matrix = of.outputs * wide;
     std::vector<Real> found(9 * matrix);
     add_shares(of.images, threads, 9 * matrix, found.data(), [&](long n, Real *sums) {

@@ -104,6 +104,16 @@ struct Width {
     Width(long columns, long stride) : columns(columns), stride(stride) {}
 };
 
+template <typename Real> long whole_vectors(long columns) {
+    return (columns + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;
+}
+
+// Whole vectors, and rows not as far apart as would put all of them on the same few places of a cache.
+template <typename Real> Width padded(long columns) {
+    const long whole = whole_vectors<Real>(columns);
+    return {whole, whole * sizeof(Real) % 512 ? whole : whole + Simd<Real>::size};
+}
+
 // C = A B, or what else becomes of it; B and C are of one width.
 template <typename Real, Then then = Then::nothing>
 void product(long rows, long depth, Width width, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
@@ -149,16 +159,16 @@ template <int count, typename Real> void add_sums_to(const Vector<Real> (&values
 }
 
 template <typename Real, int rows, int others>
-[[gnu::noinline]] void dots_tile(long columns, const Real *a, const Real *b, Real *c, long stride) {
+[[gnu::noinline]] void dots_tile(Width width, const Real *a, const Real *b, Real *c, long stride) {
     Vector<Real> sums[rows][others] = {};
 #pragma GCC unroll 4
-    for (long n = 0; n < columns; n += Simd<Real>::size) {
+    for (long n = 0; n < width.columns; n += Simd<Real>::size) {
         Vector<Real> own[rows];
 #pragma GCC unroll 3
-        for (int r = 0; r < rows; r++) own[r] = load(a + r * columns + n);
+        for (int r = 0; r < rows; r++) own[r] = load(a + r * width.stride + n);
 #pragma GCC unroll 8
         for (int o = 0; o < others; o++) {
-            const Vector<Real> other = load(b + o * columns + n);
+            const Vector<Real> other = load(b + o * width.stride + n);
 #pragma GCC unroll 3
             for (int r = 0; r < rows; r++) sums[r][o] += own[r] * other;
         }
@@ -168,33 +178,33 @@ template <typename Real, int rows, int others>
 }
 
 template <typename Real, int rows, int others = kRows>
-void dots_others(long left, long columns, const Real *a, const Real *b, Real *c, long stride) {
+void dots_others(long left, Width width, const Real *a, const Real *b, Real *c, long stride) {
     if constexpr (others > 0) {
         if (left >= others)
-            dots_tile<Real, rows, others>(columns, a, b, c, stride);
+            dots_tile<Real, rows, others>(width, a, b, c, stride);
         else
-            dots_others<Real, rows, others - 1>(left, columns, a, b, c, stride);
+            dots_others<Real, rows, others - 1>(left, width, a, b, c, stride);
     }
 }
 
-// C[rows, others] += A B^T; A and B have `columns` columns.
-template <typename Real> void add_dots(long rows, long others, long columns, const Real *a, const Real *b, Real *c) {
+// C[rows, others] += A B^T; A and B are of one width.
+template <typename Real> void add_dots(long rows, long others, Width width, const Real *a, const Real *b, Real *c) {
     for (long o = 0; o < others; o += kRows)
         for (long m = 0; m < rows; m += 3) {
-            const Real *left = a + m * columns, *right = b + o * columns;
+            const Real *left = a + m * width.stride, *right = b + o * width.stride;
             Real *out = c + m * others + o;
             switch (std::min(3L, rows - m)) {
-            case 1: dots_others<Real, 1>(others - o, columns, left, right, out, others); break;
-            case 2: dots_others<Real, 2>(others - o, columns, left, right, out, others); break;
-            default: dots_others<Real, 3>(others - o, columns, left, right, out, others);
+            case 1: dots_others<Real, 1>(others - o, width, left, right, out, others); break;
+            case 2: dots_others<Real, 2>(others - o, width, left, right, out, others); break;
+            default: dots_others<Real, 3>(others - o, width, left, right, out, others);
             }
         }
 }
 
-template <typename Real> void add_sums(long rows, long columns, const Real *a, Real *sums) {
+template <typename Real> void add_sums(long rows, Width width, const Real *a, Real *sums) {
     for (long r = 0; r < rows; r++) {
         Vector<Real> total{};
-        for (long n = 0; n < columns; n += Simd<Real>::size) total += load(a + r * columns + n);
+        for (long n = 0; n < width.columns; n += Simd<Real>::size) total += load(a + r * width.stride + n);
         sums[r] += sum<Real>(total);
     }
 }

@@ -29,15 +29,8 @@ struct Sizes {
     }
 };
 
-template <typename Real> long whole_vectors(long features) {
-    return (features + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;
-}
-
-// Of a row with so many features, and the one; not what would put all rows on the same few places of a cache.
-template <typename Real> long stride(long features) {
-    const long whole = whole_vectors<Real>(features + 1);
-    return whole * sizeof(Real) % 512 ? whole : whole + Simd<Real>::size;
-}
+// How far rows with so many features, and the one, are apart.
+template <typename Real> long stride(long features) { return padded<Real>(features + 1).stride; }
 
 // The weights of each layer as a padded matrix: with the biases [inputs + 1, outputs], or without [outputs, inputs].
 template <typename Real> struct Packed {
