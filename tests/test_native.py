@@ -300,9 +300,17 @@ def test_what_is_not_a_number_comes_out_as_that() -> None:
 @needs_kernel
 def test_autocast_changes_nothing() -> None:
     arrays = [array.float() for array in drawn((2, 2, 8, 2, 4, 4))]
-    expected = outputs_and_gradients(native.conv_net, arrays)
+
+    def all_of_it() -> list[Tensor]:
+        x, *weights = (array.detach().requires_grad_() for array in arrays)
+        grads = torch.autograd.grad(native.conv_net(x, *weights).square().sum(), (x, *weights), create_graph=True)
+        with torch.autocast("cpu", enabled=False):
+            again = torch.autograd.grad(sum(grad.square().sum() for grad in grads), (x, *weights))
+        return [*outputs_and_gradients(native.conv_net, arrays), *grads, *again]
+
+    expected = all_of_it()
     with torch.autocast("cpu", torch.bfloat16):
-        found = outputs_and_gradients(native.conv_net, arrays)
+        found = all_of_it()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

@@ -69,5 +69,6 @@ def gradients_of_pytorch(
     """Of a network of PyTorch's operators at each of its arrays, to be differentiated; None where none is asked for."""
     arrays = [array.view_as(array) for array in arrays]  # one may come from another: its gradient is not part of these
     asked = [array for array in arrays if array.requires_grad]
-    found = iter(torch.autograd.grad(network(*arrays), asked, grad, create_graph=True))
+    with torch.autocast("cpu", enabled=False):
+        found = iter(torch.autograd.grad(network(*arrays), asked, grad, create_graph=True))
     return tuple(next(found) if array.requires_grad else None for array in arrays)
