@@ -32,6 +32,7 @@ RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
 
 
 M1_COPY = "m1"
+_ADAPTED = 1_000_003  # added to the seed
 """Directory in a run of M1+M2 with what is needed to build its M1 again."""
 
 
@@ -102,7 +103,8 @@ class _Workbench:
         )
         self.shape = tuple(self.dataset.train_x.shape[1:])
         self.visible = self.split.visible(self.dataset.train_y)
-        torch.manual_seed(settings.seed)
+        # the flow that is adapted may have had the same seed: its class means are not to be drawn again
+        torch.manual_seed(settings.seed + (_ADAPTED if settings.train.adapt else 0))
         try:
             prior = make_prior(settings.model.prior, classes, self.visible)
             parts = {"m1": self._m1(settings.model.m1, near)} if settings.model.m1 else {}
@@ -416,7 +418,7 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
     spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-    cost = f"{spent}{rate}, {summary['peak_memory_mb']:.0f} MB at most"
+    cost = f"{f'{spent}{rate}, ' if summary['epochs'] else ''}{summary['peak_memory_mb']:.0f} MB at most"
     print(f"{cost}; {kept}all is in {run.path}")
 
 
@@ -472,7 +474,7 @@ def list_runs(words: Sequence[str]) -> int:
     parser.add_argument(
         "--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated"
     )
-    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     options = parser.parse_args(list(words))
     if options.show:
         if options.show[0] != "show" or len(options.show) != 2:
@@ -500,7 +502,7 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--same-test-set", action="store_true", help="the test split, of runs with other label splits")
     parser.add_argument("--pretrained", action="store_true", help="the shipped weights as well")
     parser.add_argument("--out", type=Path, help="directory of the table and the picture (LOGS/comparison)")
-    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     options, overrides = parser.parse_known_args(words)
     if options.k < 1:
         raise UserError(f"--k must be 1 or more, not {options.k}")
@@ -578,7 +580,7 @@ def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
     )
-    parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     return parser
 
 

@@ -37,9 +37,13 @@ def description(device: torch.device) -> dict[str, str | int | None]:
     }
 
 
-def compile_for(function: Any, device: torch.device) -> Any:
-    """A function or module through `torch.compile`; on a GPU as CUDA graphs, whose results last until the next call."""
-    return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None)
+def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
+    """A function or module through `torch.compile`; on a GPU as CUDA graphs, whose results last until the next call.
+
+    Backward runs without autocast, as it does where nothing is compiled: what forward did in float32 stays so.
+    """
+    torch._functorch.config.backward_pass_autocast = "off"  # read when the first call compiles
+    return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)
 
 
 def keep_freed_memory() -> bool:

@@ -1,5 +1,6 @@
 """The commands after training: evaluate, sample, runs; and starting from weights."""
 
+import hashlib
 import re
 import shutil
 import signal
@@ -113,7 +114,8 @@ def test_evaluate_a_run_that_was_interrupted(scnf: Callable[..., Any], copied: R
 
 
 def test_evaluate_runs_elsewhere(scnf: Callable[..., Any], finished: Path) -> None:
-    assert scnf("evaluate 1 --logs", finished.parent).code == 0
+    for words in ("evaluate 1 --logs", "evaluate 1 --runs.root"):
+        assert scnf(words, finished.parent).code == 0
     assert scnf("evaluate", finished).code == 0
 
 
@@ -153,6 +155,14 @@ def test_weights_that_ship(
         shutil.copy(finished / name, folder)
     assert digits("--epochs 0 --pretrained").code == 0
     assert last_run().read_json("summary.json")["test"] == Run(finished).read_json("summary.json")["test"]
+    weights, listed = folder / "model.safetensors", folder / "model.safetensors.sha256"
+    listed.write_text(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  model.safetensors\n")
+    assert digits("--epochs 0 --pretrained").code == 0
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    outcome = digits("--epochs 0 --pretrained")
+    assert outcome.code == 2 and "model.safetensors is damaged" in outcome.err
 
 
 def test_weights_of_other_data_are_noted(scnf: Callable[..., Any]) -> None:
@@ -183,6 +193,17 @@ def test_adapting_trains_the_conditional_part_alone(
     summary, path = last_run().read_json("summary.json"), last_run().path
     assert digits("--epochs 0 --data_seed 1 --pretrained", path).code == 0
     assert last_run().read_json("summary.json")["test"] == summary["test"]  # those of images
+
+
+def test_adapting_draws_other_classes_than_the_run_whose_flow_it_has(
+    digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
+) -> None:
+    drawn = []
+    for words in ("", "--seed 0", "--adapt --pretrained 1"):
+        assert digits("--epochs 0", words).code == 0
+        drawn.append(load_tensors(last_run().weights)[0]["conditional.embedding.weight"].flatten())
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.corrcoef(torch.stack(drawn))[0, 2].abs() < 0.5
 
 
 def test_adapting_goes_on_as_if_it_never_stopped(

@@ -1,5 +1,6 @@
 """Weights and checkpoints as safetensors: tensors and a JSON header, nothing that could run code."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file: its tensors, on the CPU, and the metadata of :func:`save_tensors`.
 
+    Where a file with its name and .sha256 lies beside it, as with the shipped weights, it must be of that check sum.
+
     Raises:
         UserError: the file is missing, damaged, or no safetensors file; it is never unpickled.
     """
@@ -41,6 +44,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(
                 f"{path} is a pickled file, which could run code and is never loaded: give safetensors weights"
             )
+        listed = path.with_name(f"{path.name}.sha256")
+        if listed.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in listed.read_text(encoding="utf-8"):
+            raise UserError(f"{path} is damaged, or not what {listed.name} is of: get both again")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = json.loads((file.metadata() or {}).get("scnf", "{}"))

@@ -1,14 +1,18 @@
 """Every recipe, for the shapes people have."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from scnf import native
 from scnf.distributions import ClassPrior
+from scnf.machine import compile_for
 from scnf.models import SemiConditionalFlow, build
 from scnf.models.architectures import FLOWS
+from scnf.objectives import semi_supervised_loss
 
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
@@ -62,6 +66,21 @@ def test_it_is_one_graph_for_a_compiler(recipe: str) -> None:
     x, y = torch.rand(4, *SMALL[recipe]), torch.tensor([0, 2, -1, -1])
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # an error, where the graph breaks
     torch.testing.assert_close(compiled(x, y).class_log_probs, model(x, y).class_log_probs)
+
+
+@pytest.mark.skipif(native.library() is None, reason="without kernels, networks are in bf16")
+def test_compiled_under_autocast_its_gradients_are_those_of_the_kernels() -> None:
+    shape = SMALL["scnf-digits"]
+    model = started(build("scnf-digits", shape, 3), shape)
+    x, y = torch.rand(4, *shape), torch.tensor([0, 2, -1, -1])
+    compiled = compile_for(model, torch.device("cpu"), backend="aot_eager")
+
+    def gradients(network: Any, autocast: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = semi_supervised_loss(network(x, y), y)[0]
+        return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
+
+    torch.testing.assert_close(gradients(compiled, True), gradients(model, False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
