@@ -269,7 +269,7 @@ def recipe_step(
 
 
 def matrix_products(matrix: Tensor) -> dict[str, Call]:
-    """A square matrix times itself by each of PyTorch's libraries: MKL keeps to AVX2 where the processor is AMD's."""
+    """A square matrix times itself or its transpose by each of PyTorch's libraries: MKL keeps to AVX2 on AMD's."""
     ways = {"torch.mm": partial(torch.mm, matrix, matrix)}
     if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
         ways["oneDNN"] = partial(F.linear, matrix.to_mkldnn(), matrix)

@@ -213,8 +213,8 @@ class TrainSettings:
         grad_clip: largest norm of the gradient; 0 for no limit.
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
         autocast: bf16 inside the networks in training, where the device has instructions for it: a GPU, or a CPU with
-            AVX512-BF16 or AMX. Densities stay float32, and so do evaluation and, on a CPU, networks that have a kernel
-            (see scnf.native), which are sooner done.
+            AVX512-BF16 or AMX. Densities stay float32, and so do evaluation and, on a CPU, those networks of flows that
+            have a kernel (see scnf.native), which are sooner done.
         compile: compile the model with torch.compile; on a GPU as CUDA graphs.
         adapt: train the class-conditional part of a flow alone, anew, on latents from the shared flow of `pretrained`
             that are computed once.

@@ -210,7 +210,7 @@ def train(
         grad_clip: largest norm of the gradient, 0 for no limit.
         ema: decay of the averaged weights that are evaluated and kept, 0 for none.
         select: which weights are best, a key of `SELECTORS`.
-        autocast: bf16 inside the networks (the model keeps its densities in float32).
+        autocast: bf16 inside the networks that have no kernel (the model keeps its densities in float32).
         compile: run the model through torch.compile.
         resume: what :func:`restore` gave, to go on from there; on the CPU the end is the same, bit for bit.
         say: takes one line per epoch.
