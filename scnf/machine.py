@@ -42,7 +42,9 @@ def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
 
     Backward runs without autocast, as it does where nothing is compiled: what forward did in float32 stays so.
     """
-    torch._functorch.config.backward_pass_autocast = "off"  # read when the first call compiles
+    import torch._functorch.config as of_backward
+
+    of_backward.backward_pass_autocast = "off"  # read when the first call compiles
     return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)
 
 
