@@ -46,3 +46,13 @@ def test_a_processor_goes_by_its_model_where_linux_tells_it() -> None:
     assert found["device"] == "cpu" and found["threads"] == torch.get_num_threads() and found["cpus"]
     about = subprocess.run(["grep", "-m1", "model name", "/proc/cpuinfo"], capture_output=True, text=True).stdout
     assert found["device_name"] and (not about or about.split(":", 1)[1].strip() == found["device_name"])
+
+
+def test_a_fresh_process_compiles() -> None:
+    script = """
+import torch
+from scnf.machine import compile_for
+assert compile_for(torch.cos, torch.device("cpu"), backend="aot_eager")(torch.zeros(2)).tolist() == [1, 1]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
