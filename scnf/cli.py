@@ -32,8 +32,9 @@ RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
 
 
 M1_COPY = "m1"
-_ADAPTED = 1_000_003  # added to the seed
 """Directory in a run of M1+M2 with what is needed to build its M1 again."""
+_ADAPTED = 1_000_003
+"""What is added to the seed where a flow is adapted: it may have had the same, and drawn the same class means."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +104,6 @@ class _Workbench:
         )
         self.shape = tuple(self.dataset.train_x.shape[1:])
         self.visible = self.split.visible(self.dataset.train_y)
-        # the flow that is adapted may have had the same seed: its class means are not to be drawn again
         torch.manual_seed(settings.seed + (_ADAPTED if settings.train.adapt else 0))
         try:
             prior = make_prior(settings.model.prior, classes, self.visible)
@@ -418,8 +418,8 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
     spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-    cost = f"{f'{spent}{rate}, ' if summary['epochs'] else ''}{summary['peak_memory_mb']:.0f} MB at most"
-    print(f"{cost}; {kept}all is in {run.path}")
+    cost = f"{spent}{rate}, " if summary["epochs"] else ""
+    print(f"{cost}{summary['peak_memory_mb']:.0f} MB at most; {kept}all is in {run.path}")
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -474,7 +474,7 @@ def list_runs(words: Sequence[str]) -> int:
     parser.add_argument(
         "--where", action="append", default=[], help="recipe=scnf-fast, accuracy>0.9, ...; may be repeated"
     )
-    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    _add_logs(parser)
     options = parser.parse_args(list(words))
     if options.show:
         if options.show[0] != "show" or len(options.show) != 2:
@@ -502,7 +502,7 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--same-test-set", action="store_true", help="the test split, of runs with other label splits")
     parser.add_argument("--pretrained", action="store_true", help="the shipped weights as well")
     parser.add_argument("--out", type=Path, help="directory of the table and the picture (LOGS/comparison)")
-    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    _add_logs(parser)
     options, overrides = parser.parse_known_args(words)
     if options.k < 1:
         raise UserError(f"--k must be 1 or more, not {options.k}")
@@ -570,6 +570,10 @@ def _take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]
     return own, rest
 
 
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+
+
 def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"scnf {command}",
@@ -580,7 +584,7 @@ def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
     )
-    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    _add_logs(parser)
     return parser
 
 
