@@ -50,7 +50,7 @@ from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-STEPS, HIDDEN, CLASSES, RECIPE_BATCHES = 4, 64, 10, (64, 256, 512)
+STEPS, HIDDEN, CLASSES = 4, 64, 10
 IMAGE, FIRST, ASIDE, LAST = (1, 28, 28), (4, 14, 14), (2, 14, 14), (8, 7, 7)  # squeezed once, factored out, at the end
 LATENTS = math.prod(LAST)
 # Where bf16 is emulated it takes very long.
@@ -317,7 +317,7 @@ def machine() -> dict[str, Any]:
     return {**description(DEVICE), "torch": torch.__version__, "load": load}
 
 
-def speed(seconds: float, batch: int, out: Path) -> None:
+def speed(seconds: float, batch: int, recipe_batches: Sequence[int], out: Path) -> None:
     figures: dict[str, Any] = {**machine(), "batch": batch}
     names = list(GLOWS)
     ways: dict[str, dict[str, Any]] = {
@@ -329,7 +329,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
         print("scnf compiled is skipped: torch.compile needs a C++ compiler, and there is none", file=sys.stderr)
         names.remove("scnf compiled")
         del ways[" compiled"]
-    recipes = {f"scnf-fast{way}, batch {n}": {"batch": n, **how} for n in RECIPE_BATCHES for way, how in ways.items()}
+    recipes = {f"scnf-fast{way}, batch {n}": {"batch": n, **how} for n in recipe_batches for way, how in ways.items()}
     contenders = {name: contender(name, batch) for name in names}
     parameters = {name: parameter_counts(each.model) for name, each in contenders.items()}
     for name, (networks, total) in parameters.items():
@@ -346,7 +346,7 @@ def speed(seconds: float, batch: int, out: Path) -> None:
     matrix = torch.randn(8192, 8192, device=DEVICE) if DEVICE.type == "cuda" else torch.randn(2048, 2048)
     products = {task: matrix_products(matrix.bfloat16() if task in BF16 else matrix) for task in TRAINING}
     work = dict.fromkeys(names, training_flops(contenders["scnf"].log_prob))
-    flops = {n: training_flops(recipe_step(n)[1]) for n in RECIPE_BATCHES}
+    flops = {n: training_flops(recipe_step(n)[1]) for n in recipe_batches}
     work |= {name: flops[how["batch"]] for name, how in recipes.items()}
     work |= dict.fromkeys(products["train_step"], 2 * len(matrix) ** 3)
     quartiles: dict[str, dict[str, list[float]]] = {}
@@ -443,6 +443,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each contender and task, or each point (10)")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch (64)")
+    batches = "images in batches of scnf-fast (64 256 512)"
+    parser.add_argument("--recipe_batches", type=int, nargs="+", default=[64, 256, 512], help=batches)
     parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="directory of the results (logs/speed)")
     parser.add_argument("--scaling", action="store_true", help="measure how the training step of scnf-fast scales")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
@@ -455,7 +457,7 @@ def main() -> None:
     elif options.scaling:
         scaling(options.seconds, options.out)
     else:
-        speed(options.seconds, options.batch, options.out)
+        speed(options.seconds, options.batch, options.recipe_batches, options.out)
 
 
 if __name__ == "__main__":

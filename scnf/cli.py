@@ -180,8 +180,8 @@ class _Workbench:
         x, y = self.dataset.train_x[rows].to(self.device), self.visible[rows].to(self.device)
         share = settings.data.labelled_share
         views = settings.objective.consistency_weight > 0
-        size, augment = settings.train.batch_size, settings.data.augment
-        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views)
+        size, augment, passes = settings.train.batch_size, settings.data.augment, settings.train.passes
+        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views, passes)
 
     def propagated(self, batches: Any, model: Any, epoch: int) -> Any:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.

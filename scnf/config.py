@@ -62,7 +62,9 @@ class ModelSettings:
         recipe: scnf-fast, scnf-hybrid, scnf-paper, scnf-gmm, scnf-digits or scnf-toy; m1, m2, m1-m2, adgm, ladder-vae,
             ladder-dgm, gumbel-autoencoder; or classifier.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
-        alpha: of the logit that takes pixels to the real line.
+        pixels: how they come to the real line: levels (a learned length for each grey level, the darkest a Gaussian)
+            or logit.
+        alpha: of that logit.
         channels: width of the coupling networks.
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.
@@ -109,6 +111,7 @@ class ModelSettings:
 
     recipe: str = "scnf-hybrid"
     prior: list[float] | str = "uniform"
+    pixels: Literal["levels", "logit"] | None = None
     alpha: float | None = None
     channels: int | None = None
     steps: int | None = None
@@ -202,7 +205,9 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: passes over the training rows; 0 only evaluates.
+        epochs: of `passes` over the training rows; 0 only evaluates.
+        passes: in an epoch, at whose end the model is evaluated on validation and a checkpoint written: more than one
+            where that takes long beside the training.
         max_steps: stop after so many optimiser steps, whatever the epochs.
         batch_size: rows of a batch, labelled and unlabelled.
         lr: learning rate at its highest.
@@ -226,6 +231,7 @@ class TrainSettings:
     """
 
     epochs: int = 20
+    passes: int = 1
     max_steps: int | None = None
     batch_size: int = 128
     lr: float = 1e-3
@@ -543,6 +549,7 @@ def _check_values(settings: Settings) -> None:
         "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),
         "data.augment": (data.augment, 0 <= data.augment <= 3, "between 0 and 3"),
         "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
+        "train.passes": (train.passes, train.passes >= 1, "1 or more"),
         "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),
         "train.batch_size": (train.batch_size, train.batch_size >= 1, "1 or more"),
         "train.eval_batch_size": (train.eval_batch_size, train.eval_batch_size >= 1, "1 or more"),

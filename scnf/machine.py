@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
     import torch._functorch.config as of_backward
 
     of_backward.backward_pass_autocast = "off"  # read when the first call compiles
+    # densities are float32, not TF32, and to stay so
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
     return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)
 
 

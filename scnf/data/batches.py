@@ -30,10 +30,10 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
 class Batches:
     """Batches of labelled and unlabelled rows in a fixed proportion.
 
-    An epoch passes once over all rows as unlabelled ones (the labelled rows too, as if they were not; what does not
-    fill a last batch is left out), while the labelled rows come round as often as their share asks for. Which rows are
-    drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and augmentation
-    come from the global generator.
+    An epoch passes `passes` times over all rows as unlabelled ones (the labelled rows too, as if they were not; what
+    does not fill a last batch is left out), while the labelled rows come round as often as their share asks for. Which
+    rows are drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and
+    augmentation come from the global generator.
 
     With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
     `guesses` [N], labels found by propagation, say, may be set between epochs: they are the labels of views, or where
@@ -48,6 +48,7 @@ class Batches:
         levels: as in :func:`dequantize`.
         augment: strength of the random affine maps of labelled rows and views, see :mod:`scnf.data.augment`.
         views: whether batches end in augmented views of their unlabelled rows.
+        passes: over all rows in an epoch.
 
     Raises:
         UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
@@ -72,8 +73,9 @@ class Batches:
         levels: int | None,
         augment: float = 0.0,
         views: bool = False,
+        passes: int = 1,
     ) -> None:
-        self.x, self.y, self.seed, self.levels = x, y, seed, levels
+        self.x, self.y, self.seed, self.levels, self.passes = x, y, seed, levels, passes
         self.guesses: Tensor | None = None
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
@@ -89,7 +91,7 @@ class Batches:
                 f"{self.num_labelled} labelled and {self.num_unlabelled} unlabelled rows. Raise train.batch_size "
                 "or change data.labelled_share"
             )
-        self.steps_per_epoch = max(1, len(x) // self.num_unlabelled if self.num_unlabelled else len(x) // batch_size)
+        self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views.
@@ -163,8 +165,8 @@ class EncodedBatches(Batches):
             self.views = encoded(viewed) if len(viewed) else self.plain[:0]
         size = batches.num_labelled + batches.num_unlabelled
         share = batches.num_labelled / size
-        views = batches.num_views > 0
-        super().__init__(self.plain, batches.y, size, share, batches.seed, batches.levels, batches.augment, views)
+        views, own = batches.num_views > 0, (batches.seed, batches.levels, batches.augment)
+        super().__init__(self.plain, batches.y, size, share, *own, views, batches.passes)
         self.levels = None
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:

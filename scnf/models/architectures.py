@@ -37,6 +37,7 @@ from scnf.transforms import (
     FactorOut,
     Flatten,
     FullLinear,
+    GreyLevels,
     InverseTransform,
     Logit,
     Permutation,
@@ -49,6 +50,18 @@ from scnf.transforms import (
 Shape = tuple[int, ...]
 SharedFlow = tuple[Transform, int]
 """A transform of inputs to vectors, and how many of its last outputs are semantic."""
+
+
+def _real_line(pixels: str, levels: int | None, alpha: float) -> Transform:
+    """From pixels in [0, 1] to the real line: what `pixels` names."""
+    if pixels == "logit":
+        return Logit(alpha)
+    if pixels != "levels":
+        raise ValueError(f"pixels is levels or logit, not {pixels!r}")
+    if levels is None:
+        raise ValueError("there are no grey levels: set model.pixels to logit")
+    return GreyLevels(levels)
+
 
 MAX_SEMANTIC = 4096
 """The widest vector that a dense class-conditional part is built for."""
@@ -73,7 +86,14 @@ def _require_image(shape: Shape) -> None:
 
 
 def paper_flow(
-    shape: Shape, alpha: float = 0.05, channels: int = 64, blocks: int = 4, linear: str = "full", scale: str = "sigmoid"
+    shape: Shape,
+    levels: int | None,
+    pixels: str = "logit",
+    alpha: float = 0.05,
+    channels: int = 64,
+    blocks: int = 4,
+    linear: str = "full",
+    scale: str = "sigmoid",
 ) -> SharedFlow:
     """The shared flow of arXiv 1905.00505: at most two squeezes, residual networks with reflection padding.
 
@@ -110,7 +130,7 @@ def paper_flow(
         return CompositeTransform([*layers, Squeeze(), *channel_couplings(shape), FactorOut(inner, shape)]), semantic
 
     body, semantic = level(shape, squeezes=2)
-    return CompositeTransform([Logit(alpha), body]), semantic
+    return CompositeTransform([_real_line(pixels, levels, alpha), body]), semantic
 
 
 def _coarse_to_fine(
@@ -154,6 +174,8 @@ def _coarse_to_fine(
 
 def fast_flow(
     shape: Shape,
+    levels: int | None,
+    pixels: str = "levels",
     alpha: float = 0.05,
     channels: int = 96,
     steps: int = 8,
@@ -174,11 +196,13 @@ def fast_flow(
     _require_image(shape)
     level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
     body, semantic = level(shape)
-    return CompositeTransform([Logit(alpha), body]), semantic
+    return CompositeTransform([_real_line(pixels, levels, alpha), body]), semantic
 
 
 def hybrid_flow(
     shape: Shape,
+    levels: int | None,
+    pixels: str = "levels",
     alpha: float = 0.05,
     detail_channels: int = 32,
     blocks: int = 0,
@@ -207,7 +231,8 @@ def hybrid_flow(
     last = torch.cat([numbers[: 2 * band], numbers[3 * band :], numbers[2 * band : 3 * band]])
     near = ConvNet(part.num_identity, 2 * band, detail_channels, blocks)
     whole = GlobalConvNet(part.num_identity, 2 * band, shape[1:], semantic_channels, semantic_hidden)
-    layers: list[Transform] = [Logit(alpha), Squeeze(), FullLinear(shape[0], haar_matrix(band)), Permutation(last)]
+    layers: list[Transform] = [_real_line(pixels, levels, alpha), Squeeze()]
+    layers += [FullLinear(shape[0], haar_matrix(band)), Permutation(last)]
     for network in (near, whole):
         layers += [ActNorm(shape[0]), AffineCoupling(network, part, scale)]
     return CompositeTransform([*layers, FactorOut(Flatten(kept), shape, aside=3 * band)]), math.prod(kept)
@@ -236,7 +261,13 @@ def hybrid_auxiliary(
 
 
 def point_flow(
-    shape: Shape, channels: int = 64, steps: int = 6, blocks: int = 1, linear: str = "plu", scale: str = "symmetric"
+    shape: Shape,
+    levels: int | None,
+    channels: int = 64,
+    steps: int = 6,
+    blocks: int = 1,
+    linear: str = "plu",
+    scale: str = "symmetric",
 ) -> SharedFlow:
     """Steps of [ActNorm, dense mixing, two-way coupling] on vectors [N, D]."""
     if len(shape) != 1 or shape[0] < 2:
@@ -307,7 +338,7 @@ class FlowRecipe:
 
     Attributes:
         summary: one line for people who choose.
-        shared: builds the shared flow from the shape and some of the arguments.
+        shared: builds the shared flow from the shape, the number of grey levels, and some of the arguments.
         defaults: the arguments in which the recipe differs from those of its parts; `conditional` names the
             class-conditional part, "flow" or "gaussian".
         auxiliary: builds p(z_aux) likewise; a diagonal Gaussian by default.
@@ -336,13 +367,13 @@ class FlowRecipe:
     def build(
         self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None, given: Mapping[str, Any]
     ) -> SemiConditionalFlow:
-        """The model for inputs of `shape`, a density whatever the number of grey levels."""
+        """The model for inputs of `shape` and, for images, so many grey levels."""
         arguments = self.resolve(given)
 
         def pick(part: Callable[..., Any]) -> dict[str, Any]:
             return {name: arguments[name] for name in inspect.signature(part).parameters if name in arguments}
 
-        transform, semantic = self.shared(shape, **pick(self.shared))
+        transform, semantic = self.shared(shape, levels, **pick(self.shared))
         if semantic > MAX_SEMANTIC:
             raise ValueError(
                 f"{semantic} features are left for the class-conditional part, which takes at most {MAX_SEMANTIC}: "

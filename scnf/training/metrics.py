@@ -57,14 +57,15 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     """Dequantised batches of x, with the noise of `seed`, and torch's own generator set anew for each.
 
     With `augment`, images are moved first by random affine maps of that strength, which depend on `seed` too. So what a
-    model draws first in a batch, such as binary images, is the same in every pass and for every model. The random state
-    of the caller comes back at the end.
+    model draws first in a batch, such as binary images, is the same in every pass and for every model. Noise and maps
+    are drawn on the CPU, and so are the same on every device. The random state of the caller comes back at the end.
     """
-    generator = torch.Generator(device=x.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        for index, batch in enumerate(x.split(batch_size)):
+        for index, batch in enumerate(x.cpu().split(batch_size)):
             torch.manual_seed(seed + 1 + index)  # another stream than the generator's
-            yield dequantize(random_affine(batch, augment) if augment else batch, levels, generator)
+            moved = random_affine(batch, augment) if augment else batch
+            yield dequantize(moved, levels, generator).to(x.device)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from scnf.transforms.linear import (
     haar_matrix,
 )
 from scnf.transforms.normalization import ActNorm
-from scnf.transforms.pixels import Logit
+from scnf.transforms.pixels import GreyLevels, Logit
 from scnf.transforms.planar import Planar
 from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
 
@@ -27,6 +27,7 @@ __all__ = [
     "FactorOut",
     "Flatten",
     "FullLinear",
+    "GreyLevels",
     "HouseholderLinear",
     "InverseTransform",
     "InvertibleLinear",

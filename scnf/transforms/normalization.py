@@ -1,4 +1,4 @@
-"""ActNorm: an affine map per channel that starts by standardising the first batch."""
+"""Layers that start from the first batch: ActNorm, an affine map per channel that standardises it, and their kin."""
 
 import math
 from typing import Any
@@ -9,7 +9,37 @@ from torch import Tensor, nn
 from scnf.transforms.base import Transform, Undone
 
 
-class ActNorm(Transform):
+class StartsFromData(Transform):
+    """A transform whose parameters the first batch in training sets; until then, or a loaded state, they stay.
+
+    Subclasses answer :meth:`start` and call :meth:`start_once` when they go forward.
+    """
+
+    initialized: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("initialized", torch.tensor(False))
+        self._started = False  # `initialized` as a plain bool: reading the buffer would wait for the device
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._started = bool(self.initialized)
+
+    def start(self, inputs: Tensor) -> None:
+        """Set the parameters from a batch [N, ...]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def start_once(self, inputs: Tensor) -> None:
+        """Start from these inputs, in training, where nothing has started the layer before."""
+        if self.training and not self._started:
+            self.start(inputs.detach())
+            self.initialized.fill_(True)
+            self._started = True
+
+
+class ActNorm(StartsFromData):
     """y = (x + shift) * exp(log_scale) per channel, set on the first training batch to give mean 0 and variance 1.
 
     Glow (https://arxiv.org/abs/1807.03039, section 3.1). A channel that is constant in that batch is centred and keeps
@@ -26,29 +56,19 @@ class ActNorm(Transform):
         True
     """
 
-    initialized: Tensor
-
     def __init__(self, size: int) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(size))
         self.shift = nn.Parameter(torch.zeros(size))
-        self.register_buffer("initialized", torch.tensor(False))
-        self._started = False  # `initialized` as a plain bool: reading the buffer would wait for the device
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._started = bool(self.initialized)
-
-    @torch.no_grad()
-    def _start(self, inputs: Tensor) -> None:
-        values = inputs.detach().transpose(0, 1).flatten(1)  # [C, everything else]
+    def start(self, inputs: Tensor) -> None:
+        """Give each channel of a batch [N, C, ...] mean 0 and variance 1."""
+        values = inputs.transpose(0, 1).flatten(1)  # [C, everything else]
         mean = values.mean(dim=1)
         deviation = (values - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
         constant = deviation <= 1e-6 * (1.0 + mean.abs())
         self.shift.copy_(-mean)
         self.log_scale.copy_(-torch.where(constant, torch.ones_like(deviation), deviation).log())
-        self.initialized.fill_(True)
-        self._started = True
 
     def _parameters_like(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shape = (-1,) + (1,) * (inputs.dim() - 2)
@@ -57,8 +77,7 @@ class ActNorm(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
-        if self.training and not self._started:
-            self._start(inputs)
+        self.start_once(inputs)
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return (inputs + shift) * log_scale.exp(), logabsdet
 
