@@ -211,7 +211,7 @@ def check(name: str, this: Contender, batch: int) -> None:
     x = torch.rand(batch, *IMAGE, device=DEVICE)
     with torch.no_grad():
         z, logabsdet = this.encode(x)
-        error = float((this.decode(z) - x).abs().max())
+        error = float((this.decode(z.clone()) - x).abs().max())  # of a CUDA graph z lasts until the next call
     finite = all(bool(values.isfinite().all()) for values in (logabsdet, this.log_prob(), this.posterior()))
     if not finite or not error < 1e-3 or z.shape != (batch, 2 * LATENTS):
         raise SystemExit(f"{name} is wrong: finite {finite}, inverse off by {error:.1e}, latents {list(z.shape)}")

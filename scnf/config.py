@@ -64,7 +64,7 @@ class ModelSettings:
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
         pixels: how they come to the real line: levels (a learned length for each grey level, the darkest a Gaussian)
             or logit.
-        alpha: of that logit.
+        alpha: of that logit, 0.05 by default.
         channels: width of the coupling networks.
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.

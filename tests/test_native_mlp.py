@@ -5,7 +5,14 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from test_native import OPERATOR_TESTS, gradients_of_a_gradient, needs_kernel, num_threads, outputs_and_gradients
+from test_native import (
+    OPERATOR_TESTS,
+    check_that_autocast_changes_nothing,
+    gradients_of_a_gradient,
+    needs_kernel,
+    num_threads,
+    outputs_and_gradients,
+)
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
@@ -101,19 +108,7 @@ def test_what_is_not_a_number_comes_out_as_that_and_is_forgotten() -> None:
 
 @needs_kernel
 def test_autocast_changes_nothing() -> None:
-    arrays = [array.float() for array in drawn((12, 3, 8, 1, 4))]
-
-    def all_of_it() -> list[Tensor]:
-        x, *weights = (array.detach().requires_grad_() for array in arrays)
-        grads = torch.autograd.grad(native.mlp(x, *weights).square().sum(), (x, *weights), create_graph=True)
-        with torch.autocast("cpu", enabled=False):
-            again = torch.autograd.grad(sum(grad.square().sum() for grad in grads), (x, *weights))
-        return [*outputs_and_gradients(native.mlp, arrays), *grads, *again]
-
-    expected = all_of_it()
-    with torch.autocast("cpu", torch.bfloat16):
-        found = all_of_it()
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    check_that_autocast_changes_nothing(native.mlp, drawn((12, 3, 8, 1, 4)))
 
 
 @needs_kernel

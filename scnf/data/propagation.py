@@ -117,7 +117,8 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
     weights = weights.flatten().repeat(2)
     degrees = weights.new_zeros(len(y)).index_add(0, edges[0], weights).clamp_min(1e-12)
     weights = weights / (degrees[edges[0]] * degrees[edges[1]]).sqrt()
-    graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y)), check_invariants=False).coalesce()
+    with torch.sparse.check_sparse_tensor_invariants(False):
+        graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y))).coalesce()
     given = F.one_hot(y.clamp_min(0)).float() * labelled.unsqueeze(1)
     mass = given
     for _ in range(steps):

@@ -79,7 +79,7 @@ class ClassConditionalFlow(ClassConditional):
     def log_prob_all(self, z: Tensor) -> Tensor:
         """Log p(z | y) for every class, [N, K], in nats; layers that no label reaches run but once for a row."""
         before = getattr(self.transform, "before_context", None)
-        common = before() if before and type(self).log_prob is ClassConditionalFlow.log_prob else 0
+        common = before() if before is not None and type(self).log_prob is ClassConditionalFlow.log_prob else 0
         if not common:
             return super().log_prob_all(z)
         z, logabsdet = self.transform(z, stop=common)

@@ -52,10 +52,12 @@ SharedFlow = tuple[Transform, int]
 """A transform of inputs to vectors, and how many of its last outputs are semantic."""
 
 
-def _real_line(pixels: str, levels: int | None, alpha: float) -> Transform:
+def _real_line(pixels: str, levels: int | None, alpha: float | None) -> Transform:
     """From pixels in [0, 1] to the real line: what `pixels` names."""
     if pixels == "logit":
-        return Logit(alpha)
+        return Logit() if alpha is None else Logit(alpha)
+    if alpha is not None:
+        raise ValueError("alpha is of the logit: set model.pixels to logit too, or drop it")
     if pixels != "levels":
         raise ValueError(f"pixels is levels or logit, not {pixels!r}")
     if levels is None:
@@ -89,7 +91,7 @@ def paper_flow(
     shape: Shape,
     levels: int | None,
     pixels: str = "logit",
-    alpha: float = 0.05,
+    alpha: float | None = None,
     channels: int = 64,
     blocks: int = 4,
     linear: str = "full",
@@ -176,7 +178,7 @@ def fast_flow(
     shape: Shape,
     levels: int | None,
     pixels: str = "levels",
-    alpha: float = 0.05,
+    alpha: float | None = None,
     channels: int = 96,
     steps: int = 8,
     detail_channels: int = 32,
@@ -203,7 +205,7 @@ def hybrid_flow(
     shape: Shape,
     levels: int | None,
     pixels: str = "levels",
-    alpha: float = 0.05,
+    alpha: float | None = None,
     detail_channels: int = 32,
     blocks: int = 0,
     semantic_channels: int = 64,

@@ -18,8 +18,8 @@ def rows_as_points(num_rows: int = 120, num_labelled: int = 12) -> tuple[Tensor,
     return x, y
 
 
-def make(batch_size: int = 20, labelled_share: float = 0.25, seed: int = 0, **sizes: int) -> Batches:
-    return Batches(*rows_as_points(**sizes), batch_size, labelled_share, seed, levels=None)
+def make(batch_size: int = 20, labelled_share: float = 0.25, seed: int = 0, passes: int = 1, **sizes: int) -> Batches:
+    return Batches(*rows_as_points(**sizes), batch_size, labelled_share, seed, levels=None, passes=passes)
 
 
 def drawn(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[list[list[int]], list[list[int]]]:
@@ -46,6 +46,14 @@ def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
     for epoch in range(3):
         rows, _ = drawn(batches, epoch)
         assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
+
+
+def test_an_epoch_may_pass_several_times() -> None:
+    batches = make(passes=3)
+    assert batches.steps_per_epoch == 24
+    rows, _ = drawn(batches)
+    unlabelled = [row for batch in rows for row in batch[5:]]
+    assert all(sorted(some) == list(range(120)) for some in (unlabelled[:120], unlabelled[120:240], unlabelled[240:]))
 
 
 @pytest.fixture

@@ -352,7 +352,7 @@ def test_hidden_labels_change_nothing(
 ) -> None:
     monkeypatch.setattr(self_training, "STEPS", 5)
     arguments = f"train --config digits.yaml --model.channels 8 --model.steps 2 {words} --balanced false"
-    arguments += " --max_steps 30 --select last --runs.root"
+    arguments += " --device cpu --max_steps 30 --select last --runs.root"
     assert scnf(arguments, "a").code == 0
     first, load = Run.find(tmp_path / "a", "last"), sources.load
     split = first.read_json("split.json")
@@ -586,3 +586,16 @@ def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
     names = ("train.loss", "train.grad_norm", "validation.nll")
     assert all(reversible[name] == pytest.approx(plain[name], rel=1e-3) for name in names)
     assert any(reversible[name] != plain[name] for name in names), "the inverses should have left their rounding"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trained_on_a_gpu_and_evaluated_on_both(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    assert digits("--device cuda --max_steps 60 --augment 0.5 --consistency_weight 1 --propagations 1").code == 0
+    assert scnf("train --resume last --max_steps 70").code == 0
+    expected = last_run().read_json("summary.json")["test"]["bits_per_dim"]
+    for device in ("cpu", "cuda"):
+        outcome = scnf(f"evaluate last --split test --device {device}")
+        found = re.search(r"([\d.]+) bits/dim", outcome.out)
+        assert outcome.code == 0 and found and float(found[1]) == pytest.approx(expected, abs=2e-3)
