@@ -63,7 +63,7 @@ class ModelSettings:
             ladder-dgm, gumbel-autoencoder; or classifier.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
         pixels: how they come to the real line: levels (a learned length for each grey level, the darkest a Gaussian)
-            or logit.
+            or logit, which scnf-paper takes by default, and weights from before there was a choice.
         alpha: of that logit, 0.05 by default.
         channels: width of the coupling networks.
         steps: flow steps.

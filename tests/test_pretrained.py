@@ -30,8 +30,8 @@ def test_the_card_speaks_of_these_weights(name: str) -> None:
     assert f"sha256 `{sha256}`" in card and card.startswith(f"# {name} on ")
     settings = config.load(folder / "config.yaml", [])
     assert settings.model.recipe == name and settings.data.root == "data" and settings.pretrained is None
-    shape = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}[settings.data.name]
-    model = build(name, shape, 10, **settings.model.arguments())
+    shape, levels = {"mnist": ((1, 28, 28), 256), "digits": ((1, 8, 8), 17)}[settings.data.name]
+    model = build(name, shape, 10, levels=levels, **settings.model.arguments())
     load_weights(model, load_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
     count = sum(parameter.numel() for parameter in model.parameters())
     assert f"{count:,} parameters" in card

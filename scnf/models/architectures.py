@@ -458,7 +458,7 @@ def build(
         ValueError: unknown recipe or argument, or a shape that the recipe cannot take.
 
     Example:
-        >>> model = build("scnf-digits", shape=(1, 8, 8), num_classes=10)
+        >>> model = build("scnf-digits", shape=(1, 8, 8), num_classes=10, levels=17)
         >>> model.semantic_features
         64
     """

@@ -73,9 +73,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     problems += [f"{name} is not in the model" for name in tensors if name not in expected]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        logit = any(name.endswith(".log_slope") and name not in tensors for name in expected)
+        hint = ": for flows from before grey levels had a length, model.pixels logit" if logit else ""
         raise UserError(
             f"the weights in {source} do not fit this model: {'; '.join(problems[:3])}{more}. Use the recipe and the "
-            "model settings that they were trained with"
+            "model settings that they were trained with" + hint
         )
     model.load_state_dict(dict(tensors))
 

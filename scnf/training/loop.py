@@ -194,7 +194,7 @@ def train(
     """Train `model`, leaving its best weights in it, and metrics and checkpoints in `run`.
 
     Args:
-        model: already initialised (ActNorm started) unless `resume`.
+        model: already initialised (layers that start from data have) unless `resume`.
         objective: (output, y, share of the steps done) -> (loss, metrics), see
             :func:`scnf.objectives.semi_supervised_loss`.
         batches: where batches come from.
@@ -203,7 +203,7 @@ def train(
         evaluate: figures on the validation split, "accuracy" among them, and "nll" where the model knows p(x).
         guess: (model, epochs done) -> labels [N] for `batches.guesses` from here on, or None to leave them; asked
             before each epoch. A signal ends it at once.
-        epochs: passes over the data.
+        epochs: as `batches` counts them.
         max_steps: fewer optimiser steps than the epochs would take.
         schedule: see :mod:`scnf.training.schedules`.
         warmup: likewise.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scnf.errors import UserError
+from scnf.models.architectures import build
 from scnf.training.checkpoint import (
     flatten_optimizer,
     load_tensors,
@@ -196,3 +197,9 @@ def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messag
         load_weights(model, {name: value for name, value in given.items() if value is not None}, Path("some/file"))
     assert "some/file" in str(caught.value) and all(message in str(caught.value) for message in messages)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_from_before_grey_levels_had_a_length_are_told_apart(tmp_path: Path) -> None:
+    before, now = (build("scnf-digits", (1, 8, 8), 10, levels=17, pixels=pixels) for pixels in ("logit", "levels"))
+    with pytest.raises(UserError, match=r"log_slope .* is missing.* model.pixels logit"):
+        load_weights(now, before.state_dict(), tmp_path)

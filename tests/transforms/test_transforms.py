@@ -108,6 +108,7 @@ CASES |= {
     "permutation-image": Case(lambda: random_permutation(5), (5, 2, 3)),
     "logit": Case(Logit, (2, 3, 4), pixels=True),
     "grey-levels": Case(lambda: GreyLevels(4), (2, 3, 4), pixels=True),
+    "seventeen-grey-levels": Case(lambda: GreyLevels(17), (2, 3, 4), pixels=True),
     "logit-small-alpha": Case(lambda: Logit(1e-3), (6,), pixels=True),
     "factor-out-image": Case(lambda: FactorOut(Flatten((2, 3, 2)), (4, 3, 2)), (4, 3, 2)),
     "factor-out-vector": Case(lambda: FactorOut(FullLinear(3), (5,)), (5,)),
