@@ -84,52 +84,48 @@ class GreyLevels(StartsFromData):
 
     def start(self, inputs: Tensor) -> None:
         """Deal out the room by the levels of a batch [N, ...] in [0, 1]."""
-        dark, level = self._levels(inputs)
-        counts = torch.bincount(level[~dark], minlength=self.levels - 1).to(inputs.dtype)
-        light, all_of_them = counts.sum(), dark.numel()
-        odds = (light / (all_of_them - light).clamp_min(1)).clamp(1e-3, 1e3)
-        share = torch.where(light > 0, counts / light.clamp_min(1), 1 / len(counts))
+        counts = torch.bincount(self._level(inputs).flatten(), minlength=self.levels).to(inputs.dtype)
+        dark, counts = counts[0], counts[1:]
+        odds = (counts.sum() / dark.clamp_min(1)).clamp(1e-3, 1e3)
+        share = torch.where(counts.sum() > 0, counts / counts.sum().clamp_min(1), 1 / len(counts))
         self.log_slope.copy_((10 * odds.sqrt() * (0.5 + 0.5 * share * len(counts))).log())
 
-    def _levels(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether a pixel is of the darkest level, and its level otherwise, 0 for the second darkest."""
-        scaled = self.levels * inputs
-        return scaled < 1, scaled.long().clamp(1, self.levels - 1) - 1
+    def _level(self, inputs: Tensor) -> Tensor:
+        return (self.levels * inputs).long().clamp(0, self.levels - 1)
 
-    def _begin(self, level: Tensor, like: Tensor) -> Tensor:
-        """The x at which a level begins."""
-        return (level + 1).to(like.dtype) / self.levels
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Of each level [levels], the darkest first, for which all are 0: the y at which it begins, and log dy/dx."""
+        ends = self.highest + self.log_slope.exp().cumsum(dim=0) / self.levels
+        begins = torch.cat([ends.new_tensor([0.0, self.highest]), ends[:-1]])
+        return begins, F.pad(self.log_slope, (1, 0))
 
-    def _ends(self) -> Tensor:
-        """Where each level [levels] ends, the darkest first."""
-        lengths = self.log_slope.exp().cumsum(dim=0) / self.levels
-        return self.highest + torch.cat([lengths.new_zeros(1), lengths])
-
-    def _log_slopes(self, dark: Tensor, level: Tensor, outputs: Tensor) -> Tensor:
+    def _log_slopes(self, level: Tensor, outputs: Tensor, log_slope: Tensor) -> Tensor:
         """Log dy/dx [N, ...], in y so that both directions share it."""
         at_zero = math.log(self.levels * (1 - 2 * self.tail) * math.sqrt(2 * math.pi))
-        return torch.where(dark, at_zero + outputs.square() / 2, _look_up(self.log_slope, level))
+        return torch.where(level == 0, at_zero + outputs.square() / 2, 0) + _look_up(log_slope, level)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
         self.start_once(inputs)
-        dark, level = self._levels(inputs)
+        begins, log_slope = self._tables()
+        level = self._level(inputs)
         share = (self.tail + (1 - 2 * self.tail) * (self.levels * inputs).clamp(max=1)).clamp_min(1e-6)
-        above = (inputs - self._begin(level, inputs)) * _look_up(self.log_slope, level).exp()
-        light = _look_up(self._ends(), level) + above
-        outputs = torch.where(dark, math.sqrt(2) * torch.erfinv(2 * share - 1), light)
-        return outputs, sum_except_batch(self._log_slopes(dark, level, outputs))
+        dark = math.sqrt(2) * torch.erfinv(2 * share - 1)
+        slope = F.pad(self.log_slope.exp(), (1, 0))
+        light = _look_up(begins, level) + (inputs - level.to(inputs.dtype) / self.levels) * _look_up(slope, level)
+        # what is looked up is 0 where it is dark: so no gradient has to go through a choice
+        outputs = torch.where(level == 0, dark, 0) + light
+        return outputs, sum_except_batch(self._log_slopes(level, dark, log_slope))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
-        ends = self._ends()
-        dark = inputs < self.highest
-        level = torch.searchsorted(ends, inputs.detach().contiguous(), right=True).clamp(1, self.levels - 1) - 1
+        begins, log_slope = self._tables()
+        level = torch.searchsorted(begins[1:], inputs.detach().contiguous(), right=True)
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
-        above = (inputs - _look_up(ends, level)) * (-_look_up(self.log_slope, level)).exp()
-        light = self._begin(level, inputs) + above
-        outputs = torch.where(dark, (share - self.tail) / ((1 - 2 * self.tail) * self.levels), light)
-        return outputs, -sum_except_batch(self._log_slopes(dark, level, inputs))
+        dark = (share - self.tail) / ((1 - 2 * self.tail) * self.levels)
+        above = (inputs - _look_up(begins, level)) * (-_look_up(log_slope, level)).exp()
+        outputs = torch.where(level == 0, dark, level.to(inputs.dtype) / self.levels + above)
+        return outputs, -sum_except_batch(self._log_slopes(level, inputs, log_slope))
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
