@@ -2,6 +2,7 @@
 
 import math
 from statistics import NormalDist
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ class GreyLevels(StartsFromData):
         begins, log_slope = self._tables()
         level = self._level(inputs)
         share = (self.tail + (1 - 2 * self.tail) * (self.levels * inputs).clamp(max=1)).clamp_min(1e-6)
-        dark = math.sqrt(2) * torch.erfinv(2 * share - 1)
+        dark = math.sqrt(2) * _erfinv(2 * share - 1)
         slope = F.pad(self.log_slope.exp(), (1, 0))
         light = _look_up(begins, level) + (inputs - level.to(inputs.dtype) / self.levels) * _look_up(slope, level)
         # what is looked up is 0 where it is dark: so no gradient has to go through a choice
@@ -128,6 +129,62 @@ class GreyLevels(StartsFromData):
         return outputs, -sum_except_batch(self._log_slopes(level, inputs, log_slope))
 
 
+# What the compiler would take a number at a time is for PyTorch's operators also where the rest is compiled.
+
+
+def _erfinv(x: Tensor) -> Tensor:
+    return cast(Tensor, _erfinv_apart(x)) if torch.compiler.is_compiling() else x.erfinv()
+
+
+@torch.library.custom_op("scnf::erfinv", mutates_args=())
+def _erfinv_apart(x: Tensor) -> Tensor:
+    return x.erfinv()
+
+
+@_erfinv_apart.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_output(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(output)
+
+
+def _erfinv_gradient(ctx: Any, grad: Tensor) -> Tensor:
+    (output,) = ctx.saved_tensors
+    return cast(Tensor, grad * (math.sqrt(math.pi) / 2 * output.square().exp()))
+
+
+_erfinv_apart.register_autograd(_erfinv_gradient, setup_context=_keep_output)
+
+
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """The entry of a vector at each index."""
+    if torch.compiler.is_compiling():
+        return cast(Tensor, _LookUpApart.apply(table, index))
     return table.index_select(0, index.flatten()).view_as(index)
+
+
+class _LookUpApart(torch.autograd.Function):
+    """The same with a gradient that adds up in order; the compiler's has threads wait for each other at each pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(table)
+        return table[index]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _sums_by_index(grad, *ctx.saved_tensors, ctx.size), None
+
+
+@torch.library.custom_op("scnf::sums_by_index", mutates_args=())
+def _sums_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sums [size] of the values that have the same index."""
+    return values.new_zeros(size).index_add_(0, index.flatten(), values.flatten())
+
+
+@_sums_by_index.register_fake
+def _(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return values.new_empty(size)

@@ -1,6 +1,7 @@
 """What single layers promise beyond the contract."""
 
 import math
+import shutil
 from functools import partial
 
 import pytest
@@ -247,6 +248,19 @@ def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtyp
     assert (steps >= -1e-6).all() and steps[inputs.diff(dim=0) < 2e-6].max() < 0.05  # in order, and without gaps
     rounding = 2e-6 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(layer.inverse(outputs)[0], inputs, rtol=0, atol=rounding)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_grey_levels_are_the_same_compiled() -> None:
+    layer = GreyLevels(16)
+    layer(torch.rand(4, 1, 5, 5))
+    inputs = torch.rand(8, 1, 5, 5).requires_grad_()
+    found = []
+    for function in (layer, torch.compile(layer, fullgraph=True)):
+        outputs, logabsdet = function(inputs)
+        loss = (outputs * torch.linspace(0.5, 2, outputs.numel()).view_as(outputs)).sum() + logabsdet.square().sum()
+        found.append([outputs, logabsdet, *torch.autograd.grad(loss, [inputs, layer.log_slope])])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
 def test_squeeze_puts_each_block_into_four_channels() -> None:
