@@ -443,7 +443,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each contender and task, or each point (10)")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch (64)")
-    batches = "images in batches of scnf-fast (64 256 512)"
+    batches = "sizes of the batches in which scnf-fast is measured (64 256 512)"
     parser.add_argument("--recipe_batches", type=int, nargs="+", default=[64, 256, 512], help=batches)
     parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="directory of the results (logs/speed)")
     parser.add_argument("--scaling", action="store_true", help="measure how the training step of scnf-fast scales")

@@ -62,8 +62,8 @@ class ModelSettings:
         recipe: scnf-fast, scnf-hybrid, scnf-paper, scnf-gmm, scnf-digits or scnf-toy; m1, m2, m1-m2, adgm, ladder-vae,
             ladder-dgm, gumbel-autoencoder; or classifier.
         prior: class prior: uniform, empirical (visible labels), learned, or a list of K probabilities.
-        pixels: how they come to the real line: levels (a learned length for each grey level, the darkest a Gaussian)
-            or logit, which scnf-paper takes by default, and weights from before there was a choice.
+        pixels: how they come to the real line: levels (the default: a learned length for each grey level, the darkest a
+            Gaussian) or logit (that of scnf-paper). Flows from before this setting need logit.
         alpha: of that logit, 0.05 by default.
         channels: width of the coupling networks.
         steps: flow steps.

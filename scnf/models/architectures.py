@@ -448,7 +448,7 @@ def build(
         shape: shape of one input: (C, H, W), or (D,) for points.
         num_classes: K.
         prior: p(y); uniform by default.
-        levels: grey levels of the data, None for points; what pixel likelihoods speak of.
+        levels: grey levels of the data, None for points; what the first layer of flows and pixel likelihoods speak of.
         **arguments: settings of the recipe, in place of its defaults.
 
     Returns:

@@ -107,7 +107,7 @@ class SemiConditionalFlow(JointModel):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Start ActNorm layers, and class means where they come from data, from a first batch."""
+        """Start layers that start from data, and class means where they come from data, from a first batch."""
         training = self.training
         self.train()
         self.log_joint(x)

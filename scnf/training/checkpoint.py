@@ -74,7 +74,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         logit = any(name.endswith(".log_slope") and name not in tensors for name in expected)
-        hint = ": for flows from before grey levels had a length, model.pixels logit" if logit else ""
+        hint = "; flows from before model.pixels was a setting need --model.pixels logit" if logit else ""
         raise UserError(
             f"the weights in {source} do not fit this model: {'; '.join(problems[:3])}{more}. Use the recipe and the "
             "model settings that they were trained with" + hint

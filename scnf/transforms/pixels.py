@@ -59,13 +59,14 @@ class GreyLevels(StartsFromData):
     x < 1/levels, which falls short by -log2(1 - 2 tail) = 0.015 bits, and y goes on from Phi^-1(1 - tail) with a slope
     for each level. Levels that many pixels have, such as full ink, get more room than others: at the start half of it
     is dealt out by the first batch in training, by its numbers of pixels, the other half evenly. The mean slope starts
-    at 10 times the root of the odds of a pixel not to be of the darkest level: 5 for MNIST, 10 where it is one in two.
+    at 10 times the root of the odds of a pixel not to be of the darkest level, taken to lie between 1e-3 and 1e3: at 5
+    for MNIST, at 10 where it is one in two.
 
     Samples may lie outside of [0, 1], as pixels that are darker or lighter than any: clamp them before showing them.
 
     Args:
         levels: number of grey levels.
-        slope: mean of those above the darkest before the start, beside a background of standard deviation 1.
+        slope: mean of those above the darkest without a first batch, beside a background of standard deviation 1.
         tail: share of a Gaussian that is left out on each side of the background, in (0, 0.5).
 
     Example:

@@ -201,5 +201,5 @@ def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messag
 
 def test_weights_from_before_grey_levels_had_a_length_are_told_apart(tmp_path: Path) -> None:
     before, now = (build("scnf-digits", (1, 8, 8), 10, levels=17, pixels=pixels) for pixels in ("logit", "levels"))
-    with pytest.raises(UserError, match=r"log_slope .* is missing.* model.pixels logit"):
+    with pytest.raises(UserError, match=r"log_slope .* is missing.*--model.pixels logit"):
         load_weights(now, before.state_dict(), tmp_path)
