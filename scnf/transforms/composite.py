@@ -59,8 +59,12 @@ class CompositeTransform(Cascade):
 
     def before_context(self) -> int:
         """How many of the transforms stand before the first that may look at the context, the `stop` of their part."""
-        known = itertools.takewhile(lambda layer: type(layer) in _WITHOUT_CONTEXT, self._transforms)
-        return len(list(known)) if type(self) is CompositeTransform else 0
+        known = 0
+        for layer in self._transforms if type(self) is CompositeTransform else ():
+            if type(layer) not in _WITHOUT_CONTEXT:
+                break
+            known += 1
+        return known
 
 
 def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
