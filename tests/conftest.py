@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start, too: sums then come out the same to the last bit
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,9 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 
 @pytest.fixture

@@ -86,14 +86,14 @@ class GreyLevels(StartsFromData):
 
     def start(self, inputs: Tensor) -> None:
         """Deal out the room by the levels of a batch [N, ...] in [0, 1]."""
-        counts = torch.bincount(self._level(inputs).flatten(), minlength=self.levels).to(inputs.dtype)
+        counts = torch.bincount(self._level(self.levels * inputs).flatten(), minlength=self.levels).to(inputs.dtype)
         dark, counts = counts[0], counts[1:]
         odds = (counts.sum() / dark.clamp_min(1)).clamp(1e-3, 1e3)
         share = torch.where(counts.sum() > 0, counts / counts.sum().clamp_min(1), 1 / len(counts))
         self.log_slope.copy_((10 * odds.sqrt() * (0.5 + 0.5 * share * len(counts))).log())
 
-    def _level(self, inputs: Tensor) -> Tensor:
-        return (self.levels * inputs).long().clamp(0, self.levels - 1)
+    def _level(self, scaled: Tensor) -> Tensor:
+        return scaled.long().clamp(0, self.levels - 1)
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Of each level [levels], the darkest first, for which all are 0: the y at which it begins, and log dy/dx."""
@@ -110,8 +110,9 @@ class GreyLevels(StartsFromData):
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
         self.start_once(inputs)
         begins, log_slope = self._tables()
-        level = self._level(inputs)
-        share = (self.tail + (1 - 2 * self.tail) * (self.levels * inputs).clamp(max=1)).clamp_min(1e-6)
+        scaled = self.levels * inputs
+        level = self._level(scaled)
+        share = (self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)).clamp_min(1e-6)
         dark = math.sqrt(2) * _erfinv(2 * share - 1)
         slope = F.pad(self.log_slope.exp(), (1, 0))
         light = _look_up(begins, level) + (inputs - level.to(inputs.dtype) / self.levels) * _look_up(slope, level)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import needs_cuda
 
 from scnf import UNLABELLED
 from scnf.data import distortion, propagation, sources
@@ -588,7 +589,7 @@ def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
     assert any(reversible[name] != plain[name] for name in names), "the inverses should have left their rounding"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_trained_on_a_gpu_and_evaluated_on_both(
     digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:

@@ -1,12 +1,12 @@
 """What single layers promise beyond the contract."""
 
 import math
-import shutil
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import needs_compiler
 from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import nn
@@ -240,9 +240,8 @@ def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtyp
     layer = GreyLevels(levels).to(dtype).eval()
     layer.log_slope.data += torch.randn(levels - 1, dtype=dtype)
     meet = torch.arange(levels + 1, dtype=dtype) / levels
-    inputs = (
-        torch.cat([meet - 1e-6, meet, meet + 1e-6, meet.new_tensor([-1e-5, 1 - 2**-24, 1.2])]).sort().values[:, None]
-    )
+    others = meet.new_tensor([-1e-5, 1 - 2**-24, 1.2])
+    inputs = torch.cat([meet - 1e-6, meet, meet + 1e-6, others]).sort().values.unsqueeze(1)
     outputs, _ = layer(inputs)
     steps = outputs.diff(dim=0)
     assert (steps >= -1e-6).all() and steps[inputs.diff(dim=0) < 2e-6].max() < 0.05  # in order, and without gaps
@@ -250,7 +249,7 @@ def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtyp
     torch.testing.assert_close(layer.inverse(outputs)[0], inputs, rtol=0, atol=rounding)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_grey_levels_are_the_same_compiled() -> None:
     layer = GreyLevels(16)
     layer(torch.rand(4, 1, 5, 5))

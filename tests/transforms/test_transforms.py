@@ -1,7 +1,6 @@
 """Every transform, by one table and one check. Parameters are perturbed first: couplings start at zero."""
 
 import copy
-import shutil
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import needs_compiler, needs_cuda
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform, RandomPermutation
 from torch import Tensor, nn
@@ -134,7 +134,6 @@ CASES |= {
     ),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def prepared(
@@ -261,7 +260,7 @@ def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
         assert not torch.equal(half[0], full[0]), "half precision never reached the network"
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_equals_eager() -> None:
     transform, inputs, context = prepared(CASES["composite"], torch.float32)
     with torch.no_grad():
