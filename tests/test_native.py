@@ -32,6 +32,7 @@ SIZES = [
     (3, 2, 8, 2, 5, 1),
     (33, 4, 17, 6, 2, 2),
     (2, 12, 24, 7, 33, 20),
+    (150, 3, 37, 2, 10, 10),
 ]
 
 
@@ -434,6 +435,61 @@ def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
     assert torch.func.grad(lambda w: (native.conv3x3(x, w, bias) or pytorch_convolution(x, w, bias)).sum())(
         weight.detach()
     ).equal(sums(weight.detach()))
+
+
+def mixed_by_pytorch(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("ij,njhw->nihw", weight, x)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", [(70, 4, 4, 7, 7), (3, 32, 9, 5, 31), (2, 1, 3, 1, 1), (0, 4, 4, 7, 7)], ids=str)
+def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images, channels, outputs, *size = sizes
+    arrays = [torch.randn(images, channels, *size), torch.randn(outputs, channels)]
+    expected = outputs_and_gradients(mixed_by_pytorch, [array.double() for array in arrays])
+    found = outputs_and_gradients(native.mix_channels, [array.to(dtype) for array in arrays])
+    close = 1e-12 if dtype == torch.float64 else 1e-5
+    for array, reference in zip(found, expected, strict=True):
+        assert (array - reference).norm() <= close * reference.norm()
+
+
+@needs_kernel
+def test_channels_are_mixed_in_any_layout_compiled_vectorized_or_in_threads() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(70, 6, 5, 5, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
+    expected = outputs_and_gradients(mixed_by_pytorch, [x, weight])
+    laid_out = [x.contiguous(memory_format=torch.channels_last), weight.t().contiguous().t()]
+    for network in (native.mix_channels, torch.compile(native.mix_channels, backend="aot_eager", fullgraph=True)):
+        for threads in (1, 3):
+            with num_threads(threads):
+                for array, reference in zip(outputs_and_gradients(network, laid_out), expected, strict=True):
+                    torch.testing.assert_close(array, reference)
+    assert torch.autograd.gradcheck(native.mix_channels, (x[:2, :, :2].requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradgradcheck(native.mix_channels, (x[:2, :, :2], weight))
+    for operator, arguments in (
+        (torch.ops.scnf.mix_channels, (x, weight)),
+        (torch.ops.scnf.mix_channels_backward, (torch.randn_like(x), x, weight)),
+    ):
+        torch.library.opcheck(operator.default, tuple(a.detach() for a in arguments), test_utils=OPERATOR_TESTS)
+    with FlopCounterMode(display=False) as counter:
+        native.mix_channels(x, weight)
+    assert counter.get_total_flops() == 2 * 70 * 25 * 36
+
+
+@needs_kernel
+def test_channels_are_mixed_by_pytorch_where_the_kernel_is_of_no_use() -> None:
+    x = torch.randn(2, 6, 5, 5)
+    for inputs, weight in (
+        (x, torch.eye(6).double()),
+        (x.bfloat16(), torch.eye(6).bfloat16()),
+        (x, torch.eye(5)),
+        (x[0], torch.eye(6)),
+        (torch.randn(1, 33, 2, 2), torch.eye(33)),
+        (torch.randn(1, 4, 600, 600), torch.eye(4)),
+    ):
+        assert native.mix_channels(inputs, weight) is None
 
 
 @needs_kernel

@@ -6,7 +6,7 @@ environment, PyTorch's own operators do the same, slower.
 """
 
 from scnf.native.build import library
-from scnf.native.convolutions import conv3x3, conv_net
+from scnf.native.convolutions import conv3x3, conv_net, mix_channels
 from scnf.native.vectors import mlp
 
-__all__ = ["conv3x3", "conv_net", "library", "mlp"]
+__all__ = ["conv3x3", "conv_net", "library", "mix_channels", "mlp"]

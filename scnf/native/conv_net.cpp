@@ -1,5 +1,5 @@
 // A network of 3x3 -> ReLU -> 1x1 -> ReLU -> 3x3 convolutions on images, and its gradients, in one pass over memory;
-// and the gradient at the weights of a single 3x3 convolution.
+// the gradient at the weights of a single 3x3 convolution; and a 1x1 convolution, with its gradients.
 //
 // The network takes images a few at a time, so that all that lies between input and output stays in the cache of one
 // core. Of it, backward is given the second hidden layer, and computes the first again. Every array of such a block is
@@ -14,7 +14,9 @@
 
 namespace {
 
-constexpr long kBlock = 24576;  // numbers of a hidden layer in a block: four of them fit into half a megabyte
+constexpr long kBlock = 49152;  // numbers of a hidden layer in a block: four of them fit into a megabyte
+constexpr long kColumns = 784;  // pixels of a block: beyond, the layers of few channels leave the first-level cache
+constexpr long kStreamed = 1 << 19;  // numbers of a hidden layer, from which on it is not in a cache when backward comes
 constexpr long kPixels = 64;    // of three vectors each: they stay in the first-level cache
 
 // Where the row of a channel and a tap of the 3x3 window stands in a matrix.
@@ -27,7 +29,7 @@ struct Sizes {
 
     long pixels() const { return height * width; }
     long block() const {
-        const long most = kBlock / std::max({hidden, 4 * channels, 4 * outputs});
+        const long most = std::min(kColumns, kBlock / std::max({hidden, 4 * channels, 4 * outputs}));
         return std::max(1L, (most + pixels() / 2) / pixels());
     }
     // As many for each thread, of nearly as many images, and none of more than `block`; where block b starts.
@@ -52,6 +54,17 @@ struct Shift {
           last(std::max(0L, of.pixels() - std::max(0L, by))), edge(right == 0 ? -1 : right < 0 ? 0 : of.width - 1) {}
 };
 
+// As std::copy_n, without a call: rows are short.
+template <typename Real> void copy_row(const Real *from, long count, Real *to) {
+    constexpr long size = Simd<Real>::size;
+    if (count < size) {
+        for (long n = 0; n < count; n++) to[n] = from[n];
+        return;
+    }
+    for (long n = 0; n + size <= count; n += size) store(to + n, load(from + n));
+    store(to + count - size, load(from + count - size));
+}
+
 // matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap (`sign` 1) or against it (-1).
 template <typename Real>
 void unfold(const Sizes &of, long count, long channels, Order order, long sign, const Real *images, long image,
@@ -63,7 +76,7 @@ void unfold(const Sizes &of, long count, long channels, Order order, long sign, 
             for (long n = 0; n < count; n++, row += of.pixels()) {
                 const Real *from = images + n * image + c * channel + move.by;
                 std::fill(row, row + move.first, Real(0));
-                std::copy(from + move.first, from + move.last, row + move.first);
+                copy_row(from + move.first, move.last - move.first, row + move.first);
                 std::fill(row + move.last, row + of.pixels(), Real(0));
                 if (move.edge >= 0)
                     for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
@@ -94,14 +107,25 @@ template <typename Real>
 void to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(matrix + c * stride + n * of.pixels(), of.pixels(), images);
+            copy_row(matrix + c * stride + n * of.pixels(), of.pixels(), images);
+}
+
+// The same past the caches, into which a store would first read what it overwrites. `staged` has room for an image.
+template <typename Real>
+void stream_to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images,
+                      Real *staged) {
+    for (long n = 0; n < count; n++, images += channels * of.pixels()) {
+        to_images(of, 1, channels, matrix + n * of.pixels(), stride, staged);
+        stream(staged, channels * of.pixels(), images);
+    }
+    _mm_sfence();
 }
 
 template <typename Real>
 void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long stride) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(images, of.pixels(), matrix + c * stride + n * of.pixels());
+            copy_row(images, of.pixels(), matrix + c * stride + n * of.pixels());
     for (long c = 0; c < channels; c++)
         std::fill(matrix + c * stride + count * of.pixels(), matrix + (c + 1) * stride, Real(0));
 }
@@ -129,16 +153,21 @@ template <typename Real>
 void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y, Real *kept) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
     const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
+    const long image = of.hidden * of.pixels();  // of the second hidden layer
+    const bool streamed = kept && of.images * image >= kStreamed;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < blocks; b++) {
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
         const Width columns = of.columns<Real>(count);
-        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
+        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most + of.hidden * of.pixels());
         Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
         first_layer(of, count, x.from(start), w, columns, taps, first);
         product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
                                   w.middle_bias);
-        if (kept) to_images(of, count, of.hidden, second, columns.stride, kept + start * of.hidden * of.pixels());
+        if (streamed)
+            stream_to_images(of, count, of.hidden, second, columns.stride, kept + start * image, last + outputs * most);
+        else if (kept)
+            to_images(of, count, of.hidden, second, columns.stride, kept + start * image);
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
         Real *out = y + start * of.outputs * of.pixels();
         for (long n = 0; n < count * of.outputs; n++)
@@ -239,6 +268,38 @@ void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *gr
             std::copy_n(found.data() + tap * matrix + o * wide, of.channels, grad_w);
 }
 
+// A 1x1 convolution without bias.
+template <typename Real>
+void mix(const Sizes &of, int threads, const Real *x, const Real *weight, Real *y) {
+    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (long b = 0; b < blocks; b++) {
+        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
+        const Width columns = of.columns<Real>(count);
+        Real *in = scratch<Real>((of.channels + of.outputs) * most), *out = in + of.channels * most;
+        from_images(of, count, of.channels, x + start * of.channels * of.pixels(), in, columns.stride);
+        product<Real>(of.outputs, of.channels, columns, {weight, of.channels, 1}, in, out);
+        to_images(of, count, of.outputs, out, columns.stride, y + start * of.outputs * of.pixels());
+    }
+}
+
+template <typename Real>
+void mix_backward(const Sizes &of, int threads, const Real *x, const Real *weight, const Real *grad_y, Real *grad_x,
+                  Real *grad_weight) {
+    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
+    add_shares(blocks, threads, of.outputs * of.channels, grad_weight, [&](long b, Real *sums) {
+        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
+        const Width columns = of.columns<Real>(count);
+        Real *in = scratch<Real>((2 * of.channels + of.outputs) * most), *grad_in = in + of.channels * most;
+        Real *grad_out = grad_in + of.channels * most;
+        from_images(of, count, of.channels, x + start * of.channels * of.pixels(), in, columns.stride);
+        from_images(of, count, of.outputs, grad_y + start * of.outputs * of.pixels(), grad_out, columns.stride);
+        product<Real>(of.channels, of.outputs, columns, {weight, 1, of.channels}, grad_out, grad_in);
+        add_dots(of.outputs, of.channels, columns, grad_out, in, sums);
+        to_images(of, count, of.channels, grad_in, columns.stride, grad_x + start * of.channels * of.pixels());
+    });
+}
+
 template <typename Real> Layers<const Real> layers(const Real *const *at) {
     return {at[0], at[1], at[2], at[3], at[4], at[5]};
 }
@@ -261,6 +322,13 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
     extern "C" void weight_gradient_##name(const Sizes *of, int threads, const Real *x, const Real *grad_y,            \
                                            Real *grad_w) {                                                             \
         weight_gradient<Real>(*of, threads, x, grad_y, grad_w);                                                        \
+    }                                                                                                                  \
+    extern "C" void mix_##name(const Sizes *of, int threads, const Real *x, const Real *weight, Real *y) {             \
+        mix<Real>(*of, threads, x, weight, y);                                                                         \
+    }                                                                                                                  \
+    extern "C" void mix_backward_##name(const Sizes *of, int threads, const Real *x, const Real *weight,               \
+                                        const Real *grad_y, Real *grad_x, Real *grad_weight) {                         \
+        mix_backward<Real>(*of, threads, x, weight, grad_y, grad_x, grad_weight);                                      \
     }
 
 ENTRY_POINTS(float, float32)

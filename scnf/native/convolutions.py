@@ -1,4 +1,4 @@
-"""Networks of convolutions, and the gradient at the weights of a single one: `conv_net.cpp` as operators."""
+"""Networks of convolutions, the gradient at the weights of a single one, and 1x1 ones: `conv_net.cpp` as operators."""
 
 import ctypes
 import math
@@ -15,6 +15,7 @@ from scnf.native import operators
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator, table
 
 _FEW = 8  # channels, below which PyTorch's gradients are as fast
+_FEW_TO_MIX = 32  # channels, beyond which the product is most of the work
 _LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
 
 
@@ -220,3 +221,74 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     if torch.is_autocast_enabled("cpu") or not (asked and fits and small and operators.takes(x, (weight, bias))):
         return None
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))
+
+
+@operator("mix_channels")
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = x.contiguous(), weight.contiguous()
+    found = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    operators.call("mix", x, (*x.shape[:2], 0, weight.shape[0], *x.shape[2:]), at(weight), at(found))
+    return found
+
+
+@operator("mix_channels_backward")
+def _mix_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
+    grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+    sizes = *x.shape[:2], 0, weight.shape[0], *x.shape[2:]
+    operators.call("mix_backward", x, sizes, at(weight), at(grad), at(grad_x), at(grad_weight))
+    return grad_x, grad_weight
+
+
+@torch.library.register_fake("scnf::mix_channels")
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+
+
+@torch.library.register_fake("scnf::mix_channels_backward")
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+@register_flop_formula(torch.ops.scnf.mix_channels)
+def _(x: Sequence[int], weight: Sequence[int], **rest: Any) -> int:
+    return 2 * x[0] * math.prod(x[2:]) * math.prod(weight)
+
+
+def _mix_of_pytorch(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("ij,njhw->nihw", weight, x)
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return cast(Tensor, _mix(x, weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if differentiated_again():
+            return gradients_of_pytorch(_mix_of_pytorch, (x, weight), grad)
+        return cast(Any, _mix_backward(grad, x, weight))
+
+
+def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:
+    """1x1 convolution without bias, of a few channels, which PyTorch moves about in memory more than it computes.
+
+    Args:
+        x: [N, C, H, W], float32 or float64, on the CPU.
+        weight: [D, C], like x.
+
+    Returns:
+        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, or they have more than
+        32 channels. Autocast changes nothing.
+
+    Example:
+        >>> outputs = mix_channels(torch.zeros(5, 4, 7, 7), torch.eye(4))
+        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+    """
+    fits = x.dim() == 4 and weight.dim() == 2 and weight.shape[1] == x.shape[1] and min(*x.shape[1:], *weight.shape) > 0
+    if not fits or max(weight.shape) > _FEW_TO_MIX or not operators.takes(x, (weight,)):
+        return None
+    return cast(Tensor, _Mix.apply(x, weight)) if _small(x, max(weight.shape)) else None

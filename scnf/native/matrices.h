@@ -29,6 +29,21 @@ template <typename Real> Vector<Real> load(const Real *at) { return *reinterpret
 
 template <typename Real> void store(Real *at, Vector<Real> values) { *reinterpret_cast<Vector<Real> *>(at) = values; }
 
+// As std::copy_n, past the caches; to be followed by _mm_sfence before another thread reads.
+template <typename Real> void stream(const Real *from, long count, Real *to) {
+    long n = 0;
+    for (; n < count && reinterpret_cast<std::uintptr_t>(to + n) % kBytes; n++) to[n] = from[n];
+    for (; n + Simd<Real>::size <= count; n += Simd<Real>::size) {
+#ifdef __AVX512F__
+        _mm512_stream_si512(reinterpret_cast<__m512i *>(to + n), _mm512_loadu_si512(from + n));
+#else
+        const __m256i *vector = reinterpret_cast<const __m256i *>(from + n);
+        _mm256_stream_si256(reinterpret_cast<__m256i *>(to + n), _mm256_loadu_si256(vector));
+#endif
+    }
+    for (; n < count; n++) to[n] = from[n];
+}
+
 template <typename Real> Real sum(Vector<Real> values) {
     alignas(kBytes) Real parts[Simd<Real>::size];
     store(parts, values);

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scnf.native import mix_channels
 from scnf.transforms.base import Transform, Undone, full_precision, gradients
 
 
@@ -75,7 +76,10 @@ class InvertibleLinear(Transform):
 
 
 def _product(weight: Tensor, inputs: Tensor) -> Tensor:
-    return torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
+    mixed = mix_channels(inputs, weight) if inputs.dim() == 4 else None
+    if mixed is None:
+        mixed = torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
+    return mixed
 
 
 class FullLinear(InvertibleLinear):

@@ -93,7 +93,7 @@ class GreyLevels(StartsFromData):
         self.log_slope.copy_((10 * odds.sqrt() * (0.5 + 0.5 * share * len(counts))).log())
 
     def _level(self, scaled: Tensor) -> Tensor:
-        return scaled.long().clamp(0, self.levels - 1)
+        return scaled.clamp(max=self.levels - 1).int().clamp_min(0)  # 0 where it is not a number
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Of each level [levels], the darkest first, for which all are 0: the y at which it begins, and log dy/dx."""
@@ -101,10 +101,10 @@ class GreyLevels(StartsFromData):
         begins = torch.cat([ends.new_tensor([0.0, self.highest]), ends[:-1]])
         return begins, F.pad(self.log_slope, (1, 0))
 
-    def _log_slopes(self, level: Tensor, outputs: Tensor, log_slope: Tensor) -> Tensor:
-        """Log dy/dx [N, ...], in y so that both directions share it."""
+    def _log_slopes(self, is_dark: Tensor, outputs: Tensor, above: Tensor) -> Tensor:
+        """Log dy/dx [N, ...], in y so that both directions share it, from what it is `above` the darkest level."""
         at_zero = math.log(self.levels * (1 - 2 * self.tail) * math.sqrt(2 * math.pi))
-        return torch.where(level == 0, at_zero + outputs.square() / 2, 0) + _look_up(log_slope, level)
+        return is_dark * at_zero + (is_dark * outputs).square() / 2 + above
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
@@ -112,23 +112,29 @@ class GreyLevels(StartsFromData):
         begins, log_slope = self._tables()
         scaled = self.levels * inputs
         level = self._level(scaled)
+        whole, is_dark = _as_numbers(level, inputs)
         share = (self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)).clamp_min(1e-6)
-        dark = math.sqrt(2) * _erfinv(2 * share - 1)
-        slope = F.pad(self.log_slope.exp(), (1, 0))
-        light = _look_up(begins, level) + (inputs - level.to(inputs.dtype) / self.levels) * _look_up(slope, level)
-        # what is looked up is 0 where it is dark: so no gradient has to go through a choice
-        outputs = torch.where(level == 0, dark, 0) + light
-        return outputs, sum_except_batch(self._log_slopes(level, dark, log_slope))
+        dark, above = math.sqrt(2) * _erfinv(2 * share - 1), _look_up(log_slope, level)
+        light = _look_up(begins, level) + (inputs - whole / self.levels) * above.exp()
+        outputs = is_dark * dark + (1 - is_dark) * light
+        return outputs, sum_except_batch(self._log_slopes(is_dark, dark, above))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
         begins, log_slope = self._tables()
-        level = torch.searchsorted(begins[1:], inputs.detach().contiguous(), right=True)
+        level = torch.searchsorted(begins[1:], inputs.detach().contiguous(), right=True, out_int32=True)
+        whole, is_dark = _as_numbers(level, inputs)
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
-        dark = (share - self.tail) / ((1 - 2 * self.tail) * self.levels)
-        above = (inputs - _look_up(begins, level)) * (-_look_up(log_slope, level)).exp()
-        outputs = torch.where(level == 0, dark, level.to(inputs.dtype) / self.levels + above)
-        return outputs, -sum_except_batch(self._log_slopes(level, inputs, log_slope))
+        dark, above = (share - self.tail) / ((1 - 2 * self.tail) * self.levels), _look_up(log_slope, level)
+        light = whole / self.levels + (inputs - _look_up(begins, level)) * (-above).exp()
+        outputs = is_dark * dark + (1 - is_dark) * light
+        return outputs, -sum_except_batch(self._log_slopes(is_dark, inputs, above))
+
+
+def _as_numbers(level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The level, and 1 for the darkest and 0 for others: compiled, a choice by truth values takes ten times as long."""
+    whole = level.to(like.dtype)
+    return whole, (1 - whole).clamp_min(0)
 
 
 # What the compiler would take a number at a time is for PyTorch's operators also where the rest is compiled.
@@ -163,22 +169,18 @@ _erfinv_apart.register_autograd(_erfinv_gradient, setup_context=_keep_output)
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """The entry of a vector at each index."""
     if torch.compiler.is_compiling():
-        return cast(Tensor, _LookUpApart.apply(table, index))
+        return cast(Tensor, _look_up_apart(table, index))
     return table.index_select(0, index.flatten()).view_as(index)
 
 
-class _LookUpApart(torch.autograd.Function):
-    """The same with a gradient that adds up in order; the compiler's has threads wait for each other at each pixel."""
+@torch.library.custom_op("scnf::look_up", mutates_args=())
+def _look_up_apart(table: Tensor, index: Tensor) -> Tensor:
+    return table.index_select(0, index.flatten()).view_as(index)
 
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.size = len(table)
-        return table[index]
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _sums_by_index(grad, *ctx.saved_tensors, ctx.size), None
+@_look_up_apart.register_fake
+def _(table: Tensor, index: Tensor) -> Tensor:
+    return table.new_empty(index.shape)
 
 
 @torch.library.custom_op("scnf::sums_by_index", mutates_args=())
@@ -190,3 +192,16 @@ def _sums_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
 @_sums_by_index.register_fake
 def _(values: Tensor, index: Tensor, size: int) -> Tensor:
     return values.new_empty(size)
+
+
+def _keep_index(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    table, index = inputs
+    ctx.size = len(table)
+    ctx.save_for_backward(index)
+
+
+def _look_up_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _sums_by_index(grad, *ctx.saved_tensors, ctx.size), None
+
+
+_look_up_apart.register_autograd(_look_up_gradient, setup_context=_keep_index)

@@ -312,3 +312,24 @@ def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
     slope = 1 - 1 / z[:, 0].cosh().square()  # of a - tanh(a), where u w is -1 but for a hair
     torch.testing.assert_close(logabsdet, slope.log(), rtol=0, atol=1e-3)
     torch.testing.assert_close(planar.inverse(outputs)[0], z, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        torch.arange(9).roll(-3),
+        torch.arange(5),
+        torch.arange(5).flip(0),
+        7 * torch.arange(40) % 40,
+    ],
+    ids=["turned", "same", "reversed", "many"],
+)
+def test_a_permutation_takes_by_index_also_when_it_is_loaded(order: Tensor) -> None:
+    layer, inputs = Permutation(torch.arange(len(order)).roll(1)), torch.randn(3, len(order), 2, 2, requires_grad=True)
+    layer.load_state_dict({"permutation": order})
+    outputs, _ = layer(inputs)
+    assert outputs.equal(inputs[:, order])
+    assert layer.inverse(outputs)[0].equal(inputs)
+    weights = torch.randn_like(inputs)
+    (outputs * weights).sum().backward()
+    assert inputs.grad.equal(weights[:, order.argsort()])
