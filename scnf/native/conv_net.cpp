@@ -16,7 +16,6 @@ namespace {
 
 constexpr long kBlock = 49152;  // numbers of a hidden layer in a block: four of them fit into a megabyte
 constexpr long kColumns = 784;  // pixels of a block: beyond, the layers of few channels leave the first-level cache
-constexpr long kStreamed = 1 << 19;  // numbers of a hidden layer, from which on it is not in a cache when backward comes
 constexpr long kPixels = 64;    // of three vectors each: they stay in the first-level cache
 
 // Where the row of a channel and a tap of the 3x3 window stands in a matrix.

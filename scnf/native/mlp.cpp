@@ -84,13 +84,14 @@ template <typename Real>
 void forward(const Sizes &of, int threads, const Real *x, const Real *weights, Real *y, Real *kept) {
     const long hidden = of.hidden, row = stride<Real>(hidden), last = of.layers() - 1, blocks = of.blocks(threads);
     const long in_size = kMost * stride<Real>(of.inputs), out_size = kMost * stride<Real>(of.outputs);
-    const long to_next = (kept ? of.vectors : kMost) * row;  // hidden layer
+    const bool streamed = kept && last * of.vectors * row >= kStreamed, in_place = kept && !streamed;
+    const long to_next = (in_place ? of.vectors : kMost) * row;  // hidden layer
     const Packed<Real> packed(of, threads, weights, true);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < blocks; b++) {
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        Real *in = scratch<Real>(in_size + out_size + (1 + (kept ? 0 : last)) * kMost * row);
-        Real *out = in + in_size, *sums = out + out_size, *layer = kept ? kept + start * row : sums + kMost * row;
+        Real *in = scratch<Real>(in_size + out_size + (1 + (in_place ? 0 : last)) * kMost * row);
+        Real *out = in + in_size, *sums = out + out_size, *layer = in_place ? kept + start * row : sums + kMost * row;
         to_rows(count, of.inputs, x + start * of.inputs, in);
         multiply(count, of.inputs, 1, hidden, in, packed[0], sums);
         relu(count, hidden, sums, layer);
@@ -102,6 +103,9 @@ void forward(const Sizes &of, int threads, const Real *x, const Real *weights, R
             relu(count, hidden, sums, inner + to_next);
         }
         multiply(count, hidden, 1, of.outputs, layer, packed[last], out);
+        for (long l = 0; streamed && l < last; l++)
+            stream(sums + kMost * row + l * to_next, count * row, kept + (l * of.vectors + start) * row);
+        if (streamed) _mm_sfence();
         from_rows(count, of.outputs, out, y + start * of.outputs);
     }
 }

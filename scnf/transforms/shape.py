@@ -91,20 +91,20 @@ class Permutation(Transform):
     """
 
     permutation: Tensor
+    back: Tensor
 
     def __init__(self, permutation: Tensor) -> None:
         super().__init__()
         if not torch.equal(permutation.sort().values, torch.arange(len(permutation))):
             raise ValueError("a permutation holds each of 0..C-1 once")
         self.register_buffer("permutation", permutation.clone())
-        self._find_runs()
-
-    def _find_runs(self) -> None:
-        self._runs, self._runs_back = _runs(self.permutation), _runs(self.permutation.argsort())
+        self.register_buffer("back", permutation.argsort(), persistent=False)
+        self._runs, self._runs_back = _runs(self.permutation), _runs(self.back)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._find_runs()
+        self.back.copy_(self.permutation.argsort())
+        self._runs, self._runs_back = _runs(self.permutation), _runs(self.back)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, zeros [N])."""
@@ -112,8 +112,7 @@ class Permutation(Transform):
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, zeros [N])."""
-        outputs = _reordered(inputs, self.permutation.argsort(), self._runs_back)
-        return outputs, inputs.new_zeros(inputs.shape[0])
+        return _reordered(inputs, self.back, self._runs_back), inputs.new_zeros(inputs.shape[0])
 
 
 class FactorOut(Transform):
