@@ -53,17 +53,6 @@ struct Shift {
           last(std::max(0L, of.pixels() - std::max(0L, by))), edge(right == 0 ? -1 : right < 0 ? 0 : of.width - 1) {}
 };
 
-// As std::copy_n, without a call: rows are short.
-template <typename Real> void copy_row(const Real *from, long count, Real *to) {
-    constexpr long size = Simd<Real>::size;
-    if (count < size) {
-        for (long n = 0; n < count; n++) to[n] = from[n];
-        return;
-    }
-    for (long n = 0; n + size <= count; n += size) store(to + n, load(from + n));
-    store(to + count - size, load(from + count - size));
-}
-
 // matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap (`sign` 1) or against it (-1).
 template <typename Real>
 void unfold(const Sizes &of, long count, long channels, Order order, long sign, const Real *images, long image,
@@ -75,7 +64,7 @@ void unfold(const Sizes &of, long count, long channels, Order order, long sign, 
             for (long n = 0; n < count; n++, row += of.pixels()) {
                 const Real *from = images + n * image + c * channel + move.by;
                 std::fill(row, row + move.first, Real(0));
-                copy_row(from + move.first, move.last - move.first, row + move.first);
+                std::copy(from + move.first, from + move.last, row + move.first);
                 std::fill(row + move.last, row + of.pixels(), Real(0));
                 if (move.edge >= 0)
                     for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
@@ -106,7 +95,7 @@ template <typename Real>
 void to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            copy_row(matrix + c * stride + n * of.pixels(), of.pixels(), images);
+            std::copy_n(matrix + c * stride + n * of.pixels(), of.pixels(), images);
 }
 
 // The same past the caches, into which a store would first read what it overwrites. `staged` has room for an image.
@@ -124,7 +113,7 @@ template <typename Real>
 void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long stride) {
     for (long n = 0; n < count; n++)
         for (long c = 0; c < channels; c++, images += of.pixels())
-            copy_row(images, of.pixels(), matrix + c * stride + n * of.pixels());
+            std::copy_n(images, of.pixels(), matrix + c * stride + n * of.pixels());
     for (long c = 0; c < channels; c++)
         std::fill(matrix + c * stride + count * of.pixels(), matrix + (c + 1) * stride, Real(0));
 }
