@@ -456,7 +456,7 @@ def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @needs_kernel
-def test_channels_are_mixed_in_any_layout_compiled_vectorized_or_in_threads() -> None:
+def test_channels_are_mixed_in_any_layout_compiled_or_in_threads() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(70, 6, 5, 5, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
     expected = outputs_and_gradients(mixed_by_pytorch, [x, weight])

@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr long kBlock = 49152;  // numbers of a hidden layer in a block: four of them fit into a megabyte
+constexpr long kBlock = 49152;  // numbers of a hidden layer in a block: four of them, of floats, fit into a megabyte
 constexpr long kColumns = 784;  // pixels of a block: beyond, the layers of few channels leave the first-level cache
 constexpr long kPixels = 64;    // of three vectors each: they stay in the first-level cache
 
@@ -147,13 +147,13 @@ void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, 
     for (long b = 0; b < blocks; b++) {
         const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
         const Width columns = of.columns<Real>(count);
-        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most + of.hidden * of.pixels());
+        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
         Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
         first_layer(of, count, x.from(start), w, columns, taps, first);
         product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
                                   w.middle_bias);
         if (streamed)
-            stream_to_images(of, count, of.hidden, second, columns.stride, kept + start * image, last + outputs * most);
+            stream_to_images(of, count, of.hidden, second, columns.stride, kept + start * image, first);
         else if (kept)
             to_images(of, count, of.hidden, second, columns.stride, kept + start * image);
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
@@ -294,9 +294,10 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 
 }  // namespace
 
-// Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
+// For the network and the 3x3 convolution. Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
 // strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
-// comes the second hidden layer [N, hidden, H, W], for backward.
+// comes the second hidden layer [N, hidden, H, W], for backward. For `mix` all arrays are dense, x too, and the weight is
+// [outputs, channels].
 #define ENTRY_POINTS(Real, name)                                                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
                                    const Real *const *weights, Real *y, Real *kept) {                                  \

@@ -274,7 +274,7 @@ class _Mix(torch.autograd.Function):
 
 
 def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:
-    """1x1 convolution without bias, of a few channels, which PyTorch moves about in memory more than it computes.
+    """1x1 convolution without bias, for few channels, where PyTorch's moves numbers for longer than it computes.
 
     Args:
         x: [N, C, H, W], float32 or float64, on the CPU.
@@ -289,6 +289,7 @@ def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:
         >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
     fits = x.dim() == 4 and weight.dim() == 2 and weight.shape[1] == x.shape[1] and min(*x.shape[1:], *weight.shape) > 0
-    if not fits or max(weight.shape) > _FEW_TO_MIX or not operators.takes(x, (weight,)):
+    few = max(weight.shape, default=0) <= _FEW_TO_MIX
+    if not (fits and few and _small(x, max(weight.shape)) and operators.takes(x, (weight,))):
         return None
-    return cast(Tensor, _Mix.apply(x, weight)) if _small(x, max(weight.shape)) else None
+    return cast(Tensor, _Mix.apply(x, weight))

@@ -76,7 +76,7 @@ class InvertibleLinear(Transform):
 
 
 def _product(weight: Tensor, inputs: Tensor) -> Tensor:
-    mixed = mix_channels(inputs, weight) if inputs.dim() == 4 else None
+    mixed = mix_channels(inputs, weight)
     if mixed is None:
         mixed = torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
     return mixed

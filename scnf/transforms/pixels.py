@@ -101,38 +101,39 @@ class GreyLevels(StartsFromData):
         begins = torch.cat([ends.new_tensor([0.0, self.highest]), ends[:-1]])
         return begins, F.pad(self.log_slope, (1, 0))
 
-    def _log_slopes(self, is_dark: Tensor, outputs: Tensor, above: Tensor) -> Tensor:
-        """Log dy/dx [N, ...], in y so that both directions share it, from what it is `above` the darkest level."""
+    def _log_slopes(self, is_dark: Tensor, outputs: Tensor, log_slope: Tensor) -> Tensor:
+        """Log dy/dx [N, ...], in y so that both directions share it; `log_slope` is that of each pixel's level."""
         at_zero = math.log(self.levels * (1 - 2 * self.tail) * math.sqrt(2 * math.pi))
-        return is_dark * at_zero + (is_dark * outputs).square() / 2 + above
+        return is_dark * at_zero + (is_dark * outputs).square() / 2 + log_slope
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
         self.start_once(inputs)
-        begins, log_slope = self._tables()
+        begins, log_slopes = self._tables()
         scaled = self.levels * inputs
         level = self._level(scaled)
         whole, is_dark = _as_numbers(level, inputs)
         share = (self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)).clamp_min(1e-6)
-        dark, above = math.sqrt(2) * _erfinv(2 * share - 1), _look_up(log_slope, level)
-        light = _look_up(begins, level) + (inputs - whole / self.levels) * above.exp()
+        dark, log_slope = math.sqrt(2) * _erfinv(2 * share - 1), _look_up(log_slopes, level)
+        light = _look_up(begins, level) + (inputs - whole / self.levels) * log_slope.exp()
         outputs = is_dark * dark + (1 - is_dark) * light
-        return outputs, sum_except_batch(self._log_slopes(is_dark, dark, above))
+        return outputs, sum_except_batch(self._log_slopes(is_dark, dark, log_slope))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
-        begins, log_slope = self._tables()
+        begins, log_slopes = self._tables()
         level = torch.searchsorted(begins[1:], inputs.detach().contiguous(), right=True, out_int32=True)
         whole, is_dark = _as_numbers(level, inputs)
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
-        dark, above = (share - self.tail) / ((1 - 2 * self.tail) * self.levels), _look_up(log_slope, level)
-        light = whole / self.levels + (inputs - _look_up(begins, level)) * (-above).exp()
-        outputs = is_dark * dark + (1 - is_dark) * light
-        return outputs, -sum_except_batch(self._log_slopes(is_dark, inputs, above))
+        dark, log_slope = (share - self.tail) / ((1 - 2 * self.tail) * self.levels), _look_up(log_slopes, level)
+        light = whole / self.levels + (inputs - _look_up(begins, level)) * (-log_slope).exp()
+        outputs = torch.where(level == 0, dark, light)  # as one of them may be infinite
+        seen = torch.where(level == 0, inputs, 0)
+        return outputs, -sum_except_batch(self._log_slopes(is_dark, seen, log_slope))
 
 
 def _as_numbers(level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The level, and 1 for the darkest and 0 for others: compiled, a choice by truth values takes ten times as long."""
+    """The level, and 1 for the darkest and 0 for others: where they are kept, truth values take ten times as long."""
     whole = level.to(like.dtype)
     return whole, (1 - whole).clamp_min(0)
 
@@ -175,6 +176,7 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
 
 @torch.library.custom_op("scnf::look_up", mutates_args=())
 def _look_up_apart(table: Tensor, index: Tensor) -> Tensor:
+    """The same with a gradient that adds up in order: in the compiler's threads wait for each other at each pixel."""
     return table.index_select(0, index.flatten()).view_as(index)
 
 

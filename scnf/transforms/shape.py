@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,10 +61,11 @@ class Flatten(Transform):
 _Runs = tuple[list[int], list[int]]
 
 
-def _runs(permutation: Tensor, most: int = 16) -> _Runs | None:
-    """Channels that stay side by side, if there are few such runs: their sizes, and which of them comes at each place.
+def _runs(permutation: Tensor, most: int = 4) -> _Runs | None:
+    """Channels that stay side by side: sizes of such runs, in order of the inputs, and their order in the outputs.
 
-    To cut and join is faster than to take by index, whose gradient adds numbers up where there is one to each place.
+    None if there are many. To cut and join few is faster, above all compiled, than to take by index, whose gradient
+    adds up what has a place of its own.
     """
     order = permutation.tolist()
     starts = [place for place, channel in enumerate(order) if place == 0 or channel != order[place - 1] + 1]
@@ -71,7 +73,7 @@ def _runs(permutation: Tensor, most: int = 16) -> _Runs | None:
         return None
     firsts = [order[start] for start in starts]
     ranked = sorted(firsts)
-    sizes = [end - first for first, end in zip(ranked, [*ranked[1:], len(order)], strict=True)]
+    sizes = [end - first for first, end in pairwise([*ranked, len(order)])]
     return sizes, [ranked.index(first) for first in firsts]
 
 
@@ -85,6 +87,8 @@ def _reordered(inputs: Tensor, permutation: Tensor, runs: _Runs | None) -> Tenso
 
 class Permutation(Transform):
     """Reorder channels or features by a fixed permutation, kept with the weights.
+
+    It is looked at when the layer is made or loaded, not at each call.
 
     Args:
         permutation: int64 [C]: output i is input permutation[i].
@@ -103,7 +107,7 @@ class Permutation(Transform):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.back.copy_(self.permutation.argsort())
+        self.back = self.permutation.argsort()
         self._runs, self._runs_back = _runs(self.permutation), _runs(self.back)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
