@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scnf import native
 from scnf.native import operators
 from scnf.nn import ConvNet, GlobalConvNet
+from scnf.transforms import FullLinear
 
 needs_kernel = pytest.mark.skipif(native.library() is None, reason="no kernel can be built here")
 fresh = native.library.__wrapped__
@@ -476,6 +477,23 @@ def test_channels_are_mixed_in_any_layout_compiled_or_in_threads() -> None:
     with FlopCounterMode(display=False) as counter:
         native.mix_channels(x, weight)
     assert counter.get_total_flops() == 2 * 70 * 25 * 36
+
+
+class Operators(TorchDispatchMode):
+    """Which operators run."""
+
+    def __torch_dispatch__(self, operator, types, arguments=(), named=None):
+        self.seen = {*getattr(self, "seen", ()), operator}
+        return operator(*arguments, **(named or {}))
+
+
+@needs_kernel
+def test_invertible_matrices_mix_the_channels_of_images_with_it() -> None:
+    with Operators() as of_images:
+        FullLinear(4)(torch.randn(3, 4, 5, 5))
+    with Operators() as of_vectors:
+        FullLinear(4)(torch.randn(3, 4))
+    assert torch.ops.scnf.mix_channels.default in of_images.seen - of_vectors.seen
 
 
 @needs_kernel

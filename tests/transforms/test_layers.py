@@ -249,6 +249,16 @@ def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtyp
     torch.testing.assert_close(layer.inverse(outputs)[0], inputs, rtol=0, atol=rounding)
 
 
+def test_grey_levels_of_what_is_no_pixel() -> None:
+    layer = GreyLevels(256)
+    inf, nan = float("inf"), float("nan")
+    pixels, logabsdet = layer.inverse(torch.tensor([[-inf], [1e30], [inf], [nan]]))
+    assert pixels[0].item() == pytest.approx(-0.005 / 0.99 / 256) and pixels[1] > 1e26 and pixels[2] == inf
+    assert logabsdet[0] == -inf and logabsdet[1:3].isfinite().all() and pixels[3].isnan()
+    outputs, _ = layer.eval()(torch.tensor([[nan], [1e30], [inf]]))
+    assert outputs[0].isnan() and outputs[1] > 1e30 and outputs[2] == inf
+
+
 @needs_compiler
 def test_grey_levels_are_the_same_compiled() -> None:
     layer = GreyLevels(16)
