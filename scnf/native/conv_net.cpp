@@ -294,10 +294,10 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 
 }  // namespace
 
-// For the network and the 3x3 convolution. Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
+// Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
 // strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
-// comes the second hidden layer [N, hidden, H, W], for backward. For `mix` all arrays are dense, x too, and the weight is
-// [outputs, channels].
+// comes the second hidden layer [N, hidden, H, W], for backward. For `mix` x is dense as well, the weight [outputs,
+// channels].
 #define ENTRY_POINTS(Real, name)                                                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
                                    const Real *const *weights, Real *y, Real *kept) {                                  \

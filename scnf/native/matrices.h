@@ -17,7 +17,7 @@ constexpr long kBytes = 64, kRows = 8;
 constexpr long kBytes = 32, kRows = 4;
 #endif
 constexpr long kVectors = 3;
-constexpr long kStreamed = 1 << 19;  // numbers kept for backward, from which on little of them is in a core's cache when it comes
+constexpr long kStreamed = 1 << 19;  // numbers kept for backward: of more, little is in a core's cache when it comes
 
 template <typename Real> struct Simd {
     typedef Real Vector __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));

@@ -103,9 +103,11 @@ void forward(const Sizes &of, int threads, const Real *x, const Real *weights, R
             relu(count, hidden, sums, inner + to_next);
         }
         multiply(count, hidden, 1, of.outputs, layer, packed[last], out);
-        for (long l = 0; streamed && l < last; l++)
-            stream(sums + kMost * row + l * to_next, count * row, kept + (l * of.vectors + start) * row);
-        if (streamed) _mm_sfence();
+        if (streamed) {
+            for (long l = 0; l < last; l++)
+                stream(sums + kMost * row + l * to_next, count * row, kept + (l * of.vectors + start) * row);
+            _mm_sfence();
+        }
         from_rows(count, of.outputs, out, y + start * of.outputs);
     }
 }

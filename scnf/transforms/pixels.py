@@ -127,8 +127,8 @@ class GreyLevels(StartsFromData):
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
         dark, log_slope = (share - self.tail) / ((1 - 2 * self.tail) * self.levels), _look_up(log_slopes, level)
         light = whole / self.levels + (inputs - _look_up(begins, level)) * (-log_slope).exp()
-        outputs = torch.where(level == 0, dark, light)  # as one of them may be infinite
-        seen = torch.where(level == 0, inputs, 0)
+        darkest = level == 0  # a choice, as what is not chosen may be infinite
+        outputs, seen = torch.where(darkest, dark, light), torch.where(darkest, inputs, 0)
         return outputs, -sum_except_batch(self._log_slopes(is_dark, seen, log_slope))
 
 

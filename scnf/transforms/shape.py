@@ -58,10 +58,7 @@ class Flatten(Transform):
         return inputs.unflatten(1, self.shape), inputs.new_zeros(inputs.shape[0])
 
 
-_Runs = tuple[list[int], list[int]]
-
-
-def _runs(permutation: Tensor, most: int = 4) -> _Runs | None:
+def _runs(permutation: Tensor, most: int = 4) -> tuple[list[int], list[int]] | None:
     """Channels that stay side by side: sizes of such runs, in order of the inputs, and their order in the outputs.
 
     None if there are many. To cut and join few is faster, above all compiled, than to take by index, whose gradient
@@ -77,10 +74,7 @@ def _runs(permutation: Tensor, most: int = 4) -> _Runs | None:
     return sizes, [ranked.index(first) for first in firsts]
 
 
-def _reordered(inputs: Tensor, permutation: Tensor, runs: _Runs | None) -> Tensor:
-    if runs is None:
-        return inputs.index_select(1, permutation)
-    sizes, order = runs
+def _joined(inputs: Tensor, sizes: list[int], order: list[int]) -> Tensor:
     parts = inputs.split(sizes, dim=1)
     return torch.cat([parts[run] for run in order], dim=1)
 
@@ -95,28 +89,31 @@ class Permutation(Transform):
     """
 
     permutation: Tensor
-    back: Tensor
 
     def __init__(self, permutation: Tensor) -> None:
         super().__init__()
         if not torch.equal(permutation.sort().values, torch.arange(len(permutation))):
             raise ValueError("a permutation holds each of 0..C-1 once")
         self.register_buffer("permutation", permutation.clone())
-        self.register_buffer("back", permutation.argsort(), persistent=False)
-        self._runs, self._runs_back = _runs(self.permutation), _runs(self.back)
+        self._runs = _runs(self.permutation)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.back = self.permutation.argsort()
-        self._runs, self._runs_back = _runs(self.permutation), _runs(self.back)
+        self._runs = _runs(self.permutation)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, zeros [N])."""
-        return _reordered(inputs, self.permutation, self._runs), inputs.new_zeros(inputs.shape[0])
+        outputs = inputs.index_select(1, self.permutation) if self._runs is None else _joined(inputs, *self._runs)
+        return outputs, inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, zeros [N])."""
-        return _reordered(inputs, self.back, self._runs_back), inputs.new_zeros(inputs.shape[0])
+        if self._runs is None:
+            outputs = inputs.index_select(1, self.permutation.argsort())
+        else:
+            sizes, order = self._runs
+            outputs = _joined(inputs, [sizes[run] for run in order], [order.index(run) for run in range(len(order))])
+        return outputs, inputs.new_zeros(inputs.shape[0])
 
 
 class FactorOut(Transform):
