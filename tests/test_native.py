@@ -172,7 +172,7 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
         outputs = native.conv_net(*with_weights)
     with CountKept() as unasked, torch.no_grad():
         assert torch.equal(native.conv_net(*with_weights), outputs)
-    assert (asked.numbers, unasked.numbers) == (4 * 8 * 5 * 5, 0)
+    assert unasked.numbers == 0 <= asked.numbers - 4 * 8 * 5 * 5 < 8 * 32  # one layer, rows of whole vectors
 
 
 @needs_kernel
@@ -280,8 +280,8 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
         arrays = drawn(sizes, torch.float32)
         for keep in (False, True):
-            torch.library.opcheck(native.convolutions._forward, [*arrays, keep], test_utils=OPERATOR_TESTS)
-        backward = [*native.convolutions._forward(*arrays, True), *arrays]
+            torch.library.opcheck(native.convolutions._forward, [*arrays, keep, 2], test_utils=OPERATOR_TESTS)
+        backward = [*native.convolutions._forward(*arrays, True, 2), *arrays]
         torch.library.opcheck(native.convolutions._backward, backward, test_utils=OPERATOR_TESTS)
     x = one_convolution(2, 9, 4, 5, 6)[0]
     grad = torch.zeros(2, 4, 5, 6, dtype=x.dtype)

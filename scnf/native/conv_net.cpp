@@ -23,21 +23,21 @@ struct Order {
     long channel, tap;
 };
 
+// In so many blocks, some of which may be empty.
 struct Sizes {
-    long images, channels, hidden, outputs, height, width;
+    long images, channels, hidden, outputs, height, width, blocks;
 
     long pixels() const { return height * width; }
+    long start(long b) const { return b * images / blocks; }
+    // How many images a block should have at most.
     long block() const {
         const long most = std::min(kColumns, kBlock / std::max({hidden, 4 * channels, 4 * outputs}));
         return std::max(1L, (most + pixels() / 2) / pixels());
     }
-    // As many for each thread, of nearly as many images, and none of more than `block`; where block b starts.
-    long blocks(long threads) const {
-        const long together = block() * threads;
-        return std::min(images, (images + together - 1) / together * threads);
+    // How far apart the rows of a block are.
+    template <typename Real> long stride() const {
+        return apart<Real>(std::max(1L, (images + blocks - 1) / blocks) * pixels());
     }
-    long start(long b, long blocks) const { return b * images / blocks; }
-    template <typename Real> Width columns(long count) const { return padded<Real>(count * pixels()); }
 
     // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
     Order enter() const { return {1, channels}; }
@@ -51,157 +51,188 @@ struct Shift {
     Shift(const Sizes &of, long down, long right)
         : by(down * of.width + right), first(std::min(of.pixels(), std::max(0L, -by))),
           last(std::max(0L, of.pixels() - std::max(0L, by))), edge(right == 0 ? -1 : right < 0 ? 0 : of.width - 1) {}
+    Shift(const Sizes &of, int tap) : Shift(of, tap / 3 - 1, tap % 3 - 1) {}
 };
 
-// matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap (`sign` 1) or against it (-1).
-template <typename Real>
-void unfold(const Sizes &of, long count, long channels, Order order, long sign, const Real *images, long image,
-            long channel, Real *matrix, long stride) {
-    for (long c = 0; c < channels; c++)
-        for (long tap = 0; tap < 9; tap++) {
-            Real *row = matrix + (c * order.channel + tap * order.tap) * stride;
-            const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
-            for (long n = 0; n < count; n++, row += of.pixels()) {
-                const Real *from = images + n * image + c * channel + move.by;
-                std::fill(row, row + move.first, Real(0));
-                std::copy(from + move.first, from + move.last, row + move.first);
-                std::fill(row + move.last, row + of.pixels(), Real(0));
-                if (move.edge >= 0)
-                    for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
-            }
-            std::fill(row, row + stride - count * of.pixels(), Real(0));
+// For each tap and the columns of a block, all bits where the pixel that the tap sees is one of the same image.
+template <typename Real> class Window {
+    using Bits = std::conditional_t<std::is_same_v<Real, float>, std::int32_t, std::int64_t>;
+    typedef Bits Mask __attribute__((vector_size(kBytes), aligned(sizeof(Real)), may_alias));
+    long stride;
+    std::vector<Bits> bits;
+
+  public:
+    long by[9], margin;  // how far away each tap sees, and how far any, in whole vectors
+    Window(const Sizes &of) : stride(of.stride<Real>()), bits(9 * stride), margin(whole_vectors<Real>(of.width + 1)) {
+        for (int tap = 0; tap < 9; tap++) {
+            const Shift shift(of, tap);
+            by[tap] = shift.by;
+            Bits *own = bits.data() + tap * stride;
+            std::fill(own + shift.first, own + std::max(shift.first, shift.last), Bits(-1));
+            for (long p = shift.edge; p >= 0 && p < of.pixels(); p += of.width) own[p] = 0;
+            for (long n = of.pixels(); n < stride; n++) own[n] = own[n - of.pixels()];
         }
-}
-
-// The transpose of `unfold`, added to `images`, which are dense. It writes zeros into the matrix.
-template <typename Real>
-void fold(const Sizes &of, long count, long channels, Order order, long sign, Real *matrix, long stride,
-          Real *images) {
-    for (long c = 0; c < channels; c++)
-        for (long tap = 0; tap < 9; tap++) {
-            Real *row = matrix + (c * order.channel + tap * order.tap) * stride;
-            const Shift move(of, sign * (tap / 3 - 1), sign * (tap % 3 - 1));
-            for (long n = 0; n < count; n++, row += of.pixels()) {
-                Real *to = images + (n * channels + c) * of.pixels() + move.by;
-                if (move.edge >= 0)
-                    for (long p = move.edge; p < of.pixels(); p += of.width) row[p] = 0;
-                for (long p = move.first; p < move.last; p++) to[p] += row[p];
-            }
-        }
-}
-
-// Between a matrix with a row for each channel and a column for each image and pixel, and dense images.
-template <typename Real>
-void to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images) {
-    for (long n = 0; n < count; n++)
-        for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(matrix + c * stride + n * of.pixels(), of.pixels(), images);
-}
-
-// The same past the caches, into which a store would first read what it overwrites. `staged` has room for an image.
-template <typename Real>
-void stream_to_images(const Sizes &of, long count, long channels, const Real *matrix, long stride, Real *images,
-                      Real *staged) {
-    for (long n = 0; n < count; n++, images += channels * of.pixels()) {
-        to_images(of, 1, channels, matrix + n * of.pixels(), stride, staged);
-        stream(staged, channels * of.pixels(), images);
     }
-    _mm_sfence();
+    // `values` from column n on where the tap sees a pixel, else zero, also for what is not a number.
+    Vector<Real> seen(int tap, long n, Vector<Real> values) const {
+        return (Vector<Real>)((Mask)values & *reinterpret_cast<const Mask *>(bits.data() + tap * stride + n));
+    }
+};
+
+// Channels of images, whose planes are dense.
+template <typename Real> struct Planes {
+    Real *at;
+    long channels, image, channel;
+    Planes from(long start) const { return {at + start * image, channels, image, channel}; }
+};
+
+template <typename Real> Planes<Real> dense(const Sizes &of, long channels, Real *at) {
+    return {at, channels, channels * of.pixels(), of.pixels()};
+}
+
+// As std::copy_n, which is slower for the few numbers of an image.
+template <typename Real> void copy(const Real *from, long count, Real *to) {
+    if (count < Simd<Real>::size) {
+        std::copy_n(from, count, to);
+        return;
+    }
+    const long last = count - Simd<Real>::size;
+    for (long n = 0; n < last; n += Simd<Real>::size) store(to + n, load(from + n));
+    store(to + last, load(from + last));
+}
+
+// Between planes and rows, in which `count` images stand side by side, with zeros behind them.
+template <typename Real>
+void to_row(const Sizes &of, long count, Planes<const Real> images, long channel, long stride, Real *row) {
+    const Real *plane = images.at + channel * images.channel;
+    for (long n = 0; n < count; n++) copy(plane + n * images.image, of.pixels(), row + n * of.pixels());
+    std::fill(row + count * of.pixels(), row + stride, Real(0));
 }
 
 template <typename Real>
-void from_images(const Sizes &of, long count, long channels, const Real *images, Real *matrix, long stride) {
-    for (long n = 0; n < count; n++)
-        for (long c = 0; c < channels; c++, images += of.pixels())
-            std::copy_n(images, of.pixels(), matrix + c * stride + n * of.pixels());
-    for (long c = 0; c < channels; c++)
-        std::fill(matrix + c * stride + count * of.pixels(), matrix + (c + 1) * stride, Real(0));
+void from_row(const Sizes &of, long count, const Real *row, Planes<Real> images, long channel) {
+    Real *plane = images.at + channel * images.channel;
+    for (long n = 0; n < count; n++) copy(row + n * of.pixels(), of.pixels(), plane + n * images.image);
+}
+
+template <typename Real> void to_rows(const Sizes &of, long count, Planes<const Real> images, Rows<Real> matrix) {
+    for (long c = 0; c < images.channels; c++) to_row(of, count, images, c, matrix.stride, matrix[c]);
+}
+
+template <typename Real> void from_rows(const Sizes &of, long count, Rows<const Real> matrix, Planes<Real> images) {
+    for (long c = 0; c < images.channels; c++) from_row(of, count, matrix[c], images, c);
+}
+
+// matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap, or against it. `row` has room for one
+// with a margin on both sides.
+template <typename Real>
+void unfold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against,
+            Planes<const Real> images, Rows<Real> matrix, Real *row) {
+    std::fill_n(row, window.margin, Real(0));
+    row += window.margin;
+    for (long c = 0; c < images.channels; c++) {
+        to_row(of, count, images, c, matrix.stride + window.margin, row);
+        for (int tap = 0; tap < 9; tap++) {
+            Real *moved = matrix[c * order.channel + (against ? 8 - tap : tap) * order.tap];
+            for (long n = 0; n < matrix.stride; n += Simd<Real>::size)
+                store(moved + n, window.seen(tap, n, load(row + n + window.by[tap])));
+        }
+    }
+}
+
+// The transpose of `unfold`, and a bias for each channel, or none. The matrix has a margin on both sides.
+template <typename Real>
+void fold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against, Rows<const Real> matrix,
+          const Real *bias, Planes<Real> images, Real *row) {
+    for (long c = 0; c < images.channels; c++) {
+        const Real *moved[9];
+        for (int tap = 0; tap < 9; tap++)
+            moved[tap] = matrix[c * order.channel + (against ? tap : 8 - tap) * order.tap] + window.by[tap];
+        for (long n = 0; n < matrix.stride; n += Simd<Real>::size) {
+            Vector<Real> total = Vector<Real>{} + (bias ? bias[c] : Real(0));
+#pragma GCC unroll 9
+            for (int tap = 0; tap < 9; tap++) total += window.seen(tap, n, load(moved[tap] + n));
+            store(row + n, total);
+        }
+        from_row(of, count, row, images, c);
+    }
 }
 
 template <typename Real> struct Layers {
     Real *enter, *enter_bias, *middle, *middle_bias, *leave, *leave_bias;
 };
 
-template <typename Real> struct Input {
-    const Real *at;
-    long image, channel;
-    Input from(long start) const { return {at + start * image, image, channel}; }
-};
-
 // Of some images: taps of x, and the first hidden layer.
 template <typename Real>
-void first_layer(const Sizes &of, long count, Input<Real> x, const Layers<const Real> &w, Width columns, Real *taps,
-                 Real *first) {
-    const long inputs = 9 * of.channels;
-    unfold(of, count, of.channels, of.enter(), 1, x.at, x.image, x.channel, taps, columns.stride);
-    product<Real, Then::relu>(of.hidden, inputs, columns, {w.enter, inputs, 1}, taps, first, w.enter_bias);
+void first_layer(const Sizes &of, const Window<Real> &window, long count, Planes<const Real> x,
+                 const Layers<const Real> &w, Rows<Real> taps, Rows<Real> first, Real *row) {
+    const long inputs = 9 * of.channels, columns = whole_vectors<Real>(count * of.pixels());
+    unfold(of, window, count, of.enter(), false, x, taps, row);
+    product<Real, Then::relu>(of.hidden, inputs, columns, {w.enter, inputs, 1}, taps, first, {w.enter_bias, 1});
 }
 
 template <typename Real>
-void forward(const Sizes &of, int threads, Input<Real> x, Layers<const Real> w, Real *y, Real *kept) {
+void forward(const Sizes &of, int threads, Planes<const Real> x, Layers<const Real> w, Real *y, Real *kept) {
     const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
-    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
-    const long image = of.hidden * of.pixels();  // of the second hidden layer
-    const bool streamed = kept && of.images * image >= kStreamed;
+    const long stride = of.stride<Real>(), layer = of.hidden * stride;
+    const bool streamed = kept && of.blocks * layer >= kStreamed;
+    const Window<Real> window(of);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (long b = 0; b < blocks; b++) {
-        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const Width columns = of.columns<Real>(count);
-        Real *taps = scratch<Real>((inputs + 2 * of.hidden + outputs) * most);
-        Real *first = taps + inputs * most, *second = first + of.hidden * most, *last = second + of.hidden * most;
-        first_layer(of, count, x.from(start), w, columns, taps, first);
+    for (long b = 0; b < of.blocks; b++) {
+        const long start = of.start(b), count = of.start(b + 1) - start;
+        const long columns = whole_vectors<Real>(count * of.pixels());
+        Room<Real> room((inputs + 2 * of.hidden + outputs + 1) * stride + 2 * window.margin, stride);
+        const Rows<Real> taps = room.rows(inputs), first = room.rows(of.hidden), own = room.rows(of.hidden);
+        const Rows<Real> second = kept && !streamed ? Rows<Real>{kept + b * layer, stride} : own;
+        const Rows<Real> last = room.rows(outputs);
+        Real *row = room.rows(1).at;
+        first_layer(of, window, count, x.from(start), w, taps, first, row);
         product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
-                                  w.middle_bias);
-        if (streamed)
-            stream_to_images(of, count, of.hidden, second, columns.stride, kept + start * image, first);
-        else if (kept)
-            to_images(of, count, of.hidden, second, columns.stride, kept + start * image);
+                                  {w.middle_bias, 1});
+        if (streamed) {
+            stream(second.at, layer, kept + b * layer);
+            _mm_sfence();
+        }
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
-        Real *out = y + start * of.outputs * of.pixels();
-        for (long n = 0; n < count * of.outputs; n++)
-            std::fill_n(out + n * of.pixels(), of.pixels(), w.leave_bias[n % of.outputs]);
-        fold(of, count, of.outputs, of.leave(), -1, last, columns.stride, out);
+        fold<Real>(of, window, count, of.leave(), true, last, w.leave_bias, dense(of, of.outputs, y).from(start), row);
     }
 }
 
 template <typename Real>
-void backward(const Sizes &of, int threads, Input<Real> x, const Real *kept, Layers<const Real> w, const Real *grad_y,
-              Real *grad_x, Real *const *grad_w) {
-    const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
-    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
+void backward(const Sizes &of, int threads, Planes<const Real> x, const Real *kept, Layers<const Real> w,
+              const Real *grad_y, Real *grad_x, Real *const *grad_w) {
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, stride = of.stride<Real>();
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
                            of.outputs};
     const long all = std::accumulate(counts, counts + 6, 0L);
     std::vector<Real> found(all);
-    add_shares(blocks, threads, all, found.data(), [&](long b, Real *sums) {
+    const Window<Real> window(of);
+    add_shares(of.blocks, threads, all, found.data(), [&](long b, Real *sums) {
         Real *own[6] = {sums};
         for (int i = 1; i < 6; i++) own[i] = own[i - 1] + counts[i - 1];
-        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const Width columns = of.columns<Real>(count);
-        Real *taps = scratch<Real>((2 * inputs + 4 * of.hidden + outputs) * most);
-        Real *first = taps + inputs * most, *second = first + of.hidden * most;
-        Real *grad_taps = second + of.hidden * most, *grad_first = grad_taps + inputs * most;
-        Real *grad_second = grad_first + of.hidden * most, *grad_last = grad_second + of.hidden * most;
-        first_layer(of, count, x.from(start), w, columns, taps, first);
-        from_images(of, count, of.hidden, kept + start * of.hidden * of.pixels(), second, columns.stride);
-        const Real *grad = grad_y + start * of.outputs * of.pixels();
-        unfold(of, count, of.outputs, of.leave(), -1, grad, of.outputs * of.pixels(), of.pixels(), grad_last,
-               columns.stride);
-        product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second,
-                                   second);
+        const long start = of.start(b), count = of.start(b + 1) - start;
+        const long columns = whole_vectors<Real>(count * of.pixels());
+        Room<Real> room((2 * inputs + 3 * of.hidden + outputs + 1) * stride + 2 * window.margin, stride);
+        const Rows<Real> taps = room.rows(inputs), grad_taps = room.rows(inputs);
+        const Rows<Real> first = room.rows(of.hidden), grad_first = room.rows(of.hidden);
+        const Rows<Real> grad_second = room.rows(of.hidden), grad_last = room.rows(outputs);
+        Real *row = room.rows(1).at;
+        const Rows<const Real> second{kept + b * of.hidden * stride, stride};
+        first_layer(of, window, count, x.from(start), w, taps, first, row);
+        unfold<Real>(of, window, count, of.leave(), true, dense(of, of.outputs, grad_y).from(start), grad_last, row);
+        product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second, second);
         product<Real, Then::where>(of.hidden, of.hidden, columns, {w.middle, 1, of.hidden}, grad_second, grad_first,
                                    first);
         product<Real>(inputs, of.hidden, columns, {w.enter, 1, inputs}, grad_first, grad_taps);
-        add_dots(of.hidden, inputs, columns, grad_first, taps, own[0]);
-        add_sums(of.hidden, columns, grad_first, own[1]);
-        add_dots(of.hidden, of.hidden, columns, grad_second, first, own[2]);
-        add_sums(of.hidden, columns, grad_second, own[3]);
-        add_dots(outputs, of.hidden, columns, grad_last, second, own[4]);
+        add_dots<Real>(of.hidden, inputs, columns, grad_first, taps, own[0]);
+        add_sums<Real>(of.hidden, columns, grad_first, own[1]);
+        add_dots<Real>(of.hidden, of.hidden, columns, grad_second, first, own[2]);
+        add_sums<Real>(of.hidden, columns, grad_second, own[3]);
+        add_dots<Real>(outputs, of.hidden, columns, grad_last, second, own[4]);
         for (long o = 0; o < of.outputs; o++)  // the tap in the middle moves no pixel
-            add_sums(1, columns, grad_last + (o * of.leave().channel + 4 * of.leave().tap) * columns.stride, own[5] + o);
-        Real *out = grad_x + start * of.channels * of.pixels();
-        std::fill_n(out, count * of.channels * of.pixels(), Real(0));
-        fold(of, count, of.channels, of.enter(), 1, grad_taps, columns.stride, out);
+            add_sums<Real>(1, columns, grad_last.from(o * of.leave().channel + 4 * of.leave().tap, 0), own[5] + o);
+        fold<Real>(of, window, count, of.enter(), false, grad_taps, nullptr, dense(of, of.channels, grad_x).from(start),
+                   row);
     });
     const Real *sums = found.data();
     for (int i = 0; i < 6; sums += counts[i++]) std::copy_n(sums, counts[i], grad_w[i]);
@@ -227,8 +258,8 @@ void add_weight_gradient(const Sizes &of, long rows, long wide, const Real *imag
                 if (first >= last) continue;
                 const Real *grad = (right != 0 ? kept : all) + (first - start) * of.outputs;
                 product<Real, Then::add>(of.outputs, last - first, wide, {grad, 1, of.outputs},
-                                         image + (first + move.by) * wide,
-                                         found + (3 * down + right + 4) * of.outputs * wide);
+                                         {image + (first + move.by) * wide, wide},
+                                         {found + (3 * down + right + 4) * of.outputs * wide, wide});
             }
         }
     }
@@ -259,32 +290,33 @@ void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *gr
 // A 1x1 convolution without bias.
 template <typename Real>
 void mix(const Sizes &of, int threads, const Real *x, const Real *weight, Real *y) {
-    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
+    const long stride = of.stride<Real>();
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (long b = 0; b < blocks; b++) {
-        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const Width columns = of.columns<Real>(count);
-        Real *in = scratch<Real>((of.channels + of.outputs) * most), *out = in + of.channels * most;
-        from_images(of, count, of.channels, x + start * of.channels * of.pixels(), in, columns.stride);
-        product<Real>(of.outputs, of.channels, columns, {weight, of.channels, 1}, in, out);
-        to_images(of, count, of.outputs, out, columns.stride, y + start * of.outputs * of.pixels());
+    for (long b = 0; b < of.blocks; b++) {
+        const long start = of.start(b), count = of.start(b + 1) - start;
+        Room<Real> room((of.channels + of.outputs) * stride, stride);
+        const Rows<Real> in = room.rows(of.channels), out = room.rows(of.outputs);
+        to_rows(of, count, dense(of, of.channels, x).from(start), in);
+        product<Real>(of.outputs, of.channels, whole_vectors<Real>(count * of.pixels()), {weight, of.channels, 1}, in,
+                      out);
+        from_rows<Real>(of, count, out, dense(of, of.outputs, y).from(start));
     }
 }
 
 template <typename Real>
 void mix_backward(const Sizes &of, int threads, const Real *x, const Real *weight, const Real *grad_y, Real *grad_x,
                   Real *grad_weight) {
-    const long most = of.columns<Real>(of.block()).stride, blocks = of.blocks(threads);
-    add_shares(blocks, threads, of.outputs * of.channels, grad_weight, [&](long b, Real *sums) {
-        const long start = of.start(b, blocks), count = of.start(b + 1, blocks) - start;
-        const Width columns = of.columns<Real>(count);
-        Real *in = scratch<Real>((2 * of.channels + of.outputs) * most), *grad_in = in + of.channels * most;
-        Real *grad_out = grad_in + of.channels * most;
-        from_images(of, count, of.channels, x + start * of.channels * of.pixels(), in, columns.stride);
-        from_images(of, count, of.outputs, grad_y + start * of.outputs * of.pixels(), grad_out, columns.stride);
+    const long stride = of.stride<Real>();
+    add_shares(of.blocks, threads, of.outputs * of.channels, grad_weight, [&](long b, Real *sums) {
+        const long start = of.start(b), count = of.start(b + 1) - start;
+        const long columns = whole_vectors<Real>(count * of.pixels());
+        Room<Real> room((2 * of.channels + of.outputs) * stride, stride);
+        const Rows<Real> in = room.rows(of.channels), grad_in = room.rows(of.channels), grad_out = room.rows(of.outputs);
+        to_rows(of, count, dense(of, of.channels, x).from(start), in);
+        to_rows(of, count, dense(of, of.outputs, grad_y).from(start), grad_out);
         product<Real>(of.channels, of.outputs, columns, {weight, 1, of.channels}, grad_out, grad_in);
-        add_dots(of.outputs, of.channels, columns, grad_out, in, sums);
-        to_images(of, count, of.channels, grad_in, columns.stride, grad_x + start * of.channels * of.pixels());
+        add_dots<Real>(of.outputs, of.channels, columns, grad_out, in, sums);
+        from_rows<Real>(of, count, grad_in, dense(of, of.channels, grad_x).from(start));
     });
 }
 
@@ -296,17 +328,19 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 
 // Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
 // strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
-// comes the second hidden layer [N, hidden, H, W], for backward. For `mix` x is dense as well, the weight [outputs,
-// channels].
+// comes the second hidden layer of each block [blocks, hidden, apart_NAME(columns)], for backward. For `mix` x is dense
+// as well, the weight [outputs, channels].
+extern "C" long images_of_a_block(const Sizes *of) { return of->block(); }
 #define ENTRY_POINTS(Real, name)                                                                                       \
+    extern "C" long vector_##name() { return Simd<Real>::size; }                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
                                    const Real *const *weights, Real *y, Real *kept) {                                  \
-        forward<Real>(*of, threads, {x, image, channel}, layers(weights), y, kept);                                    \
+        forward<Real>(*of, threads, {x, of->channels, image, channel}, layers(weights), y, kept);                                    \
     }                                                                                                                  \
     extern "C" void backward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,             \
                                     const Real *const *weights, const Real *kept, const Real *grad_y, Real *grad_x,    \
                                     Real *const *grad_weights) {                                                       \
-        backward<Real>(*of, threads, {x, image, channel}, kept, layers(weights), grad_y, grad_x, grad_weights);        \
+        backward<Real>(*of, threads, {x, of->channels, image, channel}, kept, layers(weights), grad_y, grad_x, grad_weights);        \
     }                                                                                                                  \
     extern "C" void weight_gradient_##name(const Sizes *of, int threads, const Real *x, const Real *grad_y,            \
                                            Real *grad_w) {                                                             \

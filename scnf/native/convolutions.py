@@ -27,11 +27,17 @@ def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
     return [tuple(w) for w in weights] == shapes and min(*x[1:], hidden, outputs) > 0
 
 
-def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], *arrays: Any) -> None:
+def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], blocks: int, *arrays: Any) -> None:
     """Call a kernel of the network on x, whose planes are dense, the weights, and further arrays."""
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
-    sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:]
+    sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:], blocks
     operators.call(name, x, sizes, *strides, table(weights), *arrays)
+
+
+def _blocks(x: Tensor, hidden: int, outputs: int, threads: int) -> int:
+    """In how many blocks the images are taken: as many for each thread, of nearly as many images."""
+    of_a_block = operators.constant("images_of_a_block", (0, x.shape[1], hidden, outputs, *x.shape[2:], 0))
+    return (-(-x.shape[0] // (of_a_block * threads)) or 1) * threads
 
 
 def _small(x: Tensor, channels: int) -> bool:
@@ -53,10 +59,14 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
-def _shapes(x: Tensor, middle: Tensor, leave: Tensor, keep: bool) -> list[tuple[int, ...]]:
-    """Of the outputs, and of the second hidden layer, which backward asks for."""
-    images, *sides = x.shape  # its length would fix it in a compiled graph
-    return [(images, leave.shape[0], *sides[1:]), (images, middle.shape[0], *sides[1:]) if keep else (0,)]
+def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, threads: int) -> tuple[Tensor, Tensor]:
+    """Room for the outputs, and for the second hidden layer of each block, where backward asks for it."""
+    hidden, outputs = middle.shape[0], leave.shape[0]
+    blocks, vector = _blocks(x, hidden, outputs, threads), operators.constant(f"vector_{operators.NAMES[x.dtype]}")
+    columns = (-(-x.shape[0] // blocks) or 1) * x.shape[2] * x.shape[3]
+    apart = (-(-columns // vector) // 2 * 2 + 1) * vector  # as `apart` of the kernels
+    kept = (blocks, hidden, apart) if keep else (0,)
+    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept)
 
 
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
@@ -70,10 +80,12 @@ def _forward(
     leave: Tensor,
     leave_bias: Tensor,
     keep: bool,
+    threads: int,
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    outputs, kept = (x.new_empty(shape) for shape in _shapes(x, middle, leave, keep))
-    _call_network("forward", _with_dense_planes(x), weights, at(outputs), at(kept))
+    outputs, kept = _results(x, middle, leave, keep, threads)
+    blocks = _blocks(x, middle.shape[0], leave.shape[0], threads)
+    _call_network("forward", _with_dense_planes(x), weights, blocks, at(outputs), at(kept) if keep else None)
     return outputs, kept
 
 
@@ -92,13 +104,14 @@ def _backward(
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
-    _call_network("backward", _with_dense_planes(x), weights, at(kept), at(grad), at(grad_x), table(grads))
+    arrays = at(kept), at(grad), at(grad_x), table(grads)
+    _call_network("backward", _with_dense_planes(x), weights, kept.shape[0], *arrays)
     return cast(Any, (grad_x, *grads))
 
 
 @torch.library.register_fake("scnf::conv_net")
 def _(x: Tensor, *weights: Any) -> Any:
-    return tuple(x.new_empty(shape) for shape in _shapes(x, weights[2], weights[4], weights[6]))
+    return _results(x, weights[2], weights[4], *weights[6:])
 
 
 @torch.library.register_fake("scnf::conv_net_backward")
@@ -122,7 +135,7 @@ class _ConvNet(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
-        outputs, kept = _forward(*arrays, keep)
+        outputs, kept = _forward(*arrays, keep, operators.threads())
         if keep:
             ctx.save_for_backward(kept, *arrays)
         return outputs
@@ -169,7 +182,7 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
     found = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
-    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:]), at(grad), at(found))
+    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0), at(grad), at(found))
     return found.permute(0, 3, 1, 2)
 
 
@@ -223,11 +236,16 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))
 
 
+def _sizes_to_mix(x: Tensor, weight: Tensor) -> Sequence[int]:
+    blocks = _blocks(x, 0, weight.shape[0], operators.threads())
+    return *x.shape[:2], 0, weight.shape[0], *x.shape[2:], blocks
+
+
 @operator("mix_channels")
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     found = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
-    operators.call("mix", x, (*x.shape[:2], 0, weight.shape[0], *x.shape[2:]), at(weight), at(found))
+    operators.call("mix", x, _sizes_to_mix(x, weight), at(weight), at(found))
     return found
 
 
@@ -235,8 +253,8 @@ def _mix(x: Tensor, weight: Tensor) -> Tensor:
 def _mix_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-    sizes = *x.shape[:2], 0, weight.shape[0], *x.shape[2:]
-    operators.call("mix_backward", x, sizes, at(weight), at(grad), at(grad_x), at(grad_weight))
+    arrays = at(weight), at(grad), at(grad_x), at(grad_weight)
+    operators.call("mix_backward", x, _sizes_to_mix(x, weight), *arrays)
     return grad_x, grad_weight
 
 

@@ -45,6 +45,21 @@ template <typename Real> void stream(const Real *from, long count, Real *to) {
     for (; n < count; n++) to[n] = from[n];
 }
 
+// Not below zero; NaN stays. The compiler would take two instructions.
+template <typename Real> Vector<Real> rectified(Vector<Real> values) {
+#ifdef __AVX512F__
+    if constexpr (std::is_same_v<Real, float>)
+        return (Vector<Real>)_mm512_max_ps(__m512{}, (__m512)values);
+    else
+        return (Vector<Real>)_mm512_max_pd(__m512d{}, (__m512d)values);
+#else
+    if constexpr (std::is_same_v<Real, float>)
+        return (Vector<Real>)_mm256_max_ps(__m256{}, (__m256)values);
+    else
+        return (Vector<Real>)_mm256_max_pd(__m256d{}, (__m256d)values);
+#endif
+}
+
 template <typename Real> Real sum(Vector<Real> values) {
     alignas(kBytes) Real parts[Simd<Real>::size];
     store(parts, values);
@@ -59,26 +74,38 @@ template <typename Real> struct Matrix {
     long row, column;
 };
 
+// Rows that are so far apart, of whole vectors.
+template <typename Real> struct Rows {
+    Real *at;
+    long stride;
+    operator Rows<const Real>() const { return {at, stride}; }
+    Rows from(long row, long column) const { return {at + row * stride + column, stride}; }
+    Real *operator[](long row) const { return at + row * stride; }
+};
+
 // What becomes of a product: it alone, C + product, max(0, product + bias), 0 where `with` is not positive, or C + that.
 enum class Then { nothing, add, relu, where, add_where };
 
 constexpr bool masks(Then then) { return then == Then::where || then == Then::add_where; }
 
 template <typename Real, Then then, int rows, int vectors>
-[[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, const Real *b, long stride, Real *c,
-                                                const Real *with) {
+[[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
+                                                Rows<const Real> with) {
     Vector<Real> sums[rows][vectors];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++)
-            sums[r][v] = then == Then::add ? load(c + r * stride + v * Simd<Real>::size)
-                                           : Vector<Real>{} + (then == Then::relu ? with[r] : Real(0));
+        for (int v = 0; v < vectors; v++) {
+            const long at = v * Simd<Real>::size;
+            if (masks(then)) __builtin_prefetch(with[r] + at);  // while the sums are made, it comes from far away
+            sums[r][v] =
+                then == Then::add ? load(c[r] + at) : Vector<Real>{} + (then == Then::relu ? *with[r] : Real(0));
+        }
 #pragma GCC unroll 4
     for (long k = 0; k < depth; k++) {
         Vector<Real> row[vectors];
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) row[v] = load(b + k * stride + v * Simd<Real>::size);
+        for (int v = 0; v < vectors; v++) row[v] = load(b[k] + v * Simd<Real>::size);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             const Real factor = a.at[r * a.row + k * a.column];
@@ -90,57 +117,49 @@ template <typename Real, Then then, int rows, int vectors>
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) {
-            const long at = r * stride + v * Simd<Real>::size;
+            const long at = v * Simd<Real>::size;
             Vector<Real> result = sums[r][v];
-            if (then == Then::relu) result = result < 0 ? Vector<Real>{} : result;  // NaN stays
-            if (masks(then)) result = load(with + at) <= 0 ? Vector<Real>{} : result;
-            if (then == Then::add_where) result += load(c + at);
-            store(c + at, result);
+            if (then == Then::relu) result = rectified<Real>(result);
+            if (masks(then)) result = load(with[r] + at) <= 0 ? Vector<Real>{} : result;
+            if (then == Then::add_where) result += load(c[r] + at);
+            store(c[r] + at, result);
         }
 }
 
 // Some columns of a product: tiles of `tall` rows, then what is left.
 template <typename Real, Then then, int vectors, int tall = kRows>
-[[gnu::noinline]] void product_columns(long rows, long depth, Matrix<Real> a, const Real *b, long stride, Real *c, const Real *with) {
+[[gnu::noinline]] void product_columns(long rows, long depth, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
+                                       Rows<const Real> with) {
     if constexpr (tall > 0) {
-        for (; rows >= tall; rows -= tall, c += tall * stride) {
-            product_tile<Real, then, tall, vectors>(depth, a, b, stride, c, with);
+        for (; rows >= tall; rows -= tall, c.at += tall * c.stride, with.at += tall * with.stride) {
+            product_tile<Real, then, tall, vectors>(depth, a, b, c, with);
             a.at += tall * a.row;
-            if (then == Then::relu) with += tall;
-            if (masks(then)) with += tall * stride;
         }
-        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, stride, c, with);
+        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, c, with);
     }
 }
-
-// How many columns a matrix has, whole vectors, and how far its rows are apart.
-struct Width {
-    long columns, stride;
-    Width(long columns) : columns(columns), stride(columns) {}
-    Width(long columns, long stride) : columns(columns), stride(stride) {}
-};
 
 template <typename Real> long whole_vectors(long columns) {
     return (columns + Simd<Real>::size - 1) / Simd<Real>::size * Simd<Real>::size;
 }
 
-// Whole vectors, and rows not as far apart as would put all of them on the same few places of a cache.
-template <typename Real> Width padded(long columns) {
-    const long whole = whole_vectors<Real>(columns);
-    return {whole, whole * sizeof(Real) % 512 ? whole : whole + Simd<Real>::size};
+// How far apart rows are: an odd number of vectors, which does not put many on the same few places of a cache.
+template <typename Real> long apart(long columns) {
+    return whole_vectors<Real>(columns) / Simd<Real>::size / 2 * 2 * Simd<Real>::size + Simd<Real>::size;
 }
 
-// C = A B, or what else becomes of it; B and C are of one width.
+// C = A B, or what else becomes of it, of so many columns, whole vectors. `with` is a bias for each row, or what masks.
 template <typename Real, Then then = Then::nothing>
-void product(long rows, long depth, Width width, Matrix<Real> a, const Real *b, Real *c, const Real *with = nullptr) {
-    for (long n = 0, vectors; n < width.columns; n += vectors * Simd<Real>::size) {
-        const long left = (width.columns - n) / Simd<Real>::size;
+void product(long rows, long depth, long columns, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
+             Rows<const Real> with = {nullptr, 0}) {
+    for (long n = 0, vectors; n < columns; n += vectors * Simd<Real>::size) {
+        const long left = (columns - n) / Simd<Real>::size;
         vectors = left == kVectors + 1 ? 2 : std::min(kVectors, left);  // a tile of one would wait for its sums
-        const Real *beside = masks(then) ? with + n : with;
+        const Rows<const Real> beside{with.at + (masks(then) ? n : 0), with.stride};
         switch (vectors) {
-        case 1: product_columns<Real, then, 1>(rows, depth, a, b + n, width.stride, c + n, beside); break;
-        case 2: product_columns<Real, then, 2>(rows, depth, a, b + n, width.stride, c + n, beside); break;
-        default: product_columns<Real, then, 3>(rows, depth, a, b + n, width.stride, c + n, beside);
+        case 1: product_columns<Real, then, 1>(rows, depth, a, b.from(0, n), c.from(0, n), beside); break;
+        case 2: product_columns<Real, then, 2>(rows, depth, a, b.from(0, n), c.from(0, n), beside); break;
+        default: product_columns<Real, then, 3>(rows, depth, a, b.from(0, n), c.from(0, n), beside);
         }
     }
 }
@@ -175,16 +194,16 @@ template <int count, typename Real> void add_sums_to(const Vector<Real> (&values
 }
 
 template <typename Real, int rows, int others>
-[[gnu::noinline]] void dots_tile(Width width, const Real *a, const Real *b, Real *c, long stride) {
+[[gnu::noinline]] void dots_tile(long columns, Rows<const Real> a, Rows<const Real> b, Real *c, long stride) {
     Vector<Real> sums[rows][others] = {};
 #pragma GCC unroll 4
-    for (long n = 0; n < width.columns; n += Simd<Real>::size) {
+    for (long n = 0; n < columns; n += Simd<Real>::size) {
         Vector<Real> own[rows];
 #pragma GCC unroll 3
-        for (int r = 0; r < rows; r++) own[r] = load(a + r * width.stride + n);
+        for (int r = 0; r < rows; r++) own[r] = load(a[r] + n);
 #pragma GCC unroll 8
         for (int o = 0; o < others; o++) {
-            const Vector<Real> other = load(b + o * width.stride + n);
+            const Vector<Real> other = load(b[o] + n);
 #pragma GCC unroll 3
             for (int r = 0; r < rows; r++) sums[r][o] += own[r] * other;
         }
@@ -194,33 +213,34 @@ template <typename Real, int rows, int others>
 }
 
 template <typename Real, int rows, int others = kRows>
-void dots_others(long left, Width width, const Real *a, const Real *b, Real *c, long stride) {
+void dots_others(long left, long columns, Rows<const Real> a, Rows<const Real> b, Real *c, long stride) {
     if constexpr (others > 0) {
         if (left >= others)
-            dots_tile<Real, rows, others>(width, a, b, c, stride);
+            dots_tile<Real, rows, others>(columns, a, b, c, stride);
         else
-            dots_others<Real, rows, others - 1>(left, width, a, b, c, stride);
+            dots_others<Real, rows, others - 1>(left, columns, a, b, c, stride);
     }
 }
 
-// C[rows, others] += A B^T; A and B are of one width.
-template <typename Real> void add_dots(long rows, long others, Width width, const Real *a, const Real *b, Real *c) {
+// C[rows, others] += A B^T.
+template <typename Real>
+void add_dots(long rows, long others, long columns, Rows<const Real> a, Rows<const Real> b, Real *c) {
     for (long o = 0; o < others; o += kRows)
         for (long m = 0; m < rows; m += 3) {
-            const Real *left = a + m * width.stride, *right = b + o * width.stride;
+            const Rows<const Real> left = a.from(m, 0), right = b.from(o, 0);
             Real *out = c + m * others + o;
             switch (std::min(3L, rows - m)) {
-            case 1: dots_others<Real, 1>(others - o, width, left, right, out, others); break;
-            case 2: dots_others<Real, 2>(others - o, width, left, right, out, others); break;
-            default: dots_others<Real, 3>(others - o, width, left, right, out, others);
+            case 1: dots_others<Real, 1>(others - o, columns, left, right, out, others); break;
+            case 2: dots_others<Real, 2>(others - o, columns, left, right, out, others); break;
+            default: dots_others<Real, 3>(others - o, columns, left, right, out, others);
             }
         }
 }
 
-template <typename Real> void add_sums(long rows, Width width, const Real *a, Real *sums) {
+template <typename Real> void add_sums(long rows, long columns, Rows<const Real> a, Real *sums) {
     for (long r = 0; r < rows; r++) {
         Vector<Real> total{};
-        for (long n = 0; n < width.columns; n += Simd<Real>::size) total += load(a + r * width.stride + n);
+        for (long n = 0; n < columns; n += Simd<Real>::size) total += load(a[r] + n);
         sums[r] += sum<Real>(total);
     }
 }
@@ -264,5 +284,18 @@ template <typename Real> Real *scratch(long count) {
     if (long(kept.size()) < count + more) kept.resize(count + more);
     return reinterpret_cast<Real *>((reinterpret_cast<std::uintptr_t>(kept.data()) + 63) / 64 * 64);
 }
+
+// Hands out parts of such numbers, for matrices whose rows are so far apart.
+template <typename Real> class Room {
+    Real *at;
+    long stride;
+
+  public:
+    Room(long count, long stride) : at(scratch<Real>(count)), stride(stride) {}
+    Rows<Real> rows(long count) {
+        at += count * stride;
+        return {at - count * stride, stride};
+    }
+};
 
 }  // namespace

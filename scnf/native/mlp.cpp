@@ -30,7 +30,7 @@ struct Sizes {
 };
 
 // How far rows with so many features, and the one, are apart.
-template <typename Real> long stride(long features) { return padded<Real>(features + 1).stride; }
+template <typename Real> long stride(long features) { return apart<Real>(features + 1); }
 
 // The weights of each layer as a padded matrix: with the biases [inputs + 1, outputs], or without [outputs, inputs].
 template <typename Real> struct Packed {
@@ -64,10 +64,7 @@ template <typename Real> void from_rows(long count, long features, const Real *r
 
 template <typename Real> void relu(long count, long features, const Real *sums, Real *result) {
     for (long n = 0; n < count; n++, sums += stride<Real>(features), result += stride<Real>(features)) {
-        for (long f = 0; f < features; f += Simd<Real>::size) {
-            const Vector<Real> values = load(sums + f);
-            store(result + f, values < 0 ? Vector<Real>{} : values);  // NaN stays
-        }
+        for (long f = 0; f < features; f += Simd<Real>::size) store(result + f, rectified<Real>(load(sums + f)));
         result[features] = 1;
     }
 }
@@ -76,8 +73,8 @@ template <typename Real> void relu(long count, long features, const Real *sums, 
 template <typename Real, Then then = Then::nothing>
 void multiply(long count, long from, long bias, long to, const Real *rows, const Real *packed, Real *result,
               const Real *with = nullptr) {
-    product<Real, then>(count, from + bias, {whole_vectors<Real>(to), stride<Real>(to)},
-                        {rows, stride<Real>(from), 1}, packed, result, with);
+    product<Real, then>(count, from + bias, whole_vectors<Real>(to), {rows, stride<Real>(from), 1},
+                        {packed, stride<Real>(to)}, {result, stride<Real>(to)}, {with, stride<Real>(to)});
 }
 
 template <typename Real>
@@ -126,9 +123,9 @@ void backward(const Sizes &of, int threads, const Real *x, const Real *weights, 
         Real *in = scratch<Real>(2 * in_size + out_size + 2 * kMost * row), *grad_in = in + in_size;
         Real *grad_out = grad_in + in_size, *grad = grad_out + out_size, *grad_inner = grad + kMost * row;
         auto add_gradient = [&](long l, const Real *grads, const Real *inputs) {
-            const Width width{whole_vectors<Real>(of.into(l) + 1), stride<Real>(of.into(l))};
-            product<Real, Then::add>(of.out_of(l), count, width, {grads, 1, stride<Real>(of.out_of(l))}, inputs,
-                                     sums + places[l]);
+            const long columns = whole_vectors<Real>(of.into(l) + 1), row = stride<Real>(of.into(l));
+            product<Real, Then::add>(of.out_of(l), count, columns, {grads, 1, stride<Real>(of.out_of(l))},
+                                     {inputs, row}, {sums + places[l], row});
         };
         auto layer = [&](long l) { return kept + ((l - 1) * of.vectors + start) * row; };  // that l takes
         to_rows(count, of.outputs, grad_y + start * of.outputs, grad_out);

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,10 +42,25 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
+@torch.compiler.assume_constant_result
+def threads() -> int:
+    """How many threads there are; of a compiled graph, how many there were when it was compiled."""
+    return torch.get_num_threads()
+
+
 def call(name: str, x: Tensor, sizes: Sequence[int], *arrays: Any) -> None:
     """Call a kernel on x and what else it takes; `sizes` are those of its struct `Sizes`, in order."""
     function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
-    function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), at(x), *arrays)
+    function(_sizes(sizes), torch.get_num_threads(), at(x), *arrays)
+
+
+def constant(name: str, sizes: Sequence[int] = ()) -> int:
+    """What a function of the kernels says of sizes that a compiled graph has fixed, or of none."""
+    return cast(int, getattr(library(), name)(_sizes(sizes)))
+
+
+def _sizes(sizes: Sequence[int]) -> Any:
+    return (ctypes.c_long * len(sizes))(*map(int, sizes))
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:
