@@ -36,7 +36,7 @@ def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], blocks: int, 
 
 def _blocks(x: Tensor, hidden: int, outputs: int, threads: int) -> int:
     """In how many blocks the images are taken: as many for each thread, of nearly as many images."""
-    of_a_block = operators.constant("images_of_a_block", (0, x.shape[1], hidden, outputs, *x.shape[2:], 0))
+    of_a_block = operators.constant("images_of_a_block", 0, x.shape[1], hidden, outputs, *x.shape[2:], 0)
     return (-(-x.shape[0] // (of_a_block * threads)) or 1) * threads
 
 
@@ -59,14 +59,14 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
-def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, threads: int) -> tuple[Tensor, Tensor]:
-    """Room for the outputs, and for the second hidden layer of each block, where backward asks for it."""
+def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, threads: int) -> tuple[Tensor, Tensor, int]:
+    """Room for outputs, and for the second hidden layer of each block where backward asks for it; how many blocks."""
     hidden, outputs = middle.shape[0], leave.shape[0]
     blocks, vector = _blocks(x, hidden, outputs, threads), operators.constant(f"vector_{operators.NAMES[x.dtype]}")
     columns = (-(-x.shape[0] // blocks) or 1) * x.shape[2] * x.shape[3]
     apart = (-(-columns // vector) // 2 * 2 + 1) * vector  # as `apart` of the kernels
     kept = (blocks, hidden, apart) if keep else (0,)
-    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept)
+    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept), blocks
 
 
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
@@ -83,8 +83,7 @@ def _forward(
     threads: int,
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    outputs, kept = _results(x, middle, leave, keep, threads)
-    blocks = _blocks(x, middle.shape[0], leave.shape[0], threads)
+    outputs, kept, blocks = _results(x, middle, leave, keep, threads)
     _call_network("forward", _with_dense_planes(x), weights, blocks, at(outputs), at(kept) if keep else None)
     return outputs, kept
 
@@ -111,7 +110,7 @@ def _backward(
 
 @torch.library.register_fake("scnf::conv_net")
 def _(x: Tensor, *weights: Any) -> Any:
-    return _results(x, weights[2], weights[4], *weights[6:])
+    return _results(x, weights[2], weights[4], *weights[6:])[:2]
 
 
 @torch.library.register_fake("scnf::conv_net_backward")

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -51,16 +52,17 @@ def threads() -> int:
 def call(name: str, x: Tensor, sizes: Sequence[int], *arrays: Any) -> None:
     """Call a kernel on x and what else it takes; `sizes` are those of its struct `Sizes`, in order."""
     function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
-    function(_sizes(sizes), torch.get_num_threads(), at(x), *arrays)
+    function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), at(x), *arrays)
 
 
-def constant(name: str, sizes: Sequence[int] = ()) -> int:
-    """What a function of the kernels says of sizes that a compiled graph has fixed, or of none."""
-    return cast(int, getattr(library(), name)(_sizes(sizes)))
+def constant(name: str, *sizes: int) -> int:
+    """What a function of the kernels says of sizes, which a compiled graph then fixes, or of none."""
+    return _constant(name, *map(int, sizes))
 
 
-def _sizes(sizes: Sequence[int]) -> Any:
-    return (ctypes.c_long * len(sizes))(*map(int, sizes))
+@cache
+def _constant(name: str, *sizes: int) -> int:
+    return cast(int, getattr(library(), name)((ctypes.c_long * len(sizes))(*sizes)))
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:
