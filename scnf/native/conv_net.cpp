@@ -23,9 +23,10 @@ struct Order {
     long channel, tap;
 };
 
-// In so many blocks, some of which may be empty.
+// The images are taken in so many blocks, of which some may be empty. `stride`, of whole vectors, is how far apart the
+// rows of a block are.
 struct Sizes {
-    long images, channels, hidden, outputs, height, width, blocks;
+    long images, channels, hidden, outputs, height, width, blocks, stride;
 
     long pixels() const { return height * width; }
     long start(long b) const { return b * images / blocks; }
@@ -33,10 +34,6 @@ struct Sizes {
     long block() const {
         const long most = std::min(kColumns, kBlock / std::max({hidden, 4 * channels, 4 * outputs}));
         return std::max(1L, (most + pixels() / 2) / pixels());
-    }
-    // How far apart the rows of a block are.
-    template <typename Real> long stride() const {
-        return apart<Real>(std::max(1L, (images + blocks - 1) / blocks) * pixels());
     }
 
     // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
@@ -63,7 +60,7 @@ template <typename Real> class Window {
 
   public:
     long by[9], margin;  // how far away each tap sees, and how far any, in whole vectors
-    Window(const Sizes &of) : stride(of.stride<Real>()), bits(9 * stride), margin(whole_vectors<Real>(of.width + 1)) {
+    Window(const Sizes &of) : stride(of.stride), bits(9 * stride), margin(whole_vectors<Real>(of.width + 1)) {
         for (int tap = 0; tap < 9; tap++) {
             const Shift shift(of, tap);
             by[tap] = shift.by;
@@ -173,17 +170,16 @@ void first_layer(const Sizes &of, const Window<Real> &window, long count, Planes
 
 template <typename Real>
 void forward(const Sizes &of, int threads, Planes<const Real> x, Layers<const Real> w, Real *y, Real *kept) {
-    const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
-    const long stride = of.stride<Real>(), layer = of.hidden * stride;
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, layer = of.hidden * of.stride;
     const bool streamed = kept && of.blocks * layer >= kStreamed;
     const Window<Real> window(of);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < of.blocks; b++) {
         const long start = of.start(b), count = of.start(b + 1) - start;
         const long columns = whole_vectors<Real>(count * of.pixels());
-        Room<Real> room((inputs + 2 * of.hidden + outputs + 1) * stride + 2 * window.margin, stride);
+        Room<Real> room((inputs + 2 * of.hidden + outputs + 1) * of.stride + 2 * window.margin, of.stride);
         const Rows<Real> taps = room.rows(inputs), first = room.rows(of.hidden), own = room.rows(of.hidden);
-        const Rows<Real> second = kept && !streamed ? Rows<Real>{kept + b * layer, stride} : own;
+        const Rows<Real> second = kept && !streamed ? Rows<Real>{kept + b * layer, of.stride} : own;
         const Rows<Real> last = room.rows(outputs);
         Real *row = room.rows(1).at;
         first_layer(of, window, count, x.from(start), w, taps, first, row);
@@ -201,7 +197,7 @@ void forward(const Sizes &of, int threads, Planes<const Real> x, Layers<const Re
 template <typename Real>
 void backward(const Sizes &of, int threads, Planes<const Real> x, const Real *kept, Layers<const Real> w,
               const Real *grad_y, Real *grad_x, Real *const *grad_w) {
-    const long inputs = 9 * of.channels, outputs = 9 * of.outputs, stride = of.stride<Real>();
+    const long inputs = 9 * of.channels, outputs = 9 * of.outputs;
     const long counts[] = {of.hidden * inputs, of.hidden, of.hidden * of.hidden, of.hidden, outputs * of.hidden,
                            of.outputs};
     const long all = std::accumulate(counts, counts + 6, 0L);
@@ -212,12 +208,12 @@ void backward(const Sizes &of, int threads, Planes<const Real> x, const Real *ke
         for (int i = 1; i < 6; i++) own[i] = own[i - 1] + counts[i - 1];
         const long start = of.start(b), count = of.start(b + 1) - start;
         const long columns = whole_vectors<Real>(count * of.pixels());
-        Room<Real> room((2 * inputs + 3 * of.hidden + outputs + 1) * stride + 2 * window.margin, stride);
+        Room<Real> room((2 * inputs + 3 * of.hidden + outputs + 1) * of.stride + 2 * window.margin, of.stride);
         const Rows<Real> taps = room.rows(inputs), grad_taps = room.rows(inputs);
         const Rows<Real> first = room.rows(of.hidden), grad_first = room.rows(of.hidden);
         const Rows<Real> grad_second = room.rows(of.hidden), grad_last = room.rows(outputs);
         Real *row = room.rows(1).at;
-        const Rows<const Real> second{kept + b * of.hidden * stride, stride};
+        const Rows<const Real> second{kept + b * of.hidden * of.stride, of.stride};
         first_layer(of, window, count, x.from(start), w, taps, first, row);
         unfold<Real>(of, window, count, of.leave(), true, dense(of, of.outputs, grad_y).from(start), grad_last, row);
         product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second, second);
@@ -290,11 +286,10 @@ void weight_gradient(const Sizes &of, int threads, const Real *x, const Real *gr
 // A 1x1 convolution without bias.
 template <typename Real>
 void mix(const Sizes &of, int threads, const Real *x, const Real *weight, Real *y) {
-    const long stride = of.stride<Real>();
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long b = 0; b < of.blocks; b++) {
         const long start = of.start(b), count = of.start(b + 1) - start;
-        Room<Real> room((of.channels + of.outputs) * stride, stride);
+        Room<Real> room((of.channels + of.outputs) * of.stride, of.stride);
         const Rows<Real> in = room.rows(of.channels), out = room.rows(of.outputs);
         to_rows(of, count, dense(of, of.channels, x).from(start), in);
         product<Real>(of.outputs, of.channels, whole_vectors<Real>(count * of.pixels()), {weight, of.channels, 1}, in,
@@ -306,11 +301,10 @@ void mix(const Sizes &of, int threads, const Real *x, const Real *weight, Real *
 template <typename Real>
 void mix_backward(const Sizes &of, int threads, const Real *x, const Real *weight, const Real *grad_y, Real *grad_x,
                   Real *grad_weight) {
-    const long stride = of.stride<Real>();
     add_shares(of.blocks, threads, of.outputs * of.channels, grad_weight, [&](long b, Real *sums) {
         const long start = of.start(b), count = of.start(b + 1) - start;
         const long columns = whole_vectors<Real>(count * of.pixels());
-        Room<Real> room((2 * of.channels + of.outputs) * stride, stride);
+        Room<Real> room((2 * of.channels + of.outputs) * of.stride, of.stride);
         const Rows<Real> in = room.rows(of.channels), grad_in = room.rows(of.channels), grad_out = room.rows(of.outputs);
         to_rows(of, count, dense(of, of.channels, x).from(start), in);
         to_rows(of, count, dense(of, of.outputs, grad_y).from(start), grad_out);
@@ -328,7 +322,7 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 
 // Dense: y, grad_y, grad_x [N, channels, H, W], biases, and weights with channels last. The planes of x are dense, at
 // strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
-// comes the second hidden layer of each block [blocks, hidden, apart_NAME(columns)], for backward. For `mix` x is dense
+// comes the second hidden layer of each block [blocks, hidden, stride], for backward. For `mix` x is dense
 // as well, the weight [outputs, channels].
 extern "C" long images_of_a_block(const Sizes *of) { return of->block(); }
 #define ENTRY_POINTS(Real, name)                                                                                       \

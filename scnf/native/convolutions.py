@@ -27,17 +27,24 @@ def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
     return [tuple(w) for w in weights] == shapes and min(*x[1:], hidden, outputs) > 0
 
 
-def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], blocks: int, *arrays: Any) -> None:
+def _layout(x: Tensor, hidden: int, outputs: int, threads: int) -> tuple[int, int]:
+    """In how many blocks the kernels take images, as many for each thread, and how far apart rows are in a block.
+
+    A row has a number for each pixel of the block, and is an odd number of vectors of the processor long, so that not
+    many rows fall on the same few places of a cache.
+    """
+    of_a_block = operators.constant("images_of_a_block", 0, x.shape[1], hidden, outputs, *x.shape[2:], 0, 0)
+    blocks = (-(-x.shape[0] // (of_a_block * threads)) or 1) * threads
+    columns = (-(-x.shape[0] // blocks) or 1) * math.prod(x.shape[2:])
+    vector = operators.constant(f"vector_{operators.NAMES[x.dtype]}")
+    return blocks, (-(-columns // vector) // 2 * 2 + 1) * vector
+
+
+def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], layout: Sequence[int], *arrays: Any) -> None:
     """Call a kernel of the network on x, whose planes are dense, the weights, and further arrays."""
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
-    sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:], blocks
+    sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:], *layout
     operators.call(name, x, sizes, *strides, table(weights), *arrays)
-
-
-def _blocks(x: Tensor, hidden: int, outputs: int, threads: int) -> int:
-    """In how many blocks the images are taken: as many for each thread, of nearly as many images."""
-    of_a_block = operators.constant("images_of_a_block", 0, x.shape[1], hidden, outputs, *x.shape[2:], 0)
-    return (-(-x.shape[0] // (of_a_block * threads)) or 1) * threads
 
 
 def _small(x: Tensor, channels: int) -> bool:
@@ -59,14 +66,11 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
-def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, threads: int) -> tuple[Tensor, Tensor, int]:
-    """Room for outputs, and for the second hidden layer of each block where backward asks for it; how many blocks."""
-    hidden, outputs = middle.shape[0], leave.shape[0]
-    blocks, vector = _blocks(x, hidden, outputs, threads), operators.constant(f"vector_{operators.NAMES[x.dtype]}")
-    columns = (-(-x.shape[0] // blocks) or 1) * x.shape[2] * x.shape[3]
-    apart = (-(-columns // vector) // 2 * 2 + 1) * vector  # as `apart` of the kernels
-    kept = (blocks, hidden, apart) if keep else (0,)
-    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept), blocks
+def _results(x: Tensor, hidden: int, outputs: int, keep: bool, layout: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Room for the outputs, and for the second hidden layer of each block, where backward asks for it."""
+    blocks, stride = layout
+    kept = (blocks, hidden, stride) if keep else (0,)
+    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept)
 
 
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
@@ -83,8 +87,9 @@ def _forward(
     threads: int,
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    outputs, kept, blocks = _results(x, middle, leave, keep, threads)
-    _call_network("forward", _with_dense_planes(x), weights, blocks, at(outputs), at(kept) if keep else None)
+    layout = _layout(x, middle.shape[0], leave.shape[0], threads)
+    outputs, kept = _results(x, middle.shape[0], leave.shape[0], keep, layout)
+    _call_network("forward", _with_dense_planes(x), weights, layout, at(outputs), at(kept) if keep else None)
     return outputs, kept
 
 
@@ -104,13 +109,15 @@ def _backward(
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
     arrays = at(kept), at(grad), at(grad_x), table(grads)
-    _call_network("backward", _with_dense_planes(x), weights, kept.shape[0], *arrays)
+    _call_network("backward", _with_dense_planes(x), weights, kept.shape[::2], *arrays)
     return cast(Any, (grad_x, *grads))
 
 
 @torch.library.register_fake("scnf::conv_net")
 def _(x: Tensor, *weights: Any) -> Any:
-    return _results(x, weights[2], weights[4], *weights[6:])[:2]
+    *arrays, keep, threads = weights
+    hidden, outputs = arrays[2].shape[0], arrays[4].shape[0]
+    return _results(x, hidden, outputs, keep, _layout(x, hidden, outputs, threads))
 
 
 @torch.library.register_fake("scnf::conv_net_backward")
@@ -181,7 +188,7 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
     found = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
-    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0), at(grad), at(found))
+    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0, 0), at(grad), at(found))
     return found.permute(0, 3, 1, 2)
 
 
@@ -236,8 +243,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
 
 
 def _sizes_to_mix(x: Tensor, weight: Tensor) -> Sequence[int]:
-    blocks = _blocks(x, 0, weight.shape[0], operators.threads())
-    return *x.shape[:2], 0, weight.shape[0], *x.shape[2:], blocks
+    layout = _layout(x, 0, weight.shape[0], operators.threads())
+    return *x.shape[:2], 0, weight.shape[0], *x.shape[2:], *layout
 
 
 @operator("mix_channels")
