@@ -152,8 +152,9 @@ def test_what_is_not_a_number_is_forgotten() -> None:
 
 
 @needs_kernel
-def test_what_is_kept_for_backward_does_not_depend_on_threads() -> None:
-    arrays = drawn((7, 2, 96, 4, 7, 7))
+@pytest.mark.parametrize("images", [7, 2])
+def test_backward_may_have_other_threads(images: int) -> None:
+    arrays = drawn((images, 2, 96, 4, 7, 7))
     expected = outputs_and_gradients(convolutions, arrays)
     arrays = [array.detach().requires_grad_() for array in arrays]
     with num_threads(3):
@@ -202,12 +203,13 @@ def test_compiled_it_is_one_operator_of_the_graph() -> None:
 
 
 @needs_kernel
-def test_a_compiled_graph_is_for_any_number_of_images() -> None:
-    x, *weights = drawn((6, 2, 8, 2, 5, 5))
+def test_a_compiled_graph_is_for_any_number_of_images_of_any_size() -> None:
+    x, *weights = drawn((6, 2, 8, 2, 5, 7))
     compiled = torch.compile(native.conv_net, fullgraph=True, dynamic=True)
-    for images in (6, 4):
-        part = x[:images].clone().requires_grad_()
-        torch._dynamo.mark_dynamic(part, 0)  # an error, where the graph holds for one number alone
+    for images, rows in ((6, 5), (4, 3)):
+        part = x[:images, :, :rows].clone().requires_grad_()
+        for dimension in (0, 2, 3):
+            torch._dynamo.mark_dynamic(part, dimension)  # an error, where the graph holds for one number alone
         torch.testing.assert_close(compiled(part, *weights), native.conv_net(part, *weights))
 
 
@@ -279,9 +281,10 @@ def test_its_operations_are_counted() -> None:
 def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
         arrays = drawn(sizes, torch.float32)
+        layout = native.convolutions._layout(arrays[0], *sizes[2:4])
         for keep in (False, True):
-            torch.library.opcheck(native.convolutions._forward, [*arrays, keep, 2], test_utils=OPERATOR_TESTS)
-        backward = [*native.convolutions._forward(*arrays, True, 2), *arrays]
+            torch.library.opcheck(native.convolutions._forward, [*arrays, keep, *layout], test_utils=OPERATOR_TESTS)
+        backward = [*native.convolutions._forward(*arrays, True, *layout), *arrays]
         torch.library.opcheck(native.convolutions._backward, backward, test_utils=OPERATOR_TESTS)
     x = one_convolution(2, 9, 4, 5, 6)[0]
     grad = torch.zeros(2, 4, 5, 6, dtype=x.dtype)

@@ -14,35 +14,28 @@
 
 namespace {
 
-constexpr long kBlock = 49152;  // numbers of a hidden layer in a block: four of them, of floats, fit into a megabyte
-constexpr long kColumns = 784;  // pixels of a block: beyond, the layers of few channels leave the first-level cache
-constexpr long kPixels = 64;    // of three vectors each: they stay in the first-level cache
+constexpr long kPixels = 64;  // of three vectors each: they stay in the first-level cache
 
 // Where the row of a channel and a tap of the 3x3 window stands in a matrix.
 struct Order {
     long channel, tap;
 };
 
-// The images are taken in so many blocks, of which some may be empty. `stride`, of whole vectors, is how far apart the
-// rows of a block are.
+// The images are taken in so many blocks, in which rows are `stride` apart: whole vectors, and at least the pixels of
+// the largest block.
 struct Sizes {
     long images, channels, hidden, outputs, height, width, blocks, stride;
 
     long pixels() const { return height * width; }
     long start(long b) const { return b * images / blocks; }
-    // How many images a block should have at most.
-    long block() const {
-        const long most = std::min(kColumns, kBlock / std::max({hidden, 4 * channels, 4 * outputs}));
-        return std::max(1L, (most + pixels() / 2) / pixels());
-    }
 
     // As the weights with channels last have them: [hidden, tap, channel] and [output, tap, hidden].
     Order enter() const { return {1, channels}; }
     Order leave() const { return {9, 1}; }
 };
 
-// The pixels p of an image, from `first` up to `last` in row-major order, for which p + `by` is one; where `edge` is not
-// negative, without this column, whose neighbour would be at the other end of another row.
+// The pixels p of an image, from `first` up to `last` in row-major order, for which p + `by` is one; where `edge` is
+// not negative, without this column, whose neighbour would be at the other end of another row.
 struct Shift {
     long by, first, last, edge;
     Shift(const Sizes &of, long down, long right)
@@ -120,8 +113,8 @@ template <typename Real> void from_rows(const Sizes &of, long count, Rows<const 
     for (long c = 0; c < images.channels; c++) from_row(of, count, matrix[c], images, c);
 }
 
-// matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap, or against it. `row` has room for one
-// with a margin on both sides.
+// matrix[channel and tap][image and pixel] = pixel of the image, moved by the tap, or against it. `row` has room for a
+// row with a margin on both sides.
 template <typename Real>
 void unfold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against,
             Planes<const Real> images, Rows<Real> matrix, Real *row) {
@@ -137,7 +130,8 @@ void unfold(const Sizes &of, const Window<Real> &window, long count, Order order
     }
 }
 
-// The transpose of `unfold`, and a bias for each channel, or none. The matrix has a margin on both sides.
+// The transpose of `unfold`, and a bias for each channel, or none. There are numbers, any, for a margin
+// around the matrix; `row` has room for a row.
 template <typename Real>
 void fold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against, Rows<const Real> matrix,
           const Real *bias, Planes<Real> images, Real *row) {
@@ -216,7 +210,8 @@ void backward(const Sizes &of, int threads, Planes<const Real> x, const Real *ke
         const Rows<const Real> second{kept + b * of.hidden * of.stride, of.stride};
         first_layer(of, window, count, x.from(start), w, taps, first, row);
         unfold<Real>(of, window, count, of.leave(), true, dense(of, of.outputs, grad_y).from(start), grad_last, row);
-        product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second, second);
+        product<Real, Then::where>(of.hidden, outputs, columns, {w.leave, 1, of.hidden}, grad_last, grad_second,
+                                   second);
         product<Real, Then::where>(of.hidden, of.hidden, columns, {w.middle, 1, of.hidden}, grad_second, grad_first,
                                    first);
         product<Real>(inputs, of.hidden, columns, {w.enter, 1, inputs}, grad_first, grad_taps);
@@ -305,7 +300,8 @@ void mix_backward(const Sizes &of, int threads, const Real *x, const Real *weigh
         const long start = of.start(b), count = of.start(b + 1) - start;
         const long columns = whole_vectors<Real>(count * of.pixels());
         Room<Real> room((2 * of.channels + of.outputs) * of.stride, of.stride);
-        const Rows<Real> in = room.rows(of.channels), grad_in = room.rows(of.channels), grad_out = room.rows(of.outputs);
+        const Rows<Real> in = room.rows(of.channels), grad_in = room.rows(of.channels);
+        const Rows<Real> grad_out = room.rows(of.outputs);
         to_rows(of, count, dense(of, of.channels, x).from(start), in);
         to_rows(of, count, dense(of, of.outputs, grad_y).from(start), grad_out);
         product<Real>(of.channels, of.outputs, columns, {weight, 1, of.channels}, grad_out, grad_in);
@@ -324,17 +320,17 @@ template <typename Real> Layers<const Real> layers(const Real *const *at) {
 // strides `image` and `channel`. Weights and their gradients are in the order of `Layers`. Into `kept`, if not null,
 // comes the second hidden layer of each block [blocks, hidden, stride], for backward. For `mix` x is dense
 // as well, the weight [outputs, channels].
-extern "C" long images_of_a_block(const Sizes *of) { return of->block(); }
 #define ENTRY_POINTS(Real, name)                                                                                       \
     extern "C" long vector_##name() { return Simd<Real>::size; }                                                       \
     extern "C" void forward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,              \
                                    const Real *const *weights, Real *y, Real *kept) {                                  \
-        forward<Real>(*of, threads, {x, of->channels, image, channel}, layers(weights), y, kept);                                    \
+        forward<Real>(*of, threads, {x, of->channels, image, channel}, layers(weights), y, kept);                      \
     }                                                                                                                  \
     extern "C" void backward_##name(const Sizes *of, int threads, const Real *x, long image, long channel,             \
                                     const Real *const *weights, const Real *kept, const Real *grad_y, Real *grad_x,    \
                                     Real *const *grad_weights) {                                                       \
-        backward<Real>(*of, threads, {x, of->channels, image, channel}, kept, layers(weights), grad_y, grad_x, grad_weights);        \
+        const Planes<const Real> planes{x, of->channels, image, channel};                                              \
+        backward<Real>(*of, threads, planes, kept, layers(weights), grad_y, grad_x, grad_weights);                     \
     }                                                                                                                  \
     extern "C" void weight_gradient_##name(const Sizes *of, int threads, const Real *x, const Real *grad_y,            \
                                            Real *grad_w) {                                                             \

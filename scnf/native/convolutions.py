@@ -14,6 +14,8 @@ from torch.utils.flop_counter import register_flop_formula
 from scnf.native import operators
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator, table
 
+_BLOCK = 49152  # numbers of a hidden layer in a block: four of them, of floats, fit into a megabyte
+_COLUMNS = 784  # pixels of a block: beyond, the layers of few channels leave the first-level cache
 _FEW = 8  # channels, below which PyTorch's gradients are as fast
 _FEW_TO_MIX = 32  # channels, beyond which the product is most of the work
 _LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
@@ -27,17 +29,20 @@ def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
     return [tuple(w) for w in weights] == shapes and min(*x[1:], hidden, outputs) > 0
 
 
-def _layout(x: Tensor, hidden: int, outputs: int, threads: int) -> tuple[int, int]:
-    """In how many blocks the kernels take images, as many for each thread, and how far apart rows are in a block.
+def _layout(x: Tensor, hidden: int, outputs: int) -> tuple[int, int]:
+    """In how many blocks the kernels take images, and how far apart rows are in a block.
 
-    A row has a number for each pixel of the block, and is an odd number of vectors of the processor long, so that not
-    many rows fall on the same few places of a cache.
+    There are as many blocks for each thread, of nearly as many images, and at least one. A row has a number for each
+    pixel of the largest, and is an odd number of vectors of the processor long, so that not many rows fall on the same
+    few places of a cache. All of it holds for sizes that a compiled graph leaves open.
     """
-    of_a_block = operators.constant("images_of_a_block", 0, x.shape[1], hidden, outputs, *x.shape[2:], 0, 0)
-    blocks = (-(-x.shape[0] // (of_a_block * threads)) or 1) * threads
-    columns = (-(-x.shape[0] // blocks) or 1) * math.prod(x.shape[2:])
-    vector = operators.constant(f"vector_{operators.NAMES[x.dtype]}")
-    return blocks, (-(-columns // vector) // 2 * 2 + 1) * vector
+    images, pixels = torch.sym_max(x.shape[0], 1), math.prod(x.shape[2:])
+    columns = min(_COLUMNS, _BLOCK // max(hidden, 4 * x.shape[1], 4 * outputs))
+    together = torch.sym_max((columns + pixels // 2) // pixels, 1) * operators.threads()
+    blocks = torch.sym_min(-(-images // together) * operators.threads(), images)
+    vector = operators.vector(x.dtype)
+    vectors = -(-(-(-images // blocks) * pixels) // vector)
+    return blocks, (vectors // 2 * 2 + 1) * vector
 
 
 def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], layout: Sequence[int], *arrays: Any) -> None:
@@ -66,11 +71,10 @@ def _with_dense_planes(x: Tensor) -> Tensor:
     return x if dense or height == width == 1 else x.contiguous()
 
 
-def _results(x: Tensor, hidden: int, outputs: int, keep: bool, layout: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, blocks: int, stride: int) -> tuple[Tensor, Tensor]:
     """Room for the outputs, and for the second hidden layer of each block, where backward asks for it."""
-    blocks, stride = layout
-    kept = (blocks, hidden, stride) if keep else (0,)
-    return x.new_empty(x.shape[0], outputs, *x.shape[2:]), x.new_empty(kept)
+    kept = (blocks, middle.shape[0], stride) if keep else (0,)
+    return x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:]), x.new_empty(kept)
 
 
 # Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
@@ -84,12 +88,13 @@ def _forward(
     leave: Tensor,
     leave_bias: Tensor,
     keep: bool,
-    threads: int,
+    blocks: int,
+    stride: int,
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    layout = _layout(x, middle.shape[0], leave.shape[0], threads)
-    outputs, kept = _results(x, middle.shape[0], leave.shape[0], keep, layout)
-    _call_network("forward", _with_dense_planes(x), weights, layout, at(outputs), at(kept) if keep else None)
+    outputs, kept = _results(x, middle, leave, keep, blocks, stride)
+    arrays = at(outputs), at(kept) if keep else None
+    _call_network("forward", _with_dense_planes(x), weights, (blocks, stride), *arrays)
     return outputs, kept
 
 
@@ -115,9 +120,7 @@ def _backward(
 
 @torch.library.register_fake("scnf::conv_net")
 def _(x: Tensor, *weights: Any) -> Any:
-    *arrays, keep, threads = weights
-    hidden, outputs = arrays[2].shape[0], arrays[4].shape[0]
-    return _results(x, hidden, outputs, keep, _layout(x, hidden, outputs, threads))
+    return _results(x, weights[2], weights[4], *weights[6:])
 
 
 @torch.library.register_fake("scnf::conv_net_backward")
@@ -141,7 +144,8 @@ class _ConvNet(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
-        outputs, kept = _forward(*arrays, keep, operators.threads())
+        x, _, _, middle, _, leave, _ = arrays
+        outputs, kept = _forward(*arrays, keep, *_layout(x, middle.shape[0], leave.shape[0]))
         if keep:
             ctx.save_for_backward(kept, *arrays)
         return outputs
@@ -243,8 +247,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
 
 
 def _sizes_to_mix(x: Tensor, weight: Tensor) -> Sequence[int]:
-    layout = _layout(x, 0, weight.shape[0], operators.threads())
-    return *x.shape[:2], 0, weight.shape[0], *x.shape[2:], *layout
+    return *x.shape[:2], 0, weight.shape[0], *x.shape[2:], *_layout(x, 0, weight.shape[0])
 
 
 @operator("mix_channels")

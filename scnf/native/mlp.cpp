@@ -156,7 +156,7 @@ void backward(const Sizes &of, int threads, const Real *x, const Real *weights, 
 // Dense: x and grad_x [N, inputs], y and grad_y [N, outputs], weights and their gradients one after the other, and
 // `kept` [layers - 1, N, mlp_row_NAME(hidden)], which may be null in forward.
 #define ENTRY_POINTS(Real, name)                                                                                       \
-    extern "C" long mlp_row_##name(const long *features) { return stride<Real>(*features); }                           \
+    extern "C" long mlp_row_##name(long features) { return stride<Real>(features); }                                   \
     extern "C" void mlp_forward_##name(const Sizes *of, int threads, const Real *x, const Real *weights, Real *y,      \
                                        Real *kept) {                                                                   \
         forward<Real>(*of, threads, x, weights, y, kept);                                                              \

@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -45,24 +44,20 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 @torch.compiler.assume_constant_result
 def threads() -> int:
-    """How many threads there are; of a compiled graph, how many there were when it was compiled."""
+    """How many threads there are."""
     return torch.get_num_threads()
+
+
+@torch.compiler.assume_constant_result
+def vector(dtype: torch.dtype) -> int:
+    """How many numbers the kernels have in a vector of the processor."""
+    return cast(int, getattr(library(), f"vector_{NAMES[dtype]}")())
 
 
 def call(name: str, x: Tensor, sizes: Sequence[int], *arrays: Any) -> None:
     """Call a kernel on x and what else it takes; `sizes` are those of its struct `Sizes`, in order."""
     function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
     function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), at(x), *arrays)
-
-
-def constant(name: str, *sizes: int) -> int:
-    """What a function of the kernels says of sizes, which a compiled graph then fixes, or of none."""
-    return _constant(name, *map(int, sizes))
-
-
-@cache
-def _constant(name: str, *sizes: int) -> int:
-    return cast(int, getattr(library(), name)((ctypes.c_long * len(sizes))(*sizes)))
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:

@@ -1,5 +1,6 @@
 """Networks on vectors: `mlp.cpp` as operators."""
 
+import ctypes
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from scnf.native import operators
+from scnf.native.build import library
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
 
 _LARGEST = 1 << 17  # weights, beyond which PyTorch is as fast: they do not fit into the cache of a core
@@ -31,7 +33,7 @@ def _sizes(x: Tensor, weights: Tensor, hidden: int, outputs: int) -> tuple[int, 
 def _results(x: Tensor, weights: Tensor, hidden: int, outputs: int, keep: bool) -> tuple[Tensor, Tensor]:
     """Room for the outputs, and for the hidden layers behind ReLUs, in padded rows, where backward asks for them."""
     layers = 2 * _sizes(x, weights, hidden, outputs)[3] + 1
-    row = operators.constant(f"mlp_row_{operators.NAMES[x.dtype]}", hidden)
+    row = getattr(library(), f"mlp_row_{operators.NAMES[x.dtype]}")(ctypes.c_long(hidden))
     kept = (layers, x.shape[0], row) if keep else (0,)
     return x.new_empty(x.shape[0], outputs), x.new_empty(kept)
 
