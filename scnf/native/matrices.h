@@ -83,7 +83,7 @@ template <typename Real> struct Rows {
     Real *operator[](long row) const { return at + row * stride; }
 };
 
-// What becomes of a product: it alone, C + product, max(0, product + bias), 0 where `with` is not positive, or C + that.
+// What becomes of a product: it alone, C + it, max(0, it + bias), it but 0 where `with` is not positive, or C + that.
 enum class Then { nothing, add, relu, where, add_where };
 
 constexpr bool masks(Then then) { return then == Then::where || then == Then::add_where; }
@@ -248,9 +248,8 @@ template <typename Real> void add_sums(long rows, long columns, Rows<const Real>
 // Where shares of some blocks start, the last of them at the end; they become smaller.
 std::vector<long> shares(long blocks, long threads) {
     std::vector<long> starts{0};
-    const long least = 1 + (blocks - 1) / (16 * threads);
     for (long left = blocks; left > 0; left = blocks - starts.back())
-        starts.push_back(starts.back() + std::min(left, std::max(least, left / (2 * threads - 1))));
+        starts.push_back(starts.back() + std::max(1L, left / (2 * threads - 1)));
     return starts;
 }
 
