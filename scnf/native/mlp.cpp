@@ -1,6 +1,6 @@
 // A network on vectors, linear -> residual blocks [ReLU, linear, ReLU, linear] -> ReLU -> linear, and its gradients.
 //
-// A block of vectors goes through all layers while what lies between stays in the cache of one core; what the ReLUs give
+// A block of vectors goes through all layers while what lies between stays in the cache of a core; what the ReLUs give
 // is kept for backward. Each array of a block is a matrix with a row for each vector and a column for each feature, and
 // where a layer takes it one of ones behind them, whose weights are the biases; rows are padded to whole vectors of the
 // processor.
