@@ -130,8 +130,8 @@ void unfold(const Sizes &of, const Window<Real> &window, long count, Order order
     }
 }
 
-// The transpose of `unfold`, and a bias for each channel, or none. There are numbers, any, for a margin
-// around the matrix; `row` has room for a row.
+// The transpose of `unfold`, and a bias for each channel, or none. What stands within a margin around the matrix is read,
+// and does not matter; `row` has room for a row.
 template <typename Real>
 void fold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against, Rows<const Real> matrix,
           const Real *bias, Planes<Real> images, Real *row) {
