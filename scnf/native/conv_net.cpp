@@ -130,7 +130,7 @@ void unfold(const Sizes &of, const Window<Real> &window, long count, Order order
     }
 }
 
-// The transpose of `unfold`, and a bias for each channel, or none. What stands within a margin around the matrix is read,
+// The transpose of `unfold`, and a bias for each channel, or none. What stands in a margin around the matrix is read,
 // and does not matter; `row` has room for a row.
 template <typename Real>
 void fold(const Sizes &of, const Window<Real> &window, long count, Order order, bool against, Rows<const Real> matrix,
