@@ -77,12 +77,13 @@ def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
 
 
 class _Recomputed(torch.autograd.Function):
-    """A run of transforms that remembers its last output alone."""
+    """A run of transforms that remembers its last output alone, and data that it is given, which are there anyway."""
 
     @staticmethod
     def forward(
         ctx: Any, layers: list[Transform], inputs: Tensor, context: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
+        data = None if ctx.needs_input_grad[1] else inputs
         inputs, total = Cascade._cascade(inputs, layers, context)
         ctx.layers, ctx.parameters = layers, parameters
         device = inputs.device.type
@@ -91,20 +92,21 @@ class _Recomputed(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(device),
             "enabled": torch.is_autocast_enabled(device),
         }
-        ctx.save_for_backward(inputs, context)
+        ctx.save_for_backward(inputs, context, data)
         return inputs, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor | None, ...]:
-        outputs, context = ctx.saved_tensors
+        outputs, context, data = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
         # taken first: small gradients, which stay, would break up the memory that layers take and free in turns
         room = {parameter: torch.empty_like(parameter) for parameter in ctx.parameters if parameter.requires_grad}
         found: dict[Tensor, Tensor] = {}
-        for layer in reversed(ctx.layers):
+        for index, layer in reversed(list(enumerate(ctx.layers))):
+            known = None if index else data
             with torch.autocast(**ctx.autocast):
-                outputs, grad_outputs, grads = _undone(layer, outputs, context, grad_outputs, grad_logabsdet)
+                outputs, grad_outputs, grads = _undone(layer, outputs, context, grad_outputs, grad_logabsdet, known)
             for tensor, grad in grads.items():
                 if tensor in found:
                     found[tensor] = found[tensor] + grad
@@ -116,14 +118,29 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _undone(
-    layer: Transform, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
+    layer: Transform,
+    outputs: Tensor,
+    context: Tensor | None,
+    grad_outputs: Tensor,
+    grad_logabsdet: Tensor,
+    inputs: Tensor | None,
 ) -> Undone:
-    """What the layer says itself, unless its class goes forward in another way; or by its inverse and another pass."""
+    """What the layer says itself, unless its class goes forward in another way; or by its inverse and another pass.
+
+    Where the inputs are known, by a pass from them.
+    """
+    if inputs is not None:
+        return _passed_again(layer, inputs, context, grad_outputs, grad_logabsdet)
     kind: Any = type(layer)
     owner: Any = next((base for base in kind.__mro__ if "undo" in vars(base)), None)
     if owner is not None and kind.forward is owner.forward:
         return owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
-    inputs = layer.inverse(outputs, context)[0]
+    return _passed_again(layer, layer.inverse(outputs, context)[0], context, grad_outputs, grad_logabsdet)
+
+
+def _passed_again(
+    layer: Transform, inputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
+) -> Undone:
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
         results = layer(leaf, context)

@@ -59,16 +59,19 @@ def vectors() -> CompositeTransform:
     return CompositeTransform([layer for group in layers for layer in group])
 
 
-def gradients(transform: CompositeTransform, reversible: bool, x: Tensor, context: Tensor | None) -> list[Tensor]:
+def gradients(
+    transform: CompositeTransform, reversible: bool, x: Tensor, context: Tensor | None, data: bool = False
+) -> list[Tensor]:
+    """Of a loss, at x unless that is data, at the parameters and the context."""
     transform = copy.deepcopy(transform)
     for module in transform.modules():
         if isinstance(module, CompositeTransform):
             module.reversible = reversible
-    x = x.clone().requires_grad_()
+    x = x.clone().requires_grad_(not data)
     context = None if context is None else context.clone().requires_grad_()
     outputs, logabsdet = transform(x, context)
     loss = (outputs.sin().sum(dim=1) * logabsdet.exp().clamp(max=3.0)).sum() + logabsdet.square().sum()
-    leaves = [x, *transform.parameters(), *([context] if context is not None else [])]
+    leaves = [*([] if data else [x]), *transform.parameters(), *([context] if context is not None else [])]
     return [outputs.detach(), logabsdet.detach(), *torch.autograd.grad(loss, leaves)]
 
 
@@ -168,6 +171,27 @@ def test_frozen_parameters_and_inputs_without_gradient() -> None:
     (outputs.square().sum() - logabsdet.sum()).backward()
     assert frozen.grad is None
     assert all(parameter.grad is not None for parameter in transform.parameters() if parameter is not frozen)
+
+
+class OneWay(ActNorm):
+    """Goes forward only."""
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raise AssertionError("inverted, though its inputs are known")
+
+
+def test_data_are_not_found_again_by_inverting() -> None:
+    torch.manual_seed(0)
+    x, context = torch.randn(5, 4).double(), torch.randn(5, CONTEXT).double()
+    for layers in ([OneWay(4), *vectors()._transforms], shared()):
+        transform = CompositeTransform(layers).double()
+        given = context if isinstance(layers[0], OneWay) else None
+        with torch.no_grad():
+            transform(x, given)
+            for parameter in transform.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        plain, recomputed = (gradients(transform, reversible, x, given, data=True) for reversible in (False, True))
+        torch.testing.assert_close(recomputed, plain, rtol=1e-9, atol=1e-9)
 
 
 class Blind(nn.Module):
