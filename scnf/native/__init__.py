@@ -7,6 +7,8 @@ environment, PyTorch's own operators do the same, slower.
 
 from scnf.native.build import library
 from scnf.native.convolutions import conv3x3, conv_net, mix_channels
+from scnf.native.determinants import log_abs_det
+from scnf.native.tables import look_up
 from scnf.native.vectors import mlp
 
-__all__ = ["conv3x3", "conv_net", "library", "mix_channels", "mlp"]
+__all__ = ["conv3x3", "conv_net", "library", "log_abs_det", "look_up", "mix_channels", "mlp"]

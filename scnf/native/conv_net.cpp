@@ -177,12 +177,14 @@ void forward(const Sizes &of, int threads, Planes<const Real> x, Layers<const Re
         const Rows<Real> last = room.rows(outputs);
         Real *row = room.rows(1).at;
         first_layer(of, window, count, x.from(start), w, taps, first, row);
-        product<Real, Then::relu>(of.hidden, of.hidden, columns, {w.middle, of.hidden, 1}, first, second,
-                                  {w.middle_bias, 1});
+        const Matrix<Real> middle{w.middle, of.hidden, 1};
         if (streamed) {
-            stream(second.at, layer, kept + b * layer);
+            const Rows<Real> far{kept + b * layer, of.stride};
+            product<Real, Then::relu_and_stream>(of.hidden, of.hidden, columns, middle, first, second,
+                                                 {w.middle_bias, 1}, far);
             _mm_sfence();
-        }
+        } else
+            product<Real, Then::relu>(of.hidden, of.hidden, columns, middle, first, second, {w.middle_bias, 1});
         product<Real>(outputs, of.hidden, columns, {w.leave, of.hidden, 1}, second, last);
         fold<Real>(of, window, count, of.leave(), true, last, w.leave_bias, dense(of, of.outputs, y).from(start), row);
     }

@@ -30,18 +30,20 @@ template <typename Real> Vector<Real> load(const Real *at) { return *reinterpret
 
 template <typename Real> void store(Real *at, Vector<Real> values) { *reinterpret_cast<Vector<Real> *>(at) = values; }
 
-// As std::copy_n, past the caches; to be followed by _mm_sfence before another thread reads.
+// A vector past the caches, to a multiple of its size; to be followed by _mm_sfence before another thread reads.
+template <typename Real> void stream(Vector<Real> values, Real *to) {
+#ifdef __AVX512F__
+    _mm512_stream_si512(reinterpret_cast<__m512i *>(to), (__m512i)values);
+#else
+    _mm256_stream_si256(reinterpret_cast<__m256i *>(to), (__m256i)values);
+#endif
+}
+
+// As std::copy_n, past the caches; likewise to be followed.
 template <typename Real> void stream(const Real *from, long count, Real *to) {
     long n = 0;
     for (; n < count && reinterpret_cast<std::uintptr_t>(to + n) % kBytes; n++) to[n] = from[n];
-    for (; n + Simd<Real>::size <= count; n += Simd<Real>::size) {
-#ifdef __AVX512F__
-        _mm512_stream_si512(reinterpret_cast<__m512i *>(to + n), _mm512_loadu_si512(from + n));
-#else
-        const __m256i *vector = reinterpret_cast<const __m256i *>(from + n);
-        _mm256_stream_si256(reinterpret_cast<__m256i *>(to + n), _mm256_loadu_si256(vector));
-#endif
-    }
+    for (; n + Simd<Real>::size <= count; n += Simd<Real>::size) stream<Real>(load(from + n), to + n);
     for (; n < count; n++) to[n] = from[n];
 }
 
@@ -83,14 +85,17 @@ template <typename Real> struct Rows {
     Real *operator[](long row) const { return at + row * stride; }
 };
 
-// What becomes of a product: it alone, C + it, max(0, it + bias), it but 0 where `with` is not positive, or C + that.
-enum class Then { nothing, add, relu, where, add_where };
+// What becomes of a product: it alone, C + it, max(0, it + bias), that also into `far` past the caches, it but 0 where
+// `with` is not positive, or C + that.
+enum class Then { nothing, add, relu, relu_and_stream, where, add_where };
+
+constexpr bool rectifies(Then then) { return then == Then::relu || then == Then::relu_and_stream; }
 
 constexpr bool masks(Then then) { return then == Then::where || then == Then::add_where; }
 
 template <typename Real, Then then, int rows, int vectors>
 [[gnu::always_inline]] inline void product_tile(long depth, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
-                                                Rows<const Real> with) {
+                                                Rows<const Real> with, Rows<Real> far) {
     Vector<Real> sums[rows][vectors];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -99,7 +104,7 @@ template <typename Real, Then then, int rows, int vectors>
             const long at = v * Simd<Real>::size;
             if (masks(then)) __builtin_prefetch(with[r] + at);  // while the sums are made, it comes from far away
             sums[r][v] =
-                then == Then::add ? load(c[r] + at) : Vector<Real>{} + (then == Then::relu ? *with[r] : Real(0));
+                then == Then::add ? load(c[r] + at) : Vector<Real>{} + (rectifies(then) ? *with[r] : Real(0));
         }
 #pragma GCC unroll 4
     for (long k = 0; k < depth; k++) {
@@ -119,23 +124,24 @@ template <typename Real, Then then, int rows, int vectors>
         for (int v = 0; v < vectors; v++) {
             const long at = v * Simd<Real>::size;
             Vector<Real> result = sums[r][v];
-            if (then == Then::relu) result = rectified<Real>(result);
+            if (rectifies(then)) result = rectified<Real>(result);
             if (masks(then)) result = load(with[r] + at) <= 0 ? Vector<Real>{} : result;
             if (then == Then::add_where) result += load(c[r] + at);
             store(c[r] + at, result);
+            if (then == Then::relu_and_stream) stream<Real>(result, far[r] + at);
         }
 }
 
 // Some columns of a product: tiles of `tall` rows, then what is left.
 template <typename Real, Then then, int vectors, int tall = kRows>
 [[gnu::noinline]] void product_columns(long rows, long depth, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
-                                       Rows<const Real> with) {
+                                       Rows<const Real> with, Rows<Real> far) {
     if constexpr (tall > 0) {
         for (; rows >= tall; rows -= tall, c.at += tall * c.stride, with.at += tall * with.stride) {
-            product_tile<Real, then, tall, vectors>(depth, a, b, c, with);
-            a.at += tall * a.row;
+            product_tile<Real, then, tall, vectors>(depth, a, b, c, with, far);
+            a.at += tall * a.row, far.at += tall * far.stride;
         }
-        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, c, with);
+        product_columns<Real, then, vectors, tall - 1>(rows, depth, a, b, c, with, far);
     }
 }
 
@@ -151,15 +157,15 @@ template <typename Real> long apart(long columns) {
 // C = A B, or what else becomes of it, of so many columns, whole vectors. `with` is a bias for each row, or what masks.
 template <typename Real, Then then = Then::nothing>
 void product(long rows, long depth, long columns, Matrix<Real> a, Rows<const Real> b, Rows<Real> c,
-             Rows<const Real> with = {nullptr, 0}) {
+             Rows<const Real> with = {nullptr, 0}, Rows<Real> far = {nullptr, 0}) {
     for (long n = 0, vectors; n < columns; n += vectors * Simd<Real>::size) {
         const long left = (columns - n) / Simd<Real>::size;
         vectors = left == kVectors + 1 ? 2 : std::min(kVectors, left);  // a tile of one would wait for its sums
         const Rows<const Real> beside{with.at + (masks(then) ? n : 0), with.stride};
         switch (vectors) {
-        case 1: product_columns<Real, then, 1>(rows, depth, a, b.from(0, n), c.from(0, n), beside); break;
-        case 2: product_columns<Real, then, 2>(rows, depth, a, b.from(0, n), c.from(0, n), beside); break;
-        default: product_columns<Real, then, 3>(rows, depth, a, b.from(0, n), c.from(0, n), beside);
+        case 1: product_columns<Real, then, 1>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n)); break;
+        case 2: product_columns<Real, then, 2>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n)); break;
+        default: product_columns<Real, then, 3>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n));
         }
     }
 }

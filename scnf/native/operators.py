@@ -19,16 +19,20 @@ def _available() -> bool:
     return library() is not None
 
 
-def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel, and for these: on the CPU, of one type, without the transforms of torch.func."""
+def fit(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether operators are for these: on the CPU, of one type, without the transforms of torch.func."""
     return (
         x.device.type == "cpu"
         and x.dtype in NAMES
         and all(w.device.type == "cpu" and w.dtype == x.dtype for w in weights)
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and _available()
     )
+
+
+def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether there is a kernel, and for these."""
+    return fit(x, weights) and _available()
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from scnf.native import mix_channels
+from scnf.native import log_abs_det, mix_channels
 from scnf.transforms.base import Transform, Undone, full_precision, gradients
 
 
@@ -105,7 +105,8 @@ class FullLinear(InvertibleLinear):
 
     def logabsdet(self) -> Tensor:
         """The scalar log |det W|."""
-        return torch.linalg.slogdet(self.weight).logabsdet
+        found = log_abs_det(self.weight)
+        return torch.linalg.slogdet(self.weight).logabsdet if found is None else found
 
 
 class PLULinear(InvertibleLinear):

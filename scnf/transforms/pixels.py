@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf.native import look_up
 from scnf.transforms.base import Transform, sum_except_batch
 from scnf.transforms.normalization import StartsFromData
 
@@ -138,9 +139,6 @@ def _as_numbers(level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return whole, (1 - whole).clamp_min(0)
 
 
-# What the compiler would take a number at a time is for PyTorch's operators also where the rest is compiled.
-
-
 def _erfinv(x: Tensor) -> Tensor:
     return cast(Tensor, _erfinv_apart(x)) if torch.compiler.is_compiling() else x.erfinv()
 
@@ -169,41 +167,5 @@ _erfinv_apart.register_autograd(_erfinv_gradient, setup_context=_keep_output)
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """The entry of a vector at each index."""
-    if torch.compiler.is_compiling():
-        return cast(Tensor, _look_up_apart(table, index))
-    return table.index_select(0, index.flatten()).view_as(index)
-
-
-@torch.library.custom_op("scnf::look_up", mutates_args=())
-def _look_up_apart(table: Tensor, index: Tensor) -> Tensor:
-    """The same with a gradient that adds up in order: in the compiler's threads wait for each other at each pixel."""
-    return table.index_select(0, index.flatten()).view_as(index)
-
-
-@_look_up_apart.register_fake
-def _(table: Tensor, index: Tensor) -> Tensor:
-    return table.new_empty(index.shape)
-
-
-@torch.library.custom_op("scnf::sums_by_index", mutates_args=())
-def _sums_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
-    """Sums [size] of the values that have the same index."""
-    return values.new_zeros(size).index_add_(0, index.flatten(), values.flatten())
-
-
-@_sums_by_index.register_fake
-def _(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return values.new_empty(size)
-
-
-def _keep_index(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    table, index = inputs
-    ctx.size = len(table)
-    ctx.save_for_backward(index)
-
-
-def _look_up_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _sums_by_index(grad, *ctx.saved_tensors, ctx.size), None
-
-
-_look_up_apart.register_autograd(_look_up_gradient, setup_context=_keep_index)
+    found = look_up(table, index)
+    return table.index_select(0, index.flatten()).view_as(index) if found is None else found

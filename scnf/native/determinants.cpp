@@ -1,0 +1,60 @@
+// The inverse of a small matrix and the logarithm of its determinant.
+
+#include <cmath>
+#include <numeric>
+
+#include "matrices.h"
+
+namespace {
+
+struct Sizes {
+    long size;
+};
+
+// Gauss-Jordan elimination in place, with the largest number of a column as its pivot. Row k of the result is a row of
+// the inverse; its columns are in the order in which rows became pivots. A singular matrix has none: NaN.
+template <typename Real> Real invert(long size, const Real *matrix, Real *inverse_transposed) {
+    Real *work = scratch<Real>(size * size);
+    std::copy_n(matrix, size * size, work);
+    std::vector<long> order(size);
+    std::iota(order.begin(), order.end(), 0);
+    Real log_determinant = 0;
+    for (long k = 0; k < size; k++) {
+        long pivot = k;
+        for (long row = k + 1; row < size; row++)
+            if (std::abs(work[row * size + k]) > std::abs(work[pivot * size + k])) pivot = row;
+        Real *own = work + k * size;
+        if (pivot != k) std::swap_ranges(own, own + size, work + pivot * size);
+        std::swap(order[k], order[pivot]);
+        if (own[k] == 0) {
+            std::fill_n(inverse_transposed, size * size, Real(NAN));
+            return -INFINITY;
+        }
+        log_determinant += std::log(std::abs(own[k]));
+        const Real factor = 1 / own[k];
+        own[k] = 1;
+        for (long column = 0; column < size; column++) own[column] *= factor;
+        for (long row = 0; row < size; row++) {
+            if (row == k) continue;
+            Real *other = work + row * size;
+            const Real times = other[k];
+            other[k] = 0;
+            for (long column = 0; column < size; column++) other[column] -= times * own[column];
+        }
+    }
+    for (long column = 0; column < size; column++)
+        for (long row = 0; row < size; row++) inverse_transposed[order[column] * size + row] = work[row * size + column];
+    return log_determinant;
+}
+
+}  // namespace
+
+// Dense matrices [size, size], and one number.
+#define ENTRY_POINTS(Real, name)                                                                                       \
+    extern "C" void log_abs_det_##name(const Sizes *of, int, const Real *matrix, Real *inverse_transposed,             \
+                                       Real *log_abs_det) {                                                            \
+        *log_abs_det = invert<Real>(of->size, matrix, inverse_transposed);                                             \
+    }
+
+ENTRY_POINTS(float, float32)
+ENTRY_POINTS(double, float64)

@@ -1,0 +1,87 @@
+"""Numbers of a table by their index: `tables.cpp` as operators.
+
+They are operators also where there is no kernel: in what a compiler makes of sums by index, threads wait for each other
+at each number.
+"""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from scnf.native import operators
+from scnf.native.build import library
+from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
+
+
+@operator("look_up")
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    if library() is None:
+        return _of_pytorch(table, index)
+    table, index = table.contiguous(), index.contiguous()
+    found = table.new_empty(index.shape)
+    operators.call("look_up", table, (index.numel(), len(table)), at(index), at(found))
+    return found
+
+
+@operator("sums_by_index")
+def _sums_by_index(values: Tensor, index: Tensor, entries: int) -> Tensor:
+    if library() is None:
+        return values.new_zeros(entries).index_add_(0, index.flatten(), values.flatten())
+    values, index = values.contiguous(), index.contiguous()
+    found = values.new_empty(entries)
+    operators.call("sums_by_index", values, (index.numel(), entries), at(index), at(found))
+    return found
+
+
+@torch.library.register_fake("scnf::look_up")
+def _(table: Tensor, index: Tensor) -> Tensor:
+    return table.new_empty(index.shape)
+
+
+@torch.library.register_fake("scnf::sums_by_index")
+def _(values: Tensor, index: Tensor, entries: int) -> Tensor:
+    return values.new_empty(entries)
+
+
+def _of_pytorch(table: Tensor, index: Tensor) -> Tensor:
+    return table.index_select(0, index.flatten()).view_as(index)
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(table, index)
+        return cast(Tensor, _look_up(table, index))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, index = ctx.saved_tensors
+        if differentiated_again():
+            return *gradients_of_pytorch(partial(_of_pytorch, index=index), (table,), grad), None
+        return _sums_by_index(grad, index, len(table)), None
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor | None:
+    """The entry of a table at each index; the gradient adds up in the same order at each call.
+
+    Args:
+        table: [K], float32 or float64, on the CPU.
+        index: int32, of any shape, each in [0, K).
+
+    Returns:
+        shaped like index; None where it is not for these: other types or devices, the transforms of torch.func,
+        forward-mode derivatives.
+
+    Raises:
+        IndexError: an index outside of the table, where there is no kernel; a kernel gives NaN.
+
+    Example:
+        >>> look_up(torch.tensor([1.0, 2.0]), torch.tensor([[1, 0, 1]], dtype=torch.int32))
+        tensor([[2., 1., 2.]])
+    """
+    fits = table.dim() == 1 and index.dtype == torch.int32 and index.device == table.device
+    if not (fits and len(table) and operators.fit(table, ())):
+        return None
+    return cast(Tensor, _LookUp.apply(table, index))
