@@ -13,7 +13,11 @@ def single_or_better(values: Tensor) -> Tensor:
 
 
 def enumerate_classes(
-    function: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], num_classes: int, chunk: int | None = None
+    function: Callable[..., Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    num_classes: int,
+    chunk: int | None = None,
+    of_classes: Tensor | None = None,
 ) -> Tensor:
     """A function of rows and labels, such as log p(z | y), for every class: folds the classes into the batch.
 
@@ -23,6 +27,7 @@ def enumerate_classes(
         num_classes: K.
         chunk: at most this many classes in one call, to bound memory when K is large: for gradients, each call is then
             made again in backward (https://arxiv.org/abs/1604.06174). All at once by default.
+        of_classes: [K, ...], what the function takes of each class in place of its number.
 
     Returns:
         [N, K, ...].
@@ -31,11 +36,13 @@ def enumerate_classes(
     rows = inputs[0].shape[0]
     columns = []
     again = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
-    for classes in torch.arange(num_classes, device=inputs[0].device).split(chunk or num_classes):
+    if of_classes is None:
+        of_classes = torch.arange(num_classes, device=inputs[0].device)
+    for classes in of_classes.split(chunk or num_classes):
         count = classes.shape[0]
         # the gradient of an expansion is a sum, that of repeat_interleave goes row by row, several times slower
         folded = [each.unsqueeze(1).expand(-1, count, *each.shape[1:]).flatten(0, 1) for each in inputs]
-        folded.append(classes.repeat(rows))
+        folded.append(classes.unsqueeze(0).expand(rows, *classes.shape).flatten(0, 1))
         values = checkpoint(function, *folded, use_reentrant=False) if again else function(*folded)
         columns.append(values.view(rows, count, *values.shape[1:]))
     return torch.cat(columns, dim=1)

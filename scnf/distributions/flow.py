@@ -68,23 +68,27 @@ class ClassConditionalFlow(ClassConditional):
         self.embedding = nn.Embedding(num_classes, embedding)
         self.base = DiagonalGaussian(features)
 
-    def _given(self, z: Tensor, y: Tensor, **part: int) -> Tensor:
-        noise, logabsdet = self.transform(z, self.embedding(y), **part)
+    def _given(self, z: Tensor, embedding: Tensor, **part: int) -> Tensor:
+        noise, logabsdet = self.transform(z, embedding, **part)
         return self.base.log_prob(noise) + logabsdet
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
         """Log p(z | y) [N], in nats."""
-        return self._given(z, y)
+        return self._given(z, self.embedding(y))
 
     def log_prob_all(self, z: Tensor) -> Tensor:
         """Log p(z | y) for every class, [N, K], in nats; layers that no label reaches run but once for a row."""
-        before = getattr(self.transform, "before_context", None)
-        common = before() if before is not None and type(self).log_prob is ClassConditionalFlow.log_prob else 0
-        if not common:
+        if type(self).log_prob is not ClassConditionalFlow.log_prob:
             return super().log_prob_all(z)
-        z, logabsdet = self.transform(z, stop=common)
-        rest = partial(self._given, start=common)
-        return enumerate_classes(rest, z, self.num_classes, self.chunk) + logabsdet.unsqueeze(1)
+        before = getattr(self.transform, "before_context", None)
+        common = before() if before is not None else 0
+        given = self._given
+        if common:
+            z, logabsdet = self.transform(z, stop=common)
+            given = partial(self._given, start=common)
+        # the gradient of rows of the table is a sum, that of looking them up goes row by row
+        table = enumerate_classes(given, z, self.num_classes, self.chunk, of_classes=self.embedding.weight)
+        return table + logabsdet.unsqueeze(1) if common else table
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
