@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_native import OPERATOR_TESTS, fresh, needs_kernel, num_threads, outputs_and_gradients
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from scnf import native
 from scnf.native import operators, tables
@@ -60,6 +61,14 @@ def test_look_ups_of_any_layout_in_derivatives_of_all_kinds() -> None:
     assert torch.autograd.gradgradcheck(lambda t: native.look_up(t, index).exp(), table)
     assert native.look_up(table.float().half(), index) is None
     assert native.look_up(table, index.long()) is None
+    assert native.look_up(torch.zeros(1 << 17), index) is None
+    assert native.look_up(torch.zeros(0), index) is None
+    found = native.look_up(table, index)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(torch.ones_like(found), torch.ones_like(found))
+        (grad,) = torch.autograd.grad(found, table, dual)
+        tangent = forward_ad.unpack_dual(grad).tangent
+    assert torch.equal(tangent, torch.bincount(index.flatten(), minlength=8).double())
     assert torch.func.vmap(lambda t: selected(t, index) if native.look_up(t, index) is None else t)(
         table.detach().expand(2, 8)
     ).shape == (2, *index.shape)
@@ -118,8 +127,19 @@ def test_singular_and_not_numbers() -> None:
     for matrix in (torch.zeros(3, 3), torch.ones(3, 3), torch.diag(torch.tensor([1.0, 0.0, 2.0]))):
         log_abs_det, grad = outputs_and_gradients(native.log_abs_det, [matrix])
         assert log_abs_det == -math.inf and not grad.isfinite().any()
-    log_abs_det, _ = outputs_and_gradients(native.log_abs_det, [torch.full((2, 2), math.nan)])
-    assert log_abs_det.isnan()
+    nan = math.nan
+    for numbers in (
+        [[nan, nan], [nan, nan]],
+        [[0, 1], [nan, 1]],
+        [[0, nan], [0, 1]],
+        [[0, 0], [nan, nan]],
+        [[1, nan], [2, 0]],
+    ):
+        log_abs_det, grad = outputs_and_gradients(native.log_abs_det, [torch.tensor(numbers)])
+        assert log_abs_det.isnan() and not grad.isfinite().all()
+    for numbers in ([[1e-40, 0], [0, 1]], [[1e-39, 0.5], [0, 2]]):
+        matrix = torch.tensor(numbers).requires_grad_()
+        torch.testing.assert_close(native.log_abs_det(matrix), torch.linalg.slogdet(matrix).logabsdet)
 
 
 @needs_kernel

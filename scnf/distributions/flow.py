@@ -86,8 +86,9 @@ class ClassConditionalFlow(ClassConditional):
         if common:
             z, logabsdet = self.transform(z, stop=common)
             given = partial(self._given, start=common)
-        # the gradient of rows of the table is a sum, that of looking them up goes row by row
-        table = enumerate_classes(given, z, self.num_classes, self.chunk, of_classes=self.embedding.weight)
+        # looked up once: a gradient for each of the rows would be added to the table one by one
+        embeddings = self.embedding(torch.arange(self.num_classes, device=z.device))
+        table = enumerate_classes(given, z, self.num_classes, self.chunk, of_classes=embeddings)
         return table + logabsdet.unsqueeze(1) if common else table
 
     @torch.no_grad()

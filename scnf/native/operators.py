@@ -76,15 +76,17 @@ def table(tensors: Sequence[Tensor]) -> Any:
 
 def differentiated_again() -> bool:
     """In a backward: whether its gradients are to be differentiated, which those of the kernels cannot be."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return (torch.is_grad_enabled() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
 def gradients_of_pytorch(
     network: Callable[..., Tensor], arrays: Sequence[Tensor], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Of a network of PyTorch's operators at each of its arrays, to be differentiated; None where none is asked for."""
-    arrays = [array.view_as(array) for array in arrays]  # one may come from another: its gradient is not part of these
-    asked = [array for array in arrays if array.requires_grad]
-    with torch.autocast("cpu", enabled=False):
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        arrays = [
+            array.view_as(array) for array in arrays
+        ]  # one may come from another: its gradient is no part of these
+        asked = [array for array in arrays if array.requires_grad]
         found = iter(torch.autograd.grad(network(*arrays), asked, grad, create_graph=True))
     return tuple(next(found) if array.requires_grad else None for array in arrays)

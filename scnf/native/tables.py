@@ -14,6 +14,8 @@ from scnf.native import operators
 from scnf.native.build import library
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
 
+_LARGEST = 1 << 16  # entries, as each thread has some tables of sums
+
 
 @operator("look_up")
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -71,8 +73,8 @@ def look_up(table: Tensor, index: Tensor) -> Tensor | None:
         index: int32, of any shape, each in [0, K).
 
     Returns:
-        shaped like index; None where it is not for these: other types or devices, the transforms of torch.func,
-        forward-mode derivatives.
+        shaped like index; None where it is not for these: other types or devices, no entries or more than 65,536, the
+        transforms of torch.func, forward-mode derivatives.
 
     Raises:
         IndexError: an index outside of the table, where there is no kernel; a kernel gives NaN.
@@ -82,6 +84,6 @@ def look_up(table: Tensor, index: Tensor) -> Tensor | None:
         tensor([[2., 1., 2.]])
     """
     fits = table.dim() == 1 and index.dtype == torch.int32 and index.device == table.device
-    if not (fits and len(table) and operators.fit(table, ())):
+    if not (fits and 0 < len(table) <= _LARGEST and operators.fit(table, ())):
         return None
     return cast(Tensor, _LookUp.apply(table, index))
