@@ -21,10 +21,11 @@ class CompositeTransform(Cascade):
 
     With `reversible` set, training keeps no activations between the transforms: backward computes each input again from
     the output, by inverting the transform, so that memory does not grow with depth (Gomez et al., "The Reversible
-    Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Gradients are those of plain backpropagation up
-    to the rounding of the inverses. Transforms that split their input (`FactorOut`) keep it, and what is inside them is
-    treated likewise. A transform that can find its inputs and the gradients there at once has a method `undo(outputs,
-    context, grad_outputs, grad_logabsdet)` that gives them, see :class:`scnf.transforms.base.Undone`.
+    Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Inputs that want no gradient, as data, are kept.
+    Gradients are those of plain backpropagation up to the rounding of the inverses. Transforms that split their input
+    (`FactorOut`) keep it, and what is inside them is treated likewise. A transform that can find its inputs and the
+    gradients there at once has a method `undo(outputs, context, grad_outputs, grad_logabsdet)` that gives them, see
+    :class:`scnf.transforms.base.Undone`.
 
     Args:
         transforms: in the order in which data become noise.
@@ -77,7 +78,7 @@ def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
 
 
 class _Recomputed(torch.autograd.Function):
-    """A run of transforms that remembers its last output alone, and data that it is given, which are there anyway."""
+    """A run of transforms that remembers its last output alone, and data that it is given."""
 
     @staticmethod
     def forward(

@@ -83,7 +83,7 @@ def _product(weight: Tensor, inputs: Tensor) -> Tensor:
 
 
 class FullLinear(InvertibleLinear):
-    """Every entry of the matrix is a parameter; log |det| by LU decomposition, O(D^3) a call.
+    """Every entry of the matrix is a parameter; log |det| by elimination, O(D^3) a call.
 
     Args:
         size: number of channels or features, D.
