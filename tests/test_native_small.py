@@ -17,7 +17,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=st
 
 
 @pytest.fixture
-def without_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_or_without_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not request.param:
         monkeypatch.setenv("SCNF_NATIVE", "0")
         monkeypatch.setattr(tables, "library", fresh)
@@ -37,10 +37,10 @@ def selected(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view_as(index)
 
 
-@pytest.mark.parametrize("without_kernel", KERNELS, indirect=True)
+@pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
 @pytest.mark.parametrize("shape", [(3, 256, 7), (5, 1), (1, 6001), (4, 0), (2, 3, 5, 7, 9)], ids=str)
 @DTYPES
-def test_entries_and_sums_by_index(without_kernel: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_entries_and_sums_by_index(with_or_without_kernel: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     table, index = drawn(*shape, dtype=dtype)
     for threads in (1, 2, 3):
         with num_threads(threads):
@@ -83,8 +83,8 @@ def test_an_index_outside_of_the_table_reaches_no_other_memory() -> None:
     assert grad.tolist() == pytest.approx([0.5, 0, 1.4])  # two of the weights of a line from 0.5 to 2
 
 
-@pytest.mark.parametrize("without_kernel", KERNELS, indirect=True)
-def test_grey_levels_look_up_in_it_also_compiled(without_kernel: None) -> None:
+@pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
+def test_grey_levels_look_up_in_it_also_compiled(with_or_without_kernel: None) -> None:
     torch._dynamo.reset()
     layer, x = GreyLevels(16).double(), torch.rand(6, 1, 5, 5).double()
     layer(x)

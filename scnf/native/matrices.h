@@ -161,11 +161,12 @@ void product(long rows, long depth, long columns, Matrix<Real> a, Rows<const Rea
     for (long n = 0, vectors; n < columns; n += vectors * Simd<Real>::size) {
         const long left = (columns - n) / Simd<Real>::size;
         vectors = left == kVectors + 1 ? 2 : std::min(kVectors, left);  // a tile of one would wait for its sums
-        const Rows<const Real> beside{with.at + (masks(then) ? n : 0), with.stride};
+        const Rows<const Real> right = b.from(0, n), beside{with.at + (masks(then) ? n : 0), with.stride};
+        const Rows<Real> result = c.from(0, n), beyond{far.at + (then == Then::relu_and_stream ? n : 0), far.stride};
         switch (vectors) {
-        case 1: product_columns<Real, then, 1>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n)); break;
-        case 2: product_columns<Real, then, 2>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n)); break;
-        default: product_columns<Real, then, 3>(rows, depth, a, b.from(0, n), c.from(0, n), beside, far.from(0, n));
+        case 1: product_columns<Real, then, 1>(rows, depth, a, right, result, beside, beyond); break;
+        case 2: product_columns<Real, then, 2>(rows, depth, a, right, result, beside, beyond); break;
+        default: product_columns<Real, then, 3>(rows, depth, a, right, result, beside, beyond);
         }
     }
 }

@@ -84,9 +84,8 @@ def gradients_of_pytorch(
 ) -> tuple[Tensor | None, ...]:
     """Of a network of PyTorch's operators at each of its arrays, to be differentiated; None where none is asked for."""
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        arrays = [
-            array.view_as(array) for array in arrays
-        ]  # one may come from another: its gradient is no part of these
+        # views, as one array may come from another, whose gradient is no part of these
+        arrays = [array.view_as(array) for array in arrays]
         asked = [array for array in arrays if array.requires_grad]
         found = iter(torch.autograd.grad(network(*arrays), asked, grad, create_graph=True))
     return tuple(next(found) if array.requires_grad else None for array in arrays)
