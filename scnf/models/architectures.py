@@ -136,9 +136,18 @@ def paper_flow(
 
 
 def _coarse_to_fine(
-    channels: int, steps: int, detail_channels: int, detail_steps: int, blocks: int, linear: str, scale: str
+    channels: int,
+    steps: int,
+    detail_channels: int,
+    detail_steps: int,
+    blocks: int,
+    linear: str,
+    scale: str,
+    semantic_share: float = 1.0,
 ) -> tuple[Callable[[Shape], SharedFlow], Callable[[Shape, int], list[Transform]]]:
     """What scnf-fast and scnf-hybrid share: `level` of an image, `detail_couplings` of details over a coarse image."""
+    if not 0 < semantic_share <= 1:
+        raise ValueError(f"semantic_share is a share, above 0 and not above 1, not {semantic_share:g}")
 
     def glow_steps(shape: Shape) -> list[Transform]:
         layers: list[Transform] = []
@@ -149,15 +158,26 @@ def _coarse_to_fine(
             layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
         return layers
 
-    def detail_couplings(shape: Shape, coarse: int) -> list[Transform]:
-        fine = shape[0] - coarse
-        turn = torch.cat([torch.arange(fine).roll(-coarse), torch.arange(fine, shape[0])])
+    def in_turns(shape: Shape, fine: int, turn: int, width: int, times: int) -> list[Transform]:
+        """Couplings of the `fine` first channels, `turn` of them at a time, given all others."""
+        order = torch.cat([torch.arange(fine).roll(-turn), torch.arange(fine, shape[0])])
         layers: list[Transform] = [ActNorm(shape[0])]
-        for _ in range(detail_steps):
-            part = ChannelPartition(shape[0], swap=True, first=coarse)
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, detail_channels, blocks)
-            layers += [AffineCoupling(network, part, scale), Permutation(turn)]
+        for _ in range(times):
+            part = ChannelPartition(shape[0], swap=True, first=turn)
+            network = ConvNet(part.num_identity, 2 * part.num_transformed, width, blocks)
+            layers += [AffineCoupling(network, part, scale), Permutation(order)]
         return layers
+
+    def detail_couplings(shape: Shape, coarse: int) -> list[Transform]:
+        return in_turns(shape, shape[0] - coarse, coarse, detail_channels, detail_steps)
+
+    def coarsest(shape: Shape) -> tuple[list[Transform], int]:
+        semantic = max(1, round(semantic_share * shape[0]))
+        kept, aside = (semantic, *shape[1:]), shape[0] - semantic
+        if not aside:
+            return [*glow_steps(shape), Flatten(shape)], math.prod(shape)
+        apart = in_turns(shape, aside, math.ceil(aside / 3), channels, times=3)
+        return [*glow_steps(shape), *apart, FactorOut(Flatten(kept), shape, aside)], math.prod(kept)
 
     def level(shape: Shape) -> SharedFlow:
         layers: list[Transform] = []
@@ -165,7 +185,8 @@ def _coarse_to_fine(
             shape = _squeezed(shape)
             layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
         if not _even(shape) or min(shape[1:]) <= 8:
-            return CompositeTransform([*layers, *glow_steps(shape), Flatten(shape)]), math.prod(shape)
+            last, semantic = coarsest(shape)
+            return CompositeTransform([*layers, *last]), semantic
         coarse = shape[0] // 4
         inner, semantic = level((coarse, *shape[1:]))
         aside = FactorOut(inner, shape, aside=shape[0] - coarse)
@@ -186,17 +207,19 @@ def fast_flow(
     blocks: int = 0,
     linear: str = "full",
     scale: str = "symmetric",
+    semantic_share: float = 1.0,
 ) -> SharedFlow:
     """Squeezed before the first convolution; most of the work is done on a coarse image.
 
     A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Each level squeezes, and
     mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, `detail_steps` couplings each
     transform a third of the details given all other channels, then the details are factored out and the coarse image
-    goes on. The last level, at a side of at most 8 or an odd one, keeps everything and takes `steps` Glow steps
-    [ActNorm, 1x1 convolution, channel coupling].
+    goes on. The last level, at a side of at most 8 or an odd one, takes `steps` Glow steps [ActNorm, 1x1 convolution,
+    channel coupling]. `semantic_share` of its channels tell the classes; the others, if any, are moved given all but a
+    third of them at a time, three times, then factored out too.
     """
     _require_image(shape)
-    level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale)
+    level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale, semantic_share)
     body, semantic = level(shape)
     return CompositeTransform([_real_line(pixels, levels, alpha), body]), semantic
 

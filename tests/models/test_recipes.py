@@ -148,6 +148,28 @@ def test_defaults_and_arguments_reach_the_parts() -> None:
     assert model.prior is prior and model.conditional.chunk == 2
 
 
+@pytest.mark.parametrize(
+    ("shape", "share", "semantic"),
+    [((1, 4, 4), 0.25, 4), ((1, 4, 4), 0.5, 8), ((1, 4, 4), 0.75, 12), ((2, 4, 4), 0.25, 8), ((1, 5, 5), 0.25, 25)],
+    ids=str,
+)
+def test_a_share_of_the_coarse_latents_is_semantic(shape: tuple[int, ...], share: float, semantic: int) -> None:
+    model = build("scnf-fast", shape, 3, channels=8, steps=2, semantic_share=share, conditional_hidden=8)
+    model = started(model, shape, noise=0.2).double()
+    assert model.semantic_features == semantic
+    x, y = torch.rand(2, *shape, dtype=torch.float64), torch.tensor([0, 2])
+    for row, label in zip(x.split(1), y.split(1), strict=True):
+        z_aux, z_f, _ = model.latents(row)
+        size = math.prod(shape)
+        jacobian = torch.autograd.functional.jacobian(lambda x: torch.cat(model.latents(x)[:2], dim=1), row)
+        density = model.conditional.log_prob(z_f, label)
+        density = density if model.auxiliary is None else density + model.auxiliary.log_prob(z_aux)
+        logabsdet = torch.linalg.slogdet(jacobian.view(size, size)).logabsdet
+        torch.testing.assert_close(model.log_prob(row, label), density + logabsdet)
+    restored, _ = model.transform.inverse(torch.cat(model.latents(x)[:2], dim=1))
+    torch.testing.assert_close(restored, x)
+
+
 def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
     shape = (1, 6, 6)
     model = started(build("scnf-hybrid", shape, 3, channels=8, steps=2, semantic_channels=8), shape, noise=0.2).double()
@@ -187,6 +209,12 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
         (1, 8, 8),
         {"conditional": "vae"},
         "conditional is flow or gaussian, not 'vae'",
+    ),
+    "no-share": (
+        "scnf-fast",
+        (1, 8, 8),
+        {"semantic_share": 0.0},
+        "semantic_share is a share, above 0 and not above 1, n",
     ),
     "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
     "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
