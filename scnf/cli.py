@@ -92,6 +92,8 @@ class _Workbench:
         self.device = _device(settings.device)
         data = settings.data
         self.dataset = load(data.name, data.root)
+        if settings.train.eval_views and self.dataset.levels is None:
+            raise UserError("points have no views: set train.eval_views to 0")
         classes = self.dataset.num_classes
         data.resolve_labels(classes)
         self.split = draw_split(
@@ -214,21 +216,19 @@ class _Workbench:
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
-        """Figures on "validation" or "test" of the workbench's model, or of another without moved views."""
+        """Figures on "validation" or "test" of the workbench's model, or of another without views."""
         from scnf.training.metrics import evaluate
 
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
-        train, views = self.settings.train, self.settings.train.eval_views if model is None else 0
-        if views and data.levels is None:
-            raise UserError("points have no moved views: set train.eval_views to 0")
+        train = self.settings.train
         return evaluate(
             self.model if model is None else model,
             x.to(self.device),
             y.to(self.device),
             data.levels,
             train.eval_batch_size,
-            views=views,
+            views=train.eval_views if model is None else 0,
             augment=self.settings.data.augment,
         )
 

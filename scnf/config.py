@@ -227,7 +227,8 @@ class TrainSettings:
             layers: their memory does not grow with depth, for 1.3 to 1.5 times the time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
-        eval_views: moved versions of each image (by data.augment) over which the final figures also average p(y | x).
+        eval_views: versions of each image, with their own noise and moved by data.augment, over which the final figures
+            also average p(y | x).
     """
 
     epochs: int = 20
@@ -526,8 +527,6 @@ def _check_values(settings: Settings) -> None:
             "the first neighbours are those by distortion or those of self-training, choose one: set "
             "objective.self_training to 0, or objective.distortion to false"
         )
-    if train.eval_views > 0 and not data.augment:
-        raise UserError("views are moved by data.augment, which is 0: raise it, or set train.eval_views to 0")
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
     if data.labels_per_class is not None and data.labels_per_class < 0:

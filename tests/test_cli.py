@@ -227,23 +227,24 @@ def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any]
         assert last_run().read_json("summary.json")["test"]["bits_per_dim"] < 8
 
 
-def test_final_figures_speak_of_moved_views_where_they_are_asked_for(
-    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+@pytest.mark.parametrize("augment", [0, 1])
+def test_final_figures_speak_of_views_where_they_are_asked_for(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run], augment: int
 ) -> None:
-    outcome = digits("--max_steps 22 --augment 1 --eval_views 2")
+    outcome = digits(f"--max_steps 22 --augment {augment} --eval_views 2")
     run = last_run()
     figures = run.read_json("summary.json")["test"]
-    told = f"accuracy {100 * figures['accuracy']:.2f} % ({100 * figures['views_accuracy']:.2f} % over moved views), "
-    assert told in outcome.out.splitlines()[-2] and "moved views" not in outcome.out.splitlines()[1]
+    told = f"accuracy {100 * figures['accuracy']:.2f} % ({100 * figures['views_accuracy']:.2f} % over views), "
+    assert told in outcome.out.splitlines()[-2] and "over views" not in outcome.out.splitlines()[1]
     assert not any("views" in column for row in run.read_metrics() for column in row)
     assert told in scnf("evaluate last --split test").out
-    assert "moved views" not in scnf("evaluate last --split test --eval_views 0").out
+    assert "over views" not in scnf("evaluate last --split test --eval_views 0").out
 
 
-def test_points_have_no_moved_views(scnf: Callable[..., Any]) -> None:
+def test_points_have_no_views(scnf: Callable[..., Any]) -> None:
     assert scnf("train --config moons.yaml --augment 0 --consistency_weight 0 --max_steps 1").code == 0
-    outcome = scnf("evaluate last --eval_views 2 --augment 1")
-    assert outcome.code == 2 and outcome.err == "error: points have no moved views: set train.eval_views to 0\n"
+    outcome = scnf("evaluate last --eval_views 2")
+    assert outcome.code == 2 and outcome.err == "error: points have no views: set train.eval_views to 0\n"
 
 
 # --- sample

@@ -81,7 +81,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy, likelihood and calibration on one split; the labels are used only to score.
 
-    All noise, of dequantisation, binarisation, latent variables and moved views, comes from `seed`, so the same weights
+    All noise, of dequantisation, binarisation, latent variables and views, comes from `seed`, so the same weights
     in batches of the same size give the same figures; the random state of the caller stays as it is.
 
     Args:
@@ -91,15 +91,17 @@ def evaluate(
         levels: grey levels; None for points.
         batch_size: rows at once.
         seed: of the noise.
-        views: moved versions of each image for "views_accuracy".
-        augment: strength of the random affine maps that move them; at 0 only their noise differs.
+        views: versions of each image for "views_accuracy", each with its own noise.
+        augment: strength of the random affine maps that move them; at 0 their noise alone differs.
 
     Returns:
-        "accuracy", of p(y | x); with `views` also "views_accuracy", of the mean of p(y | x) over an image and its moved
-        versions; "ece", a fraction, of p(y | x). Where the model knows p(x), "nll", nats per row: minus the mean of
-        log p(x), or of a lower bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the
-        probability of binarised images. Where that is a density of grey levels, "bits_per_dim", from one draw of the
-        noise: in expectation an upper bound of the code length.
+        "accuracy", of p(y | x) for one draw of the noise; with `views` also "views_accuracy", of the mean of p(y | x)
+        over an image and its versions. If these are not moved, that is p(y | grey levels), the mean of p(y | x) over
+        p(x | grey levels), but with the noise of training in place of the model's own. "ece", a fraction, is that of
+        p(y | x). Where the model knows p(x), "nll", nats per row: minus the mean of log p(x), or of a lower bound of
+        it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised images.
+        Where that is a density of grey levels, "bits_per_dim", from one draw of the noise: in expectation an upper
+        bound of the code length.
     """
     from tqdm import tqdm
 
@@ -119,7 +121,7 @@ def evaluate(
     likelihoods, class_log_probs = outputs(seed, 0.0)
     figures = {"accuracy": accuracy(class_log_probs)}
     if views:
-        turns = tqdm(range(1, views + 1), unit="view", desc="moved views", disable=None, leave=False)
+        turns = tqdm(range(1, views + 1), unit="view", desc="views", disable=None, leave=False)
         moved = [outputs(seed + 1_000_003 * view, augment, only_posterior=True)[1].exp() for view in turns]
         figures["views_accuracy"] = accuracy(class_log_probs.exp() + torch.stack(moved).sum(dim=0))
     model.train(was_training)
@@ -150,5 +152,5 @@ def likelihood_text(figures: Mapping[str, float]) -> str:
 
 def figures_text(figures: Mapping[str, float]) -> str:
     """The figures of :func:`evaluate` in a line, for people."""
-    views = f" ({100 * figures['views_accuracy']:.2f} % over moved views)" if "views_accuracy" in figures else ""
+    views = f" ({100 * figures['views_accuracy']:.2f} % over views)" if "views_accuracy" in figures else ""
     return f"accuracy {100 * figures['accuracy']:.2f} %{views}, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
