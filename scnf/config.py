@@ -69,6 +69,7 @@ class ModelSettings:
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.
         detail_steps: couplings of the details at each level (scnf-fast and its kin).
+        semantic_share: of the coarse latents (scnf-fast and its kin), all by default: the others are moved given these.
         semantic_channels: width of the network that sees the whole image (scnf-hybrid).
         semantic_hidden: numbers between its linear layers.
         blocks: residual blocks in a coupling network.
@@ -117,6 +118,7 @@ class ModelSettings:
     steps: int | None = None
     detail_channels: int | None = None
     detail_steps: int | None = None
+    semantic_share: float | None = None
     semantic_channels: int | None = None
     semantic_hidden: int | None = None
     blocks: int | None = None
@@ -493,7 +495,7 @@ def _check_nulls(settings: Settings) -> None:
 
 
 def _check_values(settings: Settings) -> None:
-    data, objective, train = settings.data, settings.objective, settings.train
+    data, objective, train, share = settings.data, settings.objective, settings.train, settings.model.semantic_share
     sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
     sizes += ["embedding", "class_chunk", "auxiliary", "variables", "hidden", "posterior_steps", "num_samples"]
     sizes += ["importance_samples", "semantic_channels", "semantic_hidden"]
@@ -546,6 +548,7 @@ def _check_values(settings: Settings) -> None:
         "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
         "objective.kl_weight": (objective.kl_weight, 0 <= objective.kl_weight < float("inf"), "0 or more"),
         "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),
+        "model.semantic_share": (share, share is None or 0 < share <= 1, "above 0 and not above 1"),
         "data.augment": (data.augment, 0 <= data.augment <= 3, "between 0 and 3"),
         "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
         "train.passes": (train.passes, train.passes >= 1, "1 or more"),

@@ -269,6 +269,8 @@ OUT_OF_RANGE = [
     ("model.blocks", "-1"),
     ("model.detail_channels", "0"),
     ("model.detail_steps", "-1"),
+    ("model.semantic_share", "0"),
+    ("model.semantic_share", "1.5"),
     ("model.semantic_channels", "0"),
     ("model.semantic_hidden", "0"),
     *[("data.augment", value) for value in ("-1", "4", ".nan")],
