@@ -26,7 +26,7 @@ CARD = """# {recipe} on {data} with {labels} labels
 | machine | {machine}, torch {torch}; {minutes:.1f} minutes, {rate:,.0f} images/s, {memory:,.0f} MB |
 | kept | epoch {selected} of {epochs}, by `train.select` {select} on validation |
 | validation | {validation} |
-| test | {test} |
+| test | {test} |{views}
 | model.safetensors | {parameters:,} parameters, sha256 `{sha256}` |
 
 The figures again, without training: `python train_flow_ssl.py --config {config} --pretrained --train.epochs 0`, or
@@ -48,6 +48,7 @@ def main() -> None:
         raise SystemExit(f"{run.path} is not finished, or was trained with changes that no commit holds")
     settings = config.load(run.path / "config.yaml", [])
     settings.data.root, settings.runs = config.DataSettings().root, config.RunSettings()  # no paths of this machine
+    kind = "moved versions" if settings.data.augment else "other draws of its noise"
     data, train, held_out = settings.data, settings.train, len(split["validation"])
 
     target = Path(__file__).parents[1] / "pretrained" / settings.model.recipe
@@ -77,6 +78,7 @@ def main() -> None:
         select=train.select,
         validation=figures_text(summary["validation"]),
         test=figures_text(summary["test"]),
+        views=f"\n| views | the image and {train.eval_views} {kind} |" if train.eval_views else "",
         parameters=summary["parameters"],
         sha256=sha256,
     )

@@ -69,7 +69,8 @@ class ModelSettings:
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.
         detail_steps: couplings of the details at each level (scnf-fast and its kin).
-        semantic_share: of the coarse latents (scnf-fast and its kin), all by default: the others are moved given these.
+        semantic_share: share of the coarse latents that tell the classes, in whole channels and at least one; all by
+            default. The others are moved given these (scnf-fast and its kin).
         semantic_channels: width of the network that sees the whole image (scnf-hybrid).
         semantic_hidden: numbers between its linear layers.
         blocks: residual blocks in a coupling network.

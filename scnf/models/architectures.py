@@ -215,8 +215,9 @@ def fast_flow(
     mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, `detail_steps` couplings each
     transform a third of the details given all other channels, then the details are factored out and the coarse image
     goes on. The last level, at a side of at most 8 or an odd one, takes `steps` Glow steps [ActNorm, 1x1 convolution,
-    channel coupling]. `semantic_share` of its channels tell the classes; the others, if any, are moved given all but a
-    third of them at a time, three times, then factored out too.
+    channel coupling]. The last of its channels, `semantic_share` of them in whole channels and at least one, tell the
+    classes. The others, if any, are moved by three couplings, a third of them at a time given all other channels, then
+    factored out too.
     """
     _require_image(shape)
     level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale, semantic_share)

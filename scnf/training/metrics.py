@@ -96,12 +96,12 @@ def evaluate(
 
     Returns:
         "accuracy", of p(y | x) for one draw of the noise; with `views` also "views_accuracy", of the mean of p(y | x)
-        over an image and its versions. If these are not moved, that is p(y | grey levels), the mean of p(y | x) over
-        p(x | grey levels), but with the noise of training in place of the model's own. "ece", a fraction, is that of
-        p(y | x). Where the model knows p(x), "nll", nats per row: minus the mean of log p(x), or of a lower bound of
-        it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised images.
-        Where that is a density of grey levels, "bits_per_dim", from one draw of the noise: in expectation an upper
-        bound of the code length.
+        over an image and its versions. If these are not moved, that of a flow is p(y | grey levels), the mean of
+        p(y | x) over p(x | grey levels), but with the noise of training in place of the model's own. "ece", a fraction,
+        is that of p(y | x). Where the model knows p(x), "nll", nats per row: minus the mean of log p(x), or of a lower
+        bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised
+        images. Where that is a density of grey levels, "bits_per_dim", from one draw of the noise: in expectation an
+        upper bound of the code length.
     """
     from tqdm import tqdm
 
@@ -122,8 +122,8 @@ def evaluate(
     figures = {"accuracy": accuracy(class_log_probs)}
     if views:
         turns = tqdm(range(1, views + 1), unit="view", desc="views", disable=None, leave=False)
-        moved = [outputs(seed + 1_000_003 * view, augment, only_posterior=True)[1].exp() for view in turns]
-        figures["views_accuracy"] = accuracy(class_log_probs.exp() + torch.stack(moved).sum(dim=0))
+        others = [outputs(seed + 1_000_003 * view, augment, only_posterior=True)[1].exp() for view in turns]
+        figures["views_accuracy"] = accuracy(class_log_probs.exp() + torch.stack(others).sum(dim=0))
     model.train(was_training)
     if model.likelihood_of != "labels":
         figures["nll"] = -likelihoods.double().mean().item()

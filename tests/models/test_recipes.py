@@ -13,6 +13,7 @@ from scnf.machine import compile_for
 from scnf.models import SemiConditionalFlow, build
 from scnf.models.architectures import FLOWS
 from scnf.objectives import semi_supervised_loss
+from scnf.transforms import AffineCoupling
 
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
@@ -168,6 +169,22 @@ def test_a_share_of_the_coarse_latents_is_semantic(shape: tuple[int, ...], share
         torch.testing.assert_close(model.log_prob(row, label), density + logabsdet)
     restored, _ = model.transform.inverse(torch.cat(model.latents(x)[:2], dim=1))
     torch.testing.assert_close(restored, x)
+
+
+@pytest.mark.parametrize(("channels", "share", "third"), [(1, 0.25, 1), (1, 0.5, 1), (2, 0.25, 2), (3, 0.5, 2)])
+@torch.no_grad()
+def test_the_other_coarse_latents_are_moved_a_third_at_a_time(channels: int, share: float, third: int) -> None:
+    shape = (channels, 4, 4)
+    model = started(build("scnf-fast", shape, 3, channels=8, steps=2, semantic_share=share), shape)
+    x = torch.rand(2, *shape)
+    z_aux, z_f, _ = model.latents(x)
+    couplings = [layer for layer in model.transform.modules() if isinstance(layer, AffineCoupling)][2:]
+    assert [coupling.partition.num_transformed for coupling in couplings] == [third] * 3
+    for coupling in couplings:
+        for parameter in coupling.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    moved, same, _ = model.latents(x)
+    assert torch.equal(same, z_f) and (moved != z_aux).all()
 
 
 def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
