@@ -48,8 +48,8 @@ def main() -> None:
         raise SystemExit(f"{run.path} is not finished, or was trained with changes that no commit holds")
     settings = config.load(run.path / "config.yaml", [])
     settings.data.root, settings.runs = config.DataSettings().root, config.RunSettings()  # no paths of this machine
-    kind = "moved versions" if settings.data.augment else "other draws of its noise"
     data, train, held_out = settings.data, settings.train, len(split["validation"])
+    versions = "moved versions" if data.augment else "other draws of its noise"
 
     target = Path(__file__).parents[1] / "pretrained" / settings.model.recipe
     target.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def main() -> None:
         select=train.select,
         validation=figures_text(summary["validation"]),
         test=figures_text(summary["test"]),
-        views=f"\n| views | the image and {train.eval_views} {kind} |" if train.eval_views else "",
+        views=f"\n| views | the image and {train.eval_views} {versions} |" if train.eval_views else "",
         parameters=summary["parameters"],
         sha256=sha256,
     )

@@ -231,7 +231,7 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
         "scnf-fast",
         (1, 8, 8),
         {"semantic_share": 0.0},
-        "semantic_share is a share, above 0 and not above 1, n",
+        "semantic_share is a share, above 0 and not above 1, not 0",
     ),
     "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
     "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
