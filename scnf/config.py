@@ -71,6 +71,8 @@ class ModelSettings:
         detail_steps: couplings of the details at each level (scnf-fast and its kin).
         semantic_share: share of the coarse latents that tell the classes, in whole channels and at least one; all by
             default. The others are moved given these (scnf-fast and its kin).
+        coarse_channels: width of the network by which details move the coarse image before they are factored out
+            (scnf-fast and its kin); 0, the default, for none.
         semantic_channels: width of the network that sees the whole image (scnf-hybrid).
         semantic_hidden: numbers between its linear layers.
         blocks: residual blocks in a coupling network.
@@ -120,6 +122,7 @@ class ModelSettings:
     detail_channels: int | None = None
     detail_steps: int | None = None
     semantic_share: float | None = None
+    coarse_channels: int | None = None
     semantic_channels: int | None = None
     semantic_hidden: int | None = None
     blocks: int | None = None
@@ -500,7 +503,7 @@ def _check_values(settings: Settings) -> None:
     sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
     sizes += ["embedding", "class_chunk", "auxiliary", "variables", "hidden", "posterior_steps", "num_samples"]
     sizes += ["importance_samples", "semantic_channels", "semantic_hidden"]
-    counts = ["detail_steps", "blocks", "conditional_blocks", "spread"]
+    counts = ["detail_steps", "coarse_channels", "blocks", "conditional_blocks", "spread"]
     leasts = {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0), "layers": 1, "categories": 2}
     for leaf, least in leasts.items():
         value = getattr(settings.model, leaf)

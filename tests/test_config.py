@@ -269,6 +269,7 @@ OUT_OF_RANGE = [
     ("model.blocks", "-1"),
     ("model.detail_channels", "0"),
     ("model.detail_steps", "-1"),
+    ("model.coarse_channels", "-1"),
     ("model.semantic_share", "0"),
     ("model.semantic_share", "1.5"),
     ("model.semantic_channels", "0"),

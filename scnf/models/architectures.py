@@ -144,6 +144,7 @@ def _coarse_to_fine(
     linear: str,
     scale: str,
     semantic_share: float = 1.0,
+    coarse_channels: int = 0,
 ) -> tuple[Callable[[Shape], SharedFlow], Callable[[Shape, int], list[Transform]]]:
     """What scnf-fast and scnf-hybrid share: `level` of an image, `detail_couplings` of details over a coarse image."""
     if not 0 < semantic_share <= 1:
@@ -171,6 +172,12 @@ def _coarse_to_fine(
     def detail_couplings(shape: Shape, coarse: int) -> list[Transform]:
         return in_turns(shape, shape[0] - coarse, coarse, detail_channels, detail_steps)
 
+    def coarse_coupling(shape: Shape, coarse: int) -> list[Transform]:
+        """One coupling of the `coarse` last channels given the details, which come before them."""
+        part = ChannelPartition(shape[0], first=shape[0] - coarse)
+        network = ConvNet(part.num_identity, 2 * part.num_transformed, coarse_channels, blocks)
+        return [ActNorm(shape[0]), AffineCoupling(network, part, scale)]
+
     def coarsest(shape: Shape) -> tuple[list[Transform], int]:
         semantic = max(1, round(semantic_share * shape[0]))
         kept, aside = (semantic, *shape[1:]), shape[0] - semantic
@@ -189,6 +196,7 @@ def _coarse_to_fine(
             return CompositeTransform([*layers, *last]), semantic
         coarse = shape[0] // 4
         inner, semantic = level((coarse, *shape[1:]))
+        layers += coarse_coupling(shape, coarse) if coarse_channels else []
         aside = FactorOut(inner, shape, aside=shape[0] - coarse)
         return CompositeTransform([*layers, *detail_couplings(shape, coarse), aside]), semantic
 
@@ -208,19 +216,23 @@ def fast_flow(
     linear: str = "full",
     scale: str = "symmetric",
     semantic_share: float = 1.0,
+    coarse_channels: int = 0,
 ) -> SharedFlow:
     """Squeezed before the first convolution; most of the work is done on a coarse image.
 
     A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Each level squeezes, and
-    mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, `detail_steps` couplings each
-    transform a third of the details given all other channels, then the details are factored out and the coarse image
-    goes on. The last level, at a side of at most 8 or an odd one, takes `steps` Glow steps [ActNorm, 1x1 convolution,
-    channel coupling]. The last of its channels, `semantic_share` of them in whole channels and at least one, tell the
-    classes. The others, if any, are moved by three couplings, a third of them at a time given all other channels, then
-    factored out too.
+    mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, unless `coarse_channels` is 0,
+    a coupling with a network of that width transforms the coarse image given the details, so that the classes have to
+    do with all pixels. Then `detail_steps` couplings each transform a third of the details given all other channels,
+    the details are factored out and the coarse image goes on. The last level, at a side of at most 8 or an odd one,
+    takes `steps` Glow steps [ActNorm, 1x1 convolution, channel coupling]. The last of its channels, `semantic_share` of
+    them in whole channels and at least one, tell the classes. The others, if any, are moved by three couplings, a third
+    of them at a time given all other channels, then factored out too.
     """
     _require_image(shape)
-    level, _ = _coarse_to_fine(channels, steps, detail_channels, detail_steps, blocks, linear, scale, semantic_share)
+    level, _ = _coarse_to_fine(
+        channels, steps, detail_channels, detail_steps, blocks, linear, scale, semantic_share, coarse_channels
+    )
     body, semantic = level(shape)
     return CompositeTransform([_real_line(pixels, levels, alpha), body]), semantic
 

@@ -187,6 +187,31 @@ def test_the_other_coarse_latents_are_moved_a_third_at_a_time(channels: int, sha
     assert torch.equal(same, z_f) and (moved != z_aux).all()
 
 
+@pytest.mark.parametrize(("shape", "levels"), [((1, 20, 20), 1), ((2, 20, 20), 1), ((1, 40, 40), 2)], ids=str)
+def test_the_details_move_the_coarse_image_at_each_level(shape: tuple[int, ...], levels: int) -> None:
+    def couplings(coarse_channels: int) -> tuple[SemiConditionalFlow, list[AffineCoupling]]:
+        few = dict(channels=8, steps=1, detail_steps=1, conditional_hidden=8, coarse_channels=coarse_channels)
+        model = started(build("scnf-fast", shape, 3, **few), shape).double()
+        return model, [layer for layer in model.transform.modules() if isinstance(layer, AffineCoupling)]
+
+    model, found = couplings(4)
+    added = found[::2][:levels]
+    assert len(found) - len(couplings(0)[1]) == levels
+    assert [coupling.partition.num_transformed for coupling in added] == [shape[0]] * levels
+    x = torch.rand(1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        for coupling in added:
+            _, z_f, _ = model.latents(x)
+            for parameter in coupling.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            assert (model.latents(x)[1] != z_f).all()
+    if math.prod(shape) == 400:
+        z_aux, z_f, logabsdet = model.latents(x)
+        jacobian = torch.autograd.functional.jacobian(lambda x: torch.cat(model.latents(x)[:2], dim=1), x)
+        torch.testing.assert_close(logabsdet[0], torch.linalg.slogdet(jacobian.view(400, 400)).logabsdet)
+        torch.testing.assert_close(model.transform.inverse(torch.cat([z_aux, z_f], dim=1))[0], x)
+
+
 def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
     shape = (1, 6, 6)
     model = started(build("scnf-hybrid", shape, 3, channels=8, steps=2, semantic_channels=8), shape, noise=0.2).double()
