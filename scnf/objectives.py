@@ -41,11 +41,13 @@ def semi_supervised_loss(
     L = -mean_i [w_i log p(x_i, y_i or nothing)] + classifier_weight * mean over labelled rows of the cross-entropy,
     with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted. The first term is the
     objective of arXiv 1905.00505; the second is that of Kingma et al. (https://arxiv.org/abs/1406.5298, eq. 9), whose
-    alpha stands beside a sum over the data, where ours stands beside a mean over the batch. Labelled rows count in the
+    alpha, 0.1 N beside a sum over N rows, is 0.1 here, beside means over the batch. Labelled rows count in the
     likelihood as they are given, augmented or not. With `consistency`, plus its weight times the cross-entropy of
     views, which do not count in the likelihood. Cross-entropies are of
-    softmax(log q(y | x) / temperature): the posterior of a density over many dimensions is surer than it is right, for
-    the misfits of all dimensions add up in log p(x | y). Static shapes, no host synchronisation.
+    softmax(log q(y | x) / temperature): the posterior of a density is surer than it is right, for the misfits of all
+    dimensions of what depends on y (z_f in a semi-conditional flow, all of x in M2) add up in log p(x | y), and
+    temperature scaling mends that (Guo et al., https://arxiv.org/abs/1706.04599). Static shapes, no host
+    synchronisation.
 
     Args:
         output: of a model at (x, y).

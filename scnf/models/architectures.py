@@ -220,14 +220,15 @@ def fast_flow(
 ) -> SharedFlow:
     """Squeezed before the first convolution; most of the work is done on a coarse image.
 
-    A checkerboard coupling is a channel coupling after a squeeze, at a quarter of the cost. Each level squeezes, and
-    mixes the four pixels of a block by a matrix that starts as the Haar wavelet. There, unless `coarse_channels` is 0,
-    a coupling with a network of that width transforms the coarse image given the details, so that the classes have to
-    do with all pixels. Then `detail_steps` couplings each transform a third of the details given all other channels,
-    the details are factored out and the coarse image goes on. The last level, at a side of at most 8 or an odd one,
-    takes `steps` Glow steps [ActNorm, 1x1 convolution, channel coupling]. The last of its channels, `semantic_share` of
-    them in whole channels and at least one, tell the classes. The others, if any, are moved by three couplings, a third
-    of them at a time given all other channels, then factored out too.
+    A checkerboard coupling is a channel coupling after a squeeze, at a third of the cost. Each level squeezes and mixes
+    the four pixels of a block by a matrix that starts as the Haar wavelet (Ardizzone et al.,
+    https://arxiv.org/abs/1907.02392). At all levels but the last, unless `coarse_channels` is 0, a coupling with a
+    network of that width transforms the coarse image given the details: else details say nothing of the class that the
+    coarse image does not say. Then `detail_steps` couplings each transform a third of the details given all other
+    channels, the details are factored out and the coarse image goes on. The last level, at a side of at most 8 or an
+    odd one, takes `steps` Glow steps [ActNorm, 1x1 convolution, channel coupling]. The last of its channels,
+    `semantic_share` of them in whole channels and at least one, tell the classes. The others, if any, are moved by
+    three couplings, in turns of a third of them (rounded up) given all other channels, then factored out too.
     """
     _require_image(shape)
     level, _ = _coarse_to_fine(

@@ -23,9 +23,9 @@ class CompositeTransform(Cascade):
     the output, by inverting the transform, so that memory does not grow with depth (Gomez et al., "The Reversible
     Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Inputs that want no gradient, as data, are kept.
     Gradients are those of plain backpropagation up to the rounding of the inverses. Transforms that split their input
-    (`FactorOut`) keep it, and what is inside them is treated likewise. A transform that can find its inputs and the
-    gradients there at once has a method `undo(outputs, context, grad_outputs, grad_logabsdet)` that gives them, see
-    :class:`scnf.transforms.base.Undone`.
+    (`FactorOut`) keep it; a composite inside them is treated likewise if its own flag is set. A transform that can find
+    its inputs and the gradients there at once has a method `undo(outputs, context, grad_outputs, grad_logabsdet)` that
+    gives them, see :class:`scnf.transforms.base.Undone`.
 
     Args:
         transforms: in the order in which data become noise.

@@ -63,7 +63,8 @@ class GreyLevels(StartsFromData):
     at 10 times the root of the odds of a pixel not to be of the darkest level, taken to lie between 1e-3 and 1e3: at 5
     for MNIST, at 10 where it is one in two.
 
-    Samples may lie outside of [0, 1], as pixels that are darker or lighter than any: clamp them before showing them.
+    Samples may lie outside of [0, 1], as pixels that are darker or lighter than any: clamp them before showing them. No
+    sample has a pixel darker than -tail / ((1 - 2 tail) levels): there the density is 0, logabsdet -inf.
 
     Args:
         levels: number of grey levels.
@@ -114,11 +115,13 @@ class GreyLevels(StartsFromData):
         scaled = self.levels * inputs
         level = self._level(scaled)
         whole, is_dark = _as_numbers(level, inputs)
-        share = (self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)).clamp_min(1e-6)
-        dark, log_slope = math.sqrt(2) * _erfinv(2 * share - 1), _look_up(log_slopes, level)
+        share = self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)
+        dark, log_slope = math.sqrt(2) * _erfinv(2 * share.clamp_min(1e-6) - 1), _look_up(log_slopes, level)
         light = _look_up(begins, level) + (inputs - whole / self.levels) * log_slope.exp()
         outputs = is_dark * dark + (1 - is_dark) * light
-        return outputs, sum_except_batch(self._log_slopes(is_dark, dark, log_slope))
+        outside = share.detach().flatten(1).amin(dim=1) < -1e-6  # by more than samples are, which are rounded
+        logabsdet = sum_except_batch(self._log_slopes(is_dark, dark, log_slope))
+        return outputs, logabsdet.masked_fill(outside, -math.inf)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""

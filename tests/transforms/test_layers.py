@@ -259,6 +259,23 @@ def test_grey_levels_of_what_is_no_pixel() -> None:
     assert outputs[0].isnan() and outputs[1] > 1e30 and outputs[2] == inf
 
 
+def test_no_grey_level_is_darker_than_the_darkest_sample() -> None:
+    layer = GreyLevels(4).double().eval()
+    lowest = -0.005 / 0.99 / 4
+    x = torch.linspace(1.01 * lowest, 0.9, 200_001, dtype=torch.float64).unsqueeze(1)
+    y, logabsdet = layer(x)
+    log_prob = torch.distributions.Normal(0, 1).log_prob(y[:, 0]) + logabsdet
+    assert (log_prob[x[:, 0] < 1.001 * lowest] == -torch.inf).all()
+    assert log_prob[x[:, 0] > 0.999 * lowest].isfinite().all()
+    mass = torch.trapezoid(log_prob.exp(), x[:, 0])
+    end = torch.distributions.Normal(0, 1).cdf(y[-1, 0])
+    torch.testing.assert_close(mass, end, rtol=0, atol=1e-5)
+    pixels = torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64)
+    pixels[1, 0, 2, 1] = -0.1  # one such pixel, and an image has no density
+    logabsdet = layer(pixels)[1]
+    assert logabsdet[0].isfinite() and logabsdet[1] == -torch.inf
+
+
 @needs_compiler
 def test_grey_levels_are_the_same_compiled() -> None:
     layer = GreyLevels(16)
