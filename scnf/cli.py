@@ -315,10 +315,11 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
 
     def objective(output: Any, y: Any, done: float) -> Any:
         weight = chosen.consistency_weight * min(1.0, done / max(chosen.consistency_ramp, 1e-9))
+        gone = min(1.0, done / chosen.labelled_decay) if chosen.labelled_decay else 0.0
         return semi_supervised_loss(
             output,
             y,
-            chosen.labelled_weight,
+            chosen.labelled_weight + gone * (1 - chosen.labelled_weight),
             chosen.classifier_weight,
             chosen.temperature,
             Consistency(batches.num_views, weight, chosen.confidence),

@@ -177,6 +177,7 @@ class ObjectiveSettings:
 
     Attributes:
         labelled_weight: weight of a labelled row, beside 1 for an unlabelled one.
+        labelled_decay: share of all steps in which that weight comes to 1, evenly; 0 to keep it.
         classifier_weight: weight of the cross-entropy of p(y | x) on labelled rows.
         temperature: of p(y | x) in cross-entropies and confidences.
         consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
@@ -194,6 +195,7 @@ class ObjectiveSettings:
     """
 
     labelled_weight: float = 1.0
+    labelled_decay: float = 0.0
     classifier_weight: float = 0.0
     temperature: float = 1.0
     consistency_weight: float = 0.0
@@ -543,6 +545,7 @@ def _check_values(settings: Settings) -> None:
         "data.data_seed": (data.data_seed, 0 <= data.data_seed < 2**63, "0 or more"),
         "seed": (settings.seed, 0 <= settings.seed < 2**31, "between 0 and 2147483647"),
         "objective.labelled_weight": (objective.labelled_weight, objective.labelled_weight >= 0, "0 or more"),
+        "objective.labelled_decay": (objective.labelled_decay, 0 <= objective.labelled_decay <= 1, "in [0, 1]"),
         "objective.classifier_weight": (objective.classifier_weight, objective.classifier_weight >= 0, "0 or more"),
         "objective.temperature": (objective.temperature, 0 < objective.temperature < float("inf"), "above 0"),
         "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),

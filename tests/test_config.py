@@ -254,6 +254,7 @@ OUT_OF_RANGE = [
     ("seed", "-1"),
     ("seed", str(2**31)),
     ("objective.labelled_weight", "-1"),
+    *[("objective.labelled_decay", value) for value in ("-0.1", "1.1")],
     ("objective.classifier_weight", "-1e-3"),
     ("train.epochs", "-1"),
     ("train.max_steps", "-1"),
