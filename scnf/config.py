@@ -69,8 +69,8 @@ class ModelSettings:
         steps: flow steps.
         detail_channels: width of the networks for details (scnf-fast and its kin), and near z_f in scnf-hybrid.
         detail_steps: couplings of the details at each level but the last, which has none (scnf-fast and its kin).
-        semantic_share: share of the coarse latents that tell the classes, in whole channels and at least one; all by
-            default. The others are moved given these (scnf-fast and its kin).
+        semantic_share: share of the coarse latents that tell the classes, in whole channels and at least two numbers;
+            all by default. The others are moved given these (scnf-fast and its kin).
         coarse_channels: width of the network by which details move the coarse image before they are factored out, at
             each level but the last (scnf-fast and its kin); 0, the default, for none.
         semantic_channels: width of the network that sees the whole image (scnf-hybrid).

@@ -179,7 +179,7 @@ def _coarse_to_fine(
         return [ActNorm(shape[0]), AffineCoupling(network, part, scale)]
 
     def coarsest(shape: Shape) -> tuple[list[Transform], int]:
-        semantic = max(1, round(semantic_share * shape[0]))
+        semantic = max(math.ceil(2 / math.prod(shape[1:])), round(semantic_share * shape[0]))
         kept, aside = (semantic, *shape[1:]), shape[0] - semantic
         if not aside:
             return [*glow_steps(shape), Flatten(shape)], math.prod(shape)
@@ -227,8 +227,8 @@ def fast_flow(
     coarse image does not say. Then `detail_steps` couplings each transform a third of the details given all other
     channels, the details are factored out and the coarse image goes on. The last level, at a side of at most 8 or an
     odd one, takes `steps` Glow steps [ActNorm, 1x1 convolution, channel coupling]. The last of its channels,
-    `semantic_share` of them in whole channels and at least one, tell the classes. The others, if any, are moved by
-    three couplings, in turns of a third of them (rounded up) given all other channels, then factored out too.
+    `semantic_share` of them in whole channels and at least two numbers, tell the classes. The others, if any, are moved
+    by three couplings, in turns of a third of them (rounded up) given all other channels, then factored out too.
     """
     _require_image(shape)
     level, _ = _coarse_to_fine(

@@ -151,7 +151,14 @@ def test_defaults_and_arguments_reach_the_parts() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "share", "semantic"),
-    [((1, 4, 4), 0.25, 4), ((1, 4, 4), 0.5, 8), ((1, 4, 4), 0.75, 12), ((2, 4, 4), 0.25, 8), ((1, 5, 5), 0.25, 25)],
+    [
+        ((1, 4, 4), 0.25, 4),
+        ((1, 4, 4), 0.5, 8),
+        ((1, 4, 4), 0.75, 12),
+        ((2, 4, 4), 0.25, 8),
+        ((1, 5, 5), 0.25, 25),
+        ((1, 2, 2), 0.25, 2),
+    ],
     ids=str,
 )
 def test_a_share_of_the_coarse_latents_is_semantic(shape: tuple[int, ...], share: float, semantic: int) -> None:
