@@ -298,16 +298,17 @@ class Settings:
     runs: RunSettings = field(default_factory=RunSettings)
 
 
-SOURCE_NAMES = {
+OTHER_NAMES = {
     "supervised": "data.num_labels",
     "sup_weight": "objective.labelled_weight",
     "cl_weight": "objective.classifier_weight",
     "sup_sample_weight": "data.labelled_share (a weight w is a share of w / (1 + w))",
     "train_bs": "train.batch_size",
+    "learning_rate": "train.lr",
     "dataset": "data.name",
     "ssl_seed": "data.data_seed",
 }
-"""Names in the sources' configurations, and the setting to use here."""
+"""Names that people know from other projects, and the setting to use here."""
 
 
 def _leaves() -> dict[str, Any]:
@@ -343,8 +344,8 @@ def _wrong(message: str) -> UserError:
 def _unknown(name: str, where: str) -> UserError:
     leaves = list(_leaves())
     short = name.rpartition(".")[2]
-    if short in SOURCE_NAMES:
-        return UserError(f"{where}: {name!r} is called {SOURCE_NAMES[short]} here")
+    if short in OTHER_NAMES:
+        return UserError(f"{where}: {name!r} is called {OTHER_NAMES[short]} here")
     exact = [leaf for leaf in leaves if leaf.rpartition(".")[2] == short]
     close = difflib.get_close_matches(name, leaves, n=2, cutoff=0.7)
     close += [leaf for leaf in leaves if difflib.get_close_matches(short, [leaf.rpartition(".")[2]], cutoff=0.7)]
@@ -373,7 +374,7 @@ def _expand(argv: Sequence[str]) -> list[str]:
             continue
         if name not in leaves:
             found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]
-            if len(found) != 1 or name in SOURCE_NAMES:
+            if len(found) != 1 or name in OTHER_NAMES:
                 raise _unknown(name, "command line")
             name = found[0]
         follows = index + 1 < len(argv) and not re.match(r"--?[A-Za-z]", argv[index + 1])

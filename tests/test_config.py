@@ -116,28 +116,29 @@ def test_what_yaml_says(path: Path, text: str, expected: dict[str, Any]) -> None
 # --- names
 
 
-SOURCE_NAMES = {
+OTHER_NAMES = {
     "supervised": "data.num_labels",
     "sup_weight": "objective.labelled_weight",
     "cl_weight": "objective.classifier_weight",
     "sup_sample_weight": "data.labelled_share",
     "train_bs": "train.batch_size",
+    "learning_rate": "train.lr",
 }
 
 
-@pytest.mark.parametrize("name", SOURCE_NAMES)
+@pytest.mark.parametrize("name", OTHER_NAMES)
 @pytest.mark.parametrize("section", ["", "train."])
-def test_names_of_the_sources_are_answered(path: Path, name: str, section: str) -> None:
+def test_names_of_other_projects_are_answered(path: Path, name: str, section: str) -> None:
     for words in ([f"--{section}{name}", "1"], [f"--{section}{name}=1"]):
-        with pytest.raises(UserError, match=f"command line: '{section}{name}' is called {SOURCE_NAMES[name]}"):
+        with pytest.raises(UserError, match=f"command line: '{section}{name}' is called {OTHER_NAMES[name]}"):
             load(None, words)
     path.write_text(f"train: {{{name}: 1}}" if section else f"{name}: 1")
-    with pytest.raises(UserError, match=f"some.yaml: '{section}{name}' is called {SOURCE_NAMES[name]}"):
+    with pytest.raises(UserError, match=f"some.yaml: '{section}{name}' is called {OTHER_NAMES[name]}"):
         load(path)
 
 
 def test_answers_to_names_of_the_sources_exist() -> None:
-    for answer in config.SOURCE_NAMES.values():
+    for answer in config.OTHER_NAMES.values():
         section, leaf = answer.split()[0].split(".")
         assert hasattr(getattr(Settings(), section), leaf)
 
