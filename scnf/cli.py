@@ -28,7 +28,8 @@ USAGE = """usage: scnf COMMAND ...
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
   compare    models side by side on one split: scnf compare RUN RUN ... [--k 50] [--split test]
 
-RUN is an id, a directory or `last`. scnf COMMAND --help tells more."""
+RUN is an id, a directory or `last`; PATH also a .safetensors file, or `shipped` for the main job's weights.
+scnf COMMAND --help tells more."""
 
 
 M1_COPY = "m1"

@@ -361,7 +361,8 @@ def _expand(argv: Sequence[str]) -> list[str]:
     for index, token in enumerate(argv):
         if not re.match(r"--?[A-Za-z]", token):
             if not expanded or "=" in expanded[-1]:
-                raise UserError(f"{token!r} stands alone: settings are given as --name value")
+                hint = f"; a configuration as --config {token}" if token.endswith((".yaml", ".yml")) else ""
+                raise UserError(f"{token!r} stands alone: settings are given as --name value{hint}")
             expanded[-1] += f"={token}"  # one word, or a negative number would pass for an option
             continue
         name, equals, value = token.lstrip("-").partition("=")

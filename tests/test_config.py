@@ -156,6 +156,7 @@ def test_answers_to_names_of_the_sources_exist() -> None:
         ("--train 3", "there is no setting 'train'"),
         ("--train.lr.x 3", "there is no setting 'train.lr.x'"),
         ("stray", "'stray' stands alone"),
+        ("config.yaml", "as --name value; a configuration as --config config.yaml"),
         ("--compile true stray", "'stray' stands alone"),
         ("--lr=1 2", "'2' stands alone"),
         ("--epochs", "--train.epochs needs a value"),
