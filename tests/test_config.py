@@ -137,7 +137,7 @@ def test_names_of_other_projects_are_answered(path: Path, name: str, section: st
         load(path)
 
 
-def test_answers_to_names_of_the_sources_exist() -> None:
+def test_answers_to_names_of_other_projects_exist() -> None:
     for answer in config.OTHER_NAMES.values():
         section, leaf = answer.split()[0].split(".")
         assert hasattr(getattr(Settings(), section), leaf)
