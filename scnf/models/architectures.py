@@ -150,13 +150,16 @@ def _coarse_to_fine(
     if not 0 < semantic_share <= 1:
         raise ValueError(f"semantic_share is a share, above 0 and not above 1, not {semantic_share:g}")
 
+    def coupling(part: ChannelPartition | CheckerboardPartition, width: int) -> Transform:
+        return AffineCoupling(ConvNet(part.num_identity, 2 * part.num_transformed, width, blocks), part, scale)
+
     def glow_steps(shape: Shape) -> list[Transform]:
         layers: list[Transform] = []
         for index in range(steps):
             one_channel = shape[0] == 1  # at an odd size: there are no halves
             part = CheckerboardPartition(1, swap=index % 2 == 1) if one_channel else ChannelPartition(shape[0])
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, channels, blocks)
-            layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), AffineCoupling(network, part, scale)]
+            last = coupling(part, channels)  # before the matrix: what a seed gives hangs on the order
+            layers += [ActNorm(shape[0]), LINEAR[linear](shape[0]), last]
         return layers
 
     def in_turns(shape: Shape, fine: int, turn: int, width: int, times: int) -> list[Transform]:
@@ -164,19 +167,11 @@ def _coarse_to_fine(
         order = torch.cat([torch.arange(fine).roll(-turn), torch.arange(fine, shape[0])])
         layers: list[Transform] = [ActNorm(shape[0])]
         for _ in range(times):
-            part = ChannelPartition(shape[0], swap=True, first=turn)
-            network = ConvNet(part.num_identity, 2 * part.num_transformed, width, blocks)
-            layers += [AffineCoupling(network, part, scale), Permutation(order)]
+            layers += [coupling(ChannelPartition(shape[0], swap=True, first=turn), width), Permutation(order)]
         return layers
 
     def detail_couplings(shape: Shape, coarse: int) -> list[Transform]:
         return in_turns(shape, shape[0] - coarse, coarse, detail_channels, detail_steps)
-
-    def coarse_coupling(shape: Shape, coarse: int) -> list[Transform]:
-        """One coupling of the `coarse` last channels given the details, which come before them."""
-        part = ChannelPartition(shape[0], first=shape[0] - coarse)
-        network = ConvNet(part.num_identity, 2 * part.num_transformed, coarse_channels, blocks)
-        return [ActNorm(shape[0]), AffineCoupling(network, part, scale)]
 
     def coarsest(shape: Shape) -> tuple[list[Transform], int]:
         semantic = max(math.ceil(2 / math.prod(shape[1:])), round(semantic_share * shape[0]))
@@ -196,7 +191,9 @@ def _coarse_to_fine(
             return CompositeTransform([*layers, *last]), semantic
         coarse = shape[0] // 4
         inner, semantic = level((coarse, *shape[1:]))
-        layers += coarse_coupling(shape, coarse) if coarse_channels else []
+        if coarse_channels:
+            given_details = ChannelPartition(shape[0], first=shape[0] - coarse)
+            layers += [ActNorm(shape[0]), coupling(given_details, coarse_channels)]
         aside = FactorOut(inner, shape, aside=shape[0] - coarse)
         return CompositeTransform([*layers, *detail_couplings(shape, coarse), aside]), semantic
 
