@@ -1,8 +1,4 @@
-"""What all tests share: one thread each, and the command line called in process."""
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start, too: sums then come out the same to the last bit
+"""What all tests share: the command line called in process, processes of their own, a finished run."""
 
 import shutil
 import signal
@@ -19,8 +15,6 @@ import torch
 from scnf.cli import main
 from scnf.native import operators
 from scnf.runs import Run
-
-torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = [

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import needs_cuda
 
+from conftest import needs_cuda
 from scnf import UNLABELLED
 from scnf.data import distortion, propagation, sources
 from scnf.data.batches import Batches

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import needs_compiler
 from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import nn
 
+from conftest import needs_compiler
 from scnf.nn import MLP, ConvNet
 from scnf.transforms import (
     LINEAR,

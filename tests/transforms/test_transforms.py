@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import needs_compiler, needs_cuda
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform, RandomPermutation
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
+from conftest import needs_compiler, needs_cuda
 from scnf.nn import MLP, ConvNet
 from scnf.transforms import (
     LINEAR,

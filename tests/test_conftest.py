@@ -1,0 +1,54 @@
+"""Every test and doctest starts from the same random numbers and settings, whatever ran before it."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import REPOSITORY
+
+TESTS = '''
+import random
+
+import numpy as np
+import pytest
+import torch
+
+SEED, THREADS = 7, torch.get_num_threads()
+
+
+def draws():
+    """
+    >>> torch.initial_seed() == SEED and draws() == expected()
+    True
+    """
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def expected():
+    random.seed(SEED), np.random.seed(SEED), torch.manual_seed(SEED)
+    return draws()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return draws()
+
+
+def test_first():
+    assert draws() == expected()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(THREADS + 2)
+
+
+def test_second(shared):
+    assert shared == draws() == expected()
+    assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == THREADS
+'''
+
+
+def test_every_test_starts_from_the_seed(start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "conftest.py", tmp_path)
+    (tmp_path / "test_order.py").write_text(TESTS)
+    out, _ = start("-m", "pytest", "-q", "--doctest-modules", "--seed", "7", "-p", "no:cacheprovider").communicate()
+    assert "3 passed" in out, out
