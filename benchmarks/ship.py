@@ -8,11 +8,11 @@ figure in the card is read from the run.
 
 import argparse
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
 from scnf import config
+from scnf.files import write_bytes, write_text
 from scnf.runs import Run
 from scnf.training.metrics import figures_text
 
@@ -52,12 +52,11 @@ def main() -> None:
     versions = "moved versions" if data.augment else "other draws of its noise"
 
     target = Path(__file__).parents[1] / "pretrained" / settings.model.recipe
-    target.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "split.json"):
-        shutil.copyfile(run.path / name, target / name)
-    (target / "config.yaml").write_text(config.to_yaml(settings))
+        write_bytes(target / name, (run.path / name).read_bytes())
+    write_text(target / "config.yaml", config.to_yaml(settings))
     sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
-    (target / "model.safetensors.sha256").write_text(f"{sha256}  model.safetensors\n")
+    write_text(target / "model.safetensors.sha256", f"{sha256}  model.safetensors\n")
     card = CARD.format(
         recipe=settings.model.recipe,
         data={"mnist": "MNIST", "digits": "sklearn's digits"}.get(data.name, data.name),
@@ -82,7 +81,7 @@ def main() -> None:
         parameters=summary["parameters"],
         sha256=sha256,
     )
-    (target / "README.md").write_text(card)
+    write_text(target / "README.md", card)
     print(f"{target}: {figures_text(summary['test'])}")
 
 

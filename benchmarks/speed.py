@@ -43,7 +43,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import UNLABELLED, transforms
+from scnf.analysis import plots
 from scnf.distributions.gaussian import gaussian_log_prob
+from scnf.files import write_text
 from scnf.machine import compile_for, description, has_bfloat16, keep_freed_memory
 from scnf.models.architectures import build
 from scnf.nn import ConvNet
@@ -432,10 +434,9 @@ def scaling(seconds: float, out: Path) -> None:
 
 
 def save(out: Path, name: str, figures: Mapping[str, Any], lines: Sequence[str], figure: Figure) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (out / f"{name}.md").write_text("\n".join(lines) + "\n")
-    figure.savefig(out / f"{name}.png", dpi=150)
+    write_text(out / f"{name}.json", json.dumps(figures, indent=1) + "\n")
+    write_text(out / f"{name}.md", "\n".join(lines) + "\n")
+    plots.save(figure, out / f"{name}.png", dpi=150)
     print("\n".join(lines))
 
 

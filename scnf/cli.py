@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from scnf import config, runs
 from scnf.config import SHIPPED, Settings
 from scnf.errors import UserError
-from scnf.files import atomic_write
+from scnf.files import write_bytes
 from scnf.runs import Run
 
 USAGE = """usage: scnf COMMAND ...
@@ -273,8 +272,7 @@ def train(words: Sequence[str]) -> int:
             run.write_json("split.json", bench.split.to_json())
             run.write_json("env.json", runs.environment(sys.argv, description(bench.device)))
             for name, source in bench.m1_files.items():
-                with atomic_write(run.path / M1_COPY / name) as temporary:
-                    shutil.copyfile(source, temporary)
+                write_bytes(run.path / M1_COPY / name, source.read_bytes())
         return _train(run, bench, batches, resumed)
     except KeyboardInterrupt:
         if not run.checkpoint("last").is_file():

@@ -1,41 +1,62 @@
 """Writing files so that a reader sees the old content or the new, and never half of it."""
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from scnf.errors import UserError
 
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file in the directory of `path`, which replaces `path` when the block ends without an error.
+
+    The new file has the mode of the one that it replaces. When the block has ended, file and directory are on disk.
 
     Args:
         path: the file to write; its directory is made when absent.
 
     Yields:
-        the path to write to.
+        the file to write to, open for bytes.
 
     Raises:
-        UserError: the file cannot be written (disk full, read-only); `path` is then as it was.
+        UserError: the file cannot be written (disk full, read-only), or `path` is no regular file but a directory, a
+            symbolic link, a FIFO or a device; `path` is then as it was.
 
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> with atomic_write(target) as temporary:
-        ...     _ = temporary.write_text("whole or not at all")
+        >>> with atomic_write(target) as file:
+        ...     _ = file.write(b"whole or not at all")
         >>> target.read_text()
         'whole or not at all'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
+        mode = _replaceable(path)
+        with os.fdopen(os.open(temporary, _NEW, 0o666), "w+b") as file:
+            if mode is not None:
+                os.chmod(temporary, mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space or choose another directory; "
@@ -46,7 +67,47 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def sweep(directory: Path) -> None:
+    """Remove what :func:`atomic_write` left in `directory` and below when its process was killed.
+
+    Only for whoever holds the lock on `directory`: what another process is still writing would go, too.
+    """
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                with suppress(OSError):  # a read-only file system: it stays
+                    os.unlink(os.path.join(folder, name))
+
+
+def _replaceable(path: Path) -> int | None:
+    """The mode of the regular file at `path`, None where there is nothing; UserError where there is something else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        raise UserError(
+            f"cannot write {path}: it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, and only a regular file "
+            "is ever replaced. Choose another name."
+        )
+    return stat.S_IMODE(mode)
+
+
+def _sync_directory(directory: Path) -> None:
+    with suppress(OSError):  # not all systems can; the file itself is on disk
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

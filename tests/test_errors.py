@@ -53,6 +53,8 @@ def place(tmp_path: Path, finished: Path) -> Path:
         (tmp_path / name).write_text(text)
     (tmp_path / "latin.yaml").write_bytes("data: {name: é}".encode("latin-1"))
     (tmp_path / "directory.yaml").mkdir()
+    (tmp_path / "a-link").symlink_to("a-file")
+    os.mkfifo(tmp_path / "a-fifo")
     weights = (run / "model.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(weights[: len(weights) // 2])
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(), 4))
@@ -183,6 +185,11 @@ BAD: list[Any] = [
     pytest.param(f"{DIGITS} --runs.root /proc/logs", "cannot make a run directory in /proc/logs", marks=IN_PROC),
     ("sample last --out a-file/x.png", "cannot write a-file/x.png"),
     pytest.param("sample last --out /proc/x.png", "cannot write /proc/x.png", marks=IN_PROC),
+    pytest.param("sample last --out /dev/full", "cannot write /dev/full: it is a device", marks=IN_PROC),
+    pytest.param("sample last --out /dev/null", "cannot write /dev/null: it is a device", marks=IN_PROC),
+    ("sample last --out a-link", "cannot write a-link: it is a symbolic link"),
+    ("sample last --out a-fifo", "cannot write a-fifo: it is a FIFO"),
+    ("sample last --out directory.yaml", "cannot write directory.yaml: it is a directory"),
 ]
 
 

@@ -1,10 +1,17 @@
 import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scnf.errors import UserError
-from scnf.files import atomic_write, write_text
+from scnf.files import atomic_write, sweep, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -24,8 +31,8 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
     path = tmp_path / "note.txt"
     path.write_text("old")
     expected = UserError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected) as caught, atomic_write(path) as temporary:
-        temporary.write_text("half")
+    with pytest.raises(expected) as caught, atomic_write(path) as file:
+        file.write(b"half")
         raise error
     if expected is UserError:
         assert "cannot write" in str(caught.value) and "No space left on device" in str(caught.value)
@@ -35,16 +42,102 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
 def test_the_old_content_is_there_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     path.write_text("old")
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        file.flush()
         assert path.read_text() == "old"
     assert path.read_text() == "new"
 
 
-def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot write"), atomic_write(tmp_path / "note.txt"):
-        pass
-    assert names(tmp_path) == []
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_modes_are_those_of_the_umask_or_of_the_file_that_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    for mask, expected in ((0o027, 0o640), (0o022, 0o640)):  # the second one replaces the first
+        with umask(mask):
+            write_text(path, "text")
+        assert stat.S_IMODE(path.stat().st_mode) == expected
+    path.chmod(0o600)
+    with atomic_write(path):  # while it is being written, too
+        (temporary,) = set(tmp_path.iterdir()) - {path}
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+
+
+def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
+    write_text(tmp_path / ("n" * 255), "text")
+    assert names(tmp_path) == ["n" * 255]
+
+
+@contextmanager
+def special_files(folder: Path) -> Iterator[dict[str, Path]]:
+    """Files that are there and no regular ones, by what they are called; links lead to secret.txt and to nothing."""
+    (folder / "secret.txt").write_text("secret")
+    (folder / "link").symlink_to("secret.txt")
+    (folder / "nowhere").symlink_to("nothing.txt")
+    os.mkfifo(folder / "fifo")
+    (folder / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket"))  # at most 108 bytes
+        yield {
+            "link": folder / "link",
+            "nowhere": folder / "nowhere",
+            "FIFO": folder / "fifo",
+            "directory": folder / "folder",
+            "socket": folder / "socket",
+            "device": Path("/dev/full"),
+        }
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="special files are those of Linux")
+def test_only_regular_files_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with special_files(tmp_path) as special:
+        before = {path: (path.lstat().st_ino, path.lstat().st_mode) for path in special.values()}
+        listed = names(tmp_path)
+        for name, path in special.items():
+            kind = "symbolic link" if name in ("link", "nowhere") else name
+            with pytest.raises(UserError, match=rf"cannot write {path}: it is a {kind}, .*Choose another name"):
+                write_text(path, "text")
+        assert {path: (path.lstat().st_ino, path.lstat().st_mode) for path in special.values()} == before
+        assert names(tmp_path) == listed and (tmp_path / "secret.txt").read_text() == "secret"
+
+
+KILLED = """
+import pathlib, sys, time
+from scnf.files import atomic_write
+with atomic_write(pathlib.Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_what_a_killed_process_leaves_is_swept(start: Callable[..., Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_text(run / "checkpoints" / "last", "old")
+    write_text(run / ".hidden", "stays")
+    (tmp_path / ".outside.tmp").write_text("stays")
+    (run / ".linked.tmp").symlink_to(tmp_path / ".outside.tmp")
+    process = start("-c", KILLED, run / "checkpoints" / "last")
+    deadline = time.monotonic() + 30
+    while not (left := list(run.rglob("*/.*.tmp"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(left) == 1 and (run / "checkpoints" / "last").read_text() == "old"
+    sweep(run)
+    assert names(run) == [".hidden", "checkpoints"] and names(run / "checkpoints") == ["last"]
+    assert (tmp_path / ".outside.tmp").read_text() == "stays"
+    sweep(tmp_path / "not there")
 
 
 @pytest.mark.parametrize("place", ["file/note.txt", "directory"])

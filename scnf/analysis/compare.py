@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.files import atomic_write, write_text
+from scnf.analysis import plots
+from scnf.files import write_text
 from scnf.models.base import JointModel, JointOutput
 from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error, noisy_batches
 
@@ -195,8 +196,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one of each kind
     if handles:
         left.legend(handles.values(), handles.keys(), fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)  # the temporary name does not end in .png
+    plots.save(figure, path)
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:

@@ -59,8 +59,8 @@ def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[st
     for row, label in enumerate(labels):
         position = (margin - 2 * _GAP, row * height + height // 2)
         ImageDraw.Draw(canvas).text(position, label, fill="black", font=font, anchor="rm")
-    with atomic_write(path) as temporary:
-        canvas.save(temporary, format="png")
+    with atomic_write(path) as file:
+        canvas.save(file, format="png")
 
 
 def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
@@ -94,7 +94,7 @@ def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Te
     if 0 < len(present) <= 12:
         axes.legend(title="class", markerscale=2, frameon=True, fontsize=8)
     axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"{len(samples)} samples", aspect="equal")
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -117,7 +117,7 @@ def curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         _curve(likelihood, rows, "validation.bits_per_dim", "Validation density", "bits/dim")
     else:
         _curve(likelihood, rows, "validation.nll", "Validation negative log-likelihood", "nats")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _curve(
@@ -137,6 +137,7 @@ def _curve(
         axes.text(0.5, 0.5, "no values", ha="center", va="center", color=_GREY, transform=axes.transAxes)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)  # the temporary name does not end in .png
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a figure as a PNG file; UserError where the file cannot be written."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from scnf.errors import UserError
-from scnf.files import atomic_write
+from scnf.files import write_bytes
 
 logger = logging.getLogger("scnf.data")
 
@@ -192,8 +192,7 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
                 continue
             for name, data in contents.items():
                 if _locate(folder, name) is None:  # what is there, even damaged, is the user's
-                    with atomic_write(folder / name) as path:
-                        path.write_bytes(data)
+                    write_bytes(folder / name, data)
             logger.info("attempt %d succeeded: the files are in %s", number, folder)
             return
     raise UserError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf.errors import UserError
-from scnf.files import atomic_write
+from scnf.files import write_bytes
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -23,8 +23,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
     header = {"scnf": json.dumps(dict(metadata or {}))}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(save(plain, metadata=header))
+    write_bytes(path, save(plain, metadata=header))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
