@@ -183,7 +183,13 @@ class _Workbench:
         share = settings.data.labelled_share
         views = settings.objective.consistency_weight > 0
         size, augment, passes = settings.train.batch_size, settings.data.augment, settings.train.passes
-        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views, passes)
+        in_place = self.model.likelihood_of == "labels"
+        if augment and not (views or in_place or settings.objective.classifier_weight):
+            raise UserError(
+                "moved images count in cross-entropies alone, and there are none: set data.augment to 0, or "
+                "objective.classifier_weight or objective.consistency_weight above 0"
+            )
+        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views, passes, in_place)
 
     def propagated(self, batches: Any, model: Any, epoch: int) -> Any:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
@@ -323,6 +329,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             chosen.temperature,
             Consistency(batches.num_views, weight, chosen.confidence),
             chosen.kl_weight * (min(1.0, done / chosen.kl_warmup) if chosen.kl_warmup else 1.0),
+            batches.num_moved,
         )
 
     def figures(kept: Any) -> dict[str, float]:
@@ -355,7 +362,9 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
     encoding = (time.perf_counter() - encoding) / 60
     if not resumed and (train.adapt or not settings.pretrained):
         try:
-            model.initialize(*next(batches.epoch(0)))
+            x, y = next(batches.epoch(0))
+            own = len(y) - batches.num_extra
+            model.initialize(x[:own], y[:own])
         except ValueError as error:
             raise UserError(str(error)) from error
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}

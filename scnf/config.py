@@ -35,7 +35,8 @@ class DataSettings:
         data_seed: decides which rows keep their label and which validate, apart from the seed of training.
         num_validation: training rows set apart for validation; the test split is looked at once, at the end.
         labelled_share: share of labelled rows in a batch.
-        augment: strength of random affine maps of labelled rows, and of views for consistency; 0 for none.
+        augment: strength of the random affine maps of images in cross-entropies: of labelled rows, which count in the
+            likelihood as they are, and of views for consistency; 0 for none.
     """
 
     name: str = "mnist"

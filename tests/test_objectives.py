@@ -116,6 +116,24 @@ def test_a_guess_goes_before_what_the_model_is_sure_of() -> None:
     assert float(metrics["pseudo_labelled"]) == 1.0
 
 
+def with_moved() -> tuple[JointOutput, Tensor]:
+    """Two labelled rows and an unlabelled one, moved versions of the two, and a view of the unlabelled one."""
+    posterior = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.05, 0.95], [0.6, 0.4], [0.7, 0.3], [0.3, 0.7]])
+    given = JointOutput(torch.tensor([-3.0, -5.0, -10.0, -99.0, -99.0, -99.0]), posterior.log())
+    return given, labels(0, 1, -1, 0, 1, -1)
+
+
+def test_moved_rows_take_the_cross_entropy_and_leave_the_likelihood_to_rows_as_they_are() -> None:
+    given, y = with_moved()
+    consistency = Consistency(views=1, weight=4.0, confidence=0.9)
+    loss, metrics = semi_supervised_loss(given, y, 3.0, 2.0, consistency=consistency, moved=2)
+    likelihood = (3 * 3 + 3 * 5 + 10) / 7
+    cross_entropy = -(math.log(0.6) + math.log(0.3)) / 2
+    assert float(loss) == pytest.approx(likelihood + 2 * cross_entropy - 4 * math.log(0.7))
+    assert (float(metrics["labelled_nll"]), float(metrics["unlabelled_nll"])) == (4.0, 10.0)
+    assert float(metrics["labelled_accuracy"]) == 0.5  # of the moved rows; of the rows as they are it is 1
+
+
 def test_views_without_weight_change_nothing() -> None:
     given, y = with_views()
     loss, _ = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=0.0))

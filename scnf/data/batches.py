@@ -35,7 +35,9 @@ class Batches:
     rows are drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and
     augmentation come from the global generator.
 
-    With `views`, a batch ends in one more row for each unlabelled one: an augmented view of it, for consistency.
+    Moved images have another density than images as they are, so the likelihood takes none of them: with `augment`, a
+    batch goes on with a moved version of each labelled row, and with `views` it ends in one of each unlabelled row.
+    These rows, `num_extra` in all, are for cross-entropies alone.
     `guesses` [N], labels found by propagation, say, may be set between epochs: they are the labels of views, or where
     there are no views those of the unlabelled rows themselves; UNLABELLED where nobody guesses.
 
@@ -46,9 +48,15 @@ class Batches:
         labelled_share: share of a batch that is labelled, in [0, 1].
         seed: decides the order.
         levels: as in :func:`dequantize`.
-        augment: strength of the random affine maps of labelled rows and views, see :mod:`scnf.data.augment`.
-        views: whether batches end in augmented views of their unlabelled rows.
+        augment: strength of the random affine maps of moved rows, see :mod:`scnf.data.augment`.
+        views: whether batches end in moved versions, or views, of their unlabelled rows.
         passes: over all rows in an epoch.
+        in_place: move the labelled rows themselves, for networks p(y | x) that have no likelihood of x.
+
+    Attributes:
+        num_moved: rows of a batch that are moved versions of its labelled rows.
+        num_views: rows of a batch that are views of its unlabelled rows.
+        num_extra: both together, the last rows of a batch.
 
     Raises:
         UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
@@ -74,13 +82,16 @@ class Batches:
         augment: float = 0.0,
         views: bool = False,
         passes: int = 1,
+        in_place: bool = False,
     ) -> None:
-        self.x, self.y, self.seed, self.levels, self.passes = x, y, seed, levels, passes
+        self.x, self.y, self.seed, self.levels, self.passes, self.in_place = x, y, seed, levels, passes, in_place
         self.guesses: Tensor | None = None
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
         self.num_unlabelled = batch_size - self.num_labelled
         self.augment, self.num_views = augment, self.num_unlabelled if views else 0
+        self.num_moved = self.num_labelled if augment and not in_place else 0
+        self.num_extra = self.num_moved + self.num_views
         if levels is None and (augment or views):
             raise UserError("points have no augmented views: set data.augment and objective.consistency_weight to 0")
         if labelled_share > 0 and not len(self.labelled):
@@ -94,7 +105,7 @@ class Batches:
         self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, views.
+        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, moved, views.
 
         y is UNLABELLED where hidden; of a view, or without views of an unlabelled row, it is a guess.
         """
@@ -107,15 +118,21 @@ class Batches:
             known, others = rows[step].split([self.num_labelled, self.num_unlabelled])
             viewed = others[: self.num_views]
             own = torch.full_like(others, UNLABELLED) if self.num_views else guesses[others]
-            yield self._inputs(known, others, viewed), torch.cat([self.y[known], own, guesses[viewed]])
+            moved = known[: self.num_moved]
+            labels = torch.cat([self.y[known], own, self.y[moved], guesses[viewed]])
+            yield self._inputs(known, others, viewed), labels
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
-        """What a model is given of these rows: labelled ones and views moved, where there is augmentation."""
+        """What a model is given of these rows, in the order of a batch."""
         moved = self.x[torch.cat([labelled, viewed])]
         if self.augment and len(moved):
             moved = random_affine(moved, self.augment)
-        x = torch.cat([moved[: len(labelled)], self.x[unlabelled], moved[len(labelled) :]])
-        return dequantize(x, self.levels)
+        return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
+
+    def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:
+        """The rows of `x` and what was made of them, in the order of a batch."""
+        first = moved if self.in_place else self.x[labelled]
+        return torch.cat([first, self.x[unlabelled], moved if self.num_moved else moved[:0], views])
 
     def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
         """[steps, per_step]: `rows` in random order, begun anew as often as needed."""
@@ -152,24 +169,22 @@ class EncodedBatches(Batches):
             pieces = []
             for some in rows.split(chunk):
                 pieces.append(
-                    encode(batches._inputs(none, some, none) if as_they_are else batches._inputs(some, none, none))
+                    encode(batches._inputs(none, some, none) if as_they_are else batches._inputs(none, none, some))
                 )
                 bar.update(len(some))
             return torch.cat(pieces)
 
         with torch.no_grad(), bar:
-            self.plain = encoded(rows, as_they_are=True)
-            self.moved = (
-                encoded(moved).unflatten(0, (-1, len(batches.labelled))) if len(moved) else self.plain[None, :0]
-            )
-            self.views = encoded(viewed) if len(viewed) else self.plain[:0]
+            plain = encoded(rows, as_they_are=True)
+            self.moved = encoded(moved).unflatten(0, (-1, len(batches.labelled))) if len(moved) else plain[None, :0]
+            self.views = encoded(viewed) if len(viewed) else plain[:0]
         size = batches.num_labelled + batches.num_unlabelled
         share = batches.num_labelled / size
         views, own = batches.num_views > 0, (batches.seed, batches.levels, batches.augment)
-        super().__init__(self.plain, batches.y, size, share, *own, views, batches.passes)
+        super().__init__(plain, batches.y, size, share, *own, views, batches.passes, batches.in_place)
         self.levels = None
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
         which = torch.randint(len(self.moved), labelled.shape, device=labelled.device)
         place = torch.searchsorted(self.labelled.to(labelled.device), labelled)
-        return torch.cat([self.moved[which, place], self.plain[unlabelled], self.views[viewed]])
+        return self._arrange(labelled, unlabelled, self.moved[which, place], self.views[viewed])

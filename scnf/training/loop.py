@@ -238,7 +238,7 @@ def train(
         done = progress.total_step / total_steps
         model.anneal(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            output = run_model(x, y, batches.num_views)
+            output = run_model(x, y, batches.num_extra)
         return objective(output, y, done)
 
     def save_last() -> None:
@@ -283,7 +283,7 @@ def train(
                     sums[name] = sums.get(name, 0) + value
                 progress.step += 1
                 progress.total_step += 1
-                progress.images += len(y) - batches.num_views
+                progress.images += len(y) - batches.num_extra
                 bar.update()
                 if interrupt.received or progress.total_step == total_steps:
                     break

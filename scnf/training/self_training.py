@@ -52,7 +52,7 @@ def self_trained_features(
             body = Features(x.shape[1:], HIDDEN, kind="conv", dropout=DROPOUT)
             model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device).train()
             optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-            batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment)
+            batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment, in_place=True)
             stream = (batch for epoch in count() for batch in batches.epoch(epoch))
             for step, (images, targets) in enumerate(islice(stream, steps)):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps)

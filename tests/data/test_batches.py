@@ -157,10 +157,14 @@ def images(augment: float = 0.0, views: bool = False) -> Batches:
 @pytest.mark.parametrize("augment", [0.0, 1.0])
 def test_views_follow_the_rows_that_they_show(augment: float) -> None:
     plain, _ = drawn(make())
-    for (x, y), rows in zip(images(augment, views=True).epoch(0), plain, strict=True):
-        assert x.shape == (35, 1, 8, 8) and (y[5:] == UNLABELLED).all() and (y[:5] != UNLABELLED).all()
+    batches = images(augment, views=True)
+    assert (batches.num_moved, batches.num_views) == (5 if augment else 0, 15)
+    for (x, y), rows in zip(batches.epoch(0), plain, strict=True):
+        moved = rows[: batches.num_moved]
         levels = (x * 256).floor().flatten(1).max(dim=1).values.long().tolist()  # zeros come in from outside
-        assert levels == rows + rows[5:]
+        assert levels == rows + moved + rows[5:]
+        labels = [row % 4 for row in rows[:5]]
+        assert y.tolist() == labels + 15 * [UNLABELLED] + labels[: len(moved)] + 15 * [UNLABELLED]
 
 
 def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
@@ -176,10 +180,10 @@ def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
     assert sum(seen) == 120 + 3 * 12 + 120 and max(seen) == 50
     moved = []
     for (codes, y), (x, expected) in zip(encoded.epoch(2), batches.epoch(2), strict=True):
-        assert codes.shape == (35, 2) and torch.equal(y, expected)
+        assert codes.shape == (40, 2) and torch.equal(y, expected)
         assert torch.equal(codes[:, 0], (x * 256).floor().flatten(1).max(dim=1).values)  # the grey level is the row
-        assert bool((codes[5:20, 1] == 0).all())
-        moved += codes[:5].tolist()
+        assert bool((codes[:20, 1] == 0).all())
+        moved += codes[20:25].tolist()
     assert max(std for _, std in moved) > 0 and 24 < len({tuple(code) for code in moved}) <= 36
     assert encoded.steps_per_epoch == batches.steps_per_epoch and len(seen) == 3 + 1 + 3
 
@@ -193,12 +197,32 @@ def test_encoded_batches_without_labels_views_or_augmentation() -> None:
             assert torch.equal(codes, 2 * points) and torch.equal(known, expected)
 
 
-def test_only_labelled_rows_and_views_are_moved() -> None:
-    for views in (False, True):
-        x, _ = next(images(1.0, views).epoch(0))
-        whole = (x * 256).floor().flatten(1).std(dim=1) == 0
-        assert whole[5:20].all() and not whole[:5].all() and not (views and whole[20:].all())
-    assert [len(batch) for batch, _ in images(1.0).epoch(0)] == [20] * 8
+RAMP = torch.arange(0, 256, 4, dtype=torch.uint8).view(1, 8, 8)
+"""Any map but the identity changes it."""
+
+
+def as_they_are(batch: Tensor) -> Tensor:
+    """Which images [N] of a batch show the ramp."""
+    return ((256 * batch).floor() == RAMP).flatten(1).all(dim=1)
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_rows_of_the_likelihood_are_not_moved(views: bool) -> None:
+    y = rows_as_points()[1]
+    batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, views)
+    sizes = []
+    for x, _ in batches.epoch(0):
+        assert as_they_are(x).tolist() == [True] * 20 + [False] * (20 if views else 5)
+        sizes.append(len(x))
+    assert sizes == [40 if views else 25] * 8
+
+
+def test_labelled_rows_are_moved_in_place_for_a_network_without_a_likelihood() -> None:
+    y = rows_as_points()[1]
+    batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, in_place=True)
+    x, labels = next(batches.epoch(0))
+    assert as_they_are(x).tolist() == [False] * 5 + [True] * 15 and batches.num_extra == 0
+    assert (labels[:5] != UNLABELLED).all() and (labels[5:] == UNLABELLED).all()
 
 
 @pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
