@@ -3,19 +3,20 @@
 import argparse
 import logging
 import os
+import re
 import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scnf import config, runs
-from scnf.config import SHIPPED, Settings
+from scnf.config import SHIPPED, Range, Settings
 from scnf.errors import UserError
-from scnf.files import write_bytes
+from scnf.files import expand, write_bytes
 from scnf.runs import Run
 
 USAGE = """usage: scnf COMMAND ...
@@ -453,16 +454,14 @@ def sample(words: Sequence[str]) -> int:
 
     parser = _small_parser("sample", "Draw from a run, or from a directory or file of weights.")
     parser.add_argument("--label", type=int, help="the class to draw; all classes, a row each, by default")
-    parser.add_argument("--num", type=int, default=None, help="samples: 64 of one class, or 10 of each")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the PNG to write (samples.png)")
-    parser.add_argument("--sample-seed", type=int, default=0, help="decides the draw (0)")
+    parser.add_argument("--num", type=_whole(1, 10_000), help="samples: 64 of one class, or 10 of each")
+    parser.add_argument("--out", type=_path, default=Path("samples.png"), help="the PNG to write (samples.png)")
+    parser.add_argument("--sample-seed", type=_whole(0, 2**63 - 1), default=0, help="decides the draw (0)")
     options, overrides = parser.parse_known_args(words)
     bench = _bench_of(options.weights, options.logs, overrides)
     classes = bench.dataset.num_classes
     if options.label is not None and not 0 <= options.label < classes:
         raise UserError(f"--label must lie between 0 and {classes - 1}, not at {options.label}")
-    if options.num is not None and options.num < 1:
-        raise UserError(f"--num must be 1 or more, not {options.num}")
     labels = list(range(classes)) if options.label is None else [options.label]
     torch.manual_seed(options.sample_seed)
     sample_picture(
@@ -476,8 +475,8 @@ def list_runs(words: Sequence[str]) -> int:
     """`scnf runs`: a table of all runs, or one of them in full."""
     from scnf.analysis import overview
 
-    parser = argparse.ArgumentParser(prog="scnf runs", description="A table of all runs; `scnf runs show ID` for one.")
-    parser.add_argument("show", nargs="*", metavar="show RUN", help="one run in full")
+    parser = _Parser(prog="scnf runs", description="A table of all runs; `scnf runs show ID` for one.")
+    parser.add_argument("show", nargs="*", type=expand, metavar="show RUN", help="one run in full")
     parser.add_argument("--sort", default="id", help=f"column to sort by: {', '.join(overview.COLUMNS)}")
     parser.add_argument("--reverse", action="store_true", help="largest first")
     parser.add_argument(
@@ -498,25 +497,25 @@ def compare(words: Sequence[str]) -> int:
     """`scnf compare`: exact and variational models side by side, on the same images."""
     from scnf.analysis import compare as comparison
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="scnf compare",
         description="A table and a picture of models on one split: likelihood and its bounds, accuracy, speed.",
         epilog="Settings such as --data.root may follow.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN|PATH", help="as of `scnf evaluate`: id, directory, file, last")
-    parser.add_argument("--k", type=int, default=50, help="importance samples of the tighter bound (50)")
+    parser.add_argument(
+        "runs", nargs="+", type=expand, metavar="RUN|PATH", help="as of `scnf evaluate`: id, directory, file, last"
+    )
+    parser.add_argument("--k", type=_whole(1, 10_000), default=50, help="importance samples of the tighter bound (50)")
     parser.add_argument("--split", choices=["validation", "test"], default="validation", help="(validation)")
-    parser.add_argument("--limit", type=int, default=1000, help="the first so many images; 0 for all (1000)")
+    parser.add_argument(
+        "--limit", type=_whole(0, 10**9), default=1000, help="the first so many images; 0 for all (1000)"
+    )
     parser.add_argument("--same-test-set", action="store_true", help="the test split, of runs with other label splits")
     parser.add_argument("--pretrained", action="store_true", help="the shipped weights as well")
-    parser.add_argument("--out", type=Path, help="directory of the table and the picture (LOGS/comparison)")
+    parser.add_argument("--out", type=_path, help="directory of the table and the picture (LOGS/comparison)")
     _add_logs(parser)
     options, overrides = parser.parse_known_args(words)
-    if options.k < 1:
-        raise UserError(f"--k must be 1 or more, not {options.k}")
-    if options.limit < 0:
-        raise UserError(f"--limit must be 0 or more, not {options.limit}")
     refs = list(dict.fromkeys([*options.runs, *([SHIPPED] if options.pretrained else [])]))
     split = "test" if options.same_test_set else options.split
 
@@ -576,22 +575,46 @@ def _take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]
         own[name] = value if equals else next(pending, "")
         if not own[name] or own[name].startswith("--"):
             raise UserError(f"{name} needs a value")
+        own[name] = expand(own[name])
     return own, rest
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of a command with few options; what it cannot take is a UserError, as anywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help tells more")
+
+
+def _path(text: str) -> Path:
+    return Path(expand(text))
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number in a range."""
+
+    def whole(text: str) -> int:
+        allowed = Range(low, high)
+        if not re.fullmatch(r"[-+]?[0-9]{1,30}", text) or int(text) not in allowed:
+            raise argparse.ArgumentTypeError(f"it must be a whole number {allowed}, not {text!r}")
+        return int(text)
+
+    return whole
+
+
 def _add_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--logs", "--runs.root", type=Path, default=Path("logs"), help="directory of the runs (logs)")
+    parser.add_argument("--logs", "--runs.root", type=_path, default=Path("logs"), help="directory of the runs (logs)")
 
 
 def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"scnf {command}",
         description=description,
         epilog="Settings such as --data.root may follow.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "weights", metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
+        "weights", type=expand, metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
     )
     _add_logs(parser)
     return parser

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from scnf import files, strict_yaml
 from scnf.errors import UserError
 
 SHIPPED = "shipped"
@@ -299,6 +300,90 @@ class Settings:
     runs: RunSettings = field(default_factory=RunSettings)
 
 
+PATHS = ("pretrained", "data.root", "model.m1", "runs.root")
+"""The settings that are paths, or may be."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both among them unless `above` or `below` is set.
+
+    Example:
+        >>> 0.0 in Range(0, 1, above=True), f"it must be {Range(0, 1, above=True)}"
+        (False, 'it must be above 0 and not above 1')
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high and not (
+            (self.above and number == self.low) or (self.below and number == self.high)
+        )
+
+    def __str__(self) -> str:
+        low, high = (f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+        if not self.above and not self.below:
+            return f"between {low} and {high}"
+        return f"{'above' if self.above else 'at least'} {low} and {'below' if self.below else 'not above'} {high}"
+
+
+_SHARE, _POSITIVE, _WEIGHT = Range(0, 1), Range(0, 1e6, above=True), Range(0, 1e9)
+_WIDTH, _DEPTH, _TIMES, _ROWS, _DRAWS = 100_000, 1_000, 1_000, 1_000_000, 10_000
+
+RANGES: dict[str, Range] = {
+    "seed": Range(0, 2**31 - 1),
+    "data.num_labels": Range(0, 10**9),
+    "data.labels_per_class": Range(0, 10**9),
+    "data.data_seed": Range(0, 2**63 - 1),
+    "data.labelled_share": _SHARE,
+    "data.augment": Range(0, 3),
+    **dict.fromkeys(
+        [
+            *["model.channels", "model.detail_channels", "model.semantic_channels", "model.semantic_hidden"],
+            *["model.conditional_hidden", "model.embedding", "model.latent", "model.auxiliary", "model.variables"],
+            *["model.hidden", "model.class_chunk"],
+        ],
+        Range(1, _WIDTH),
+    ),
+    "model.coarse_channels": Range(0, _WIDTH),
+    "model.categories": Range(2, _WIDTH),
+    **dict.fromkeys(
+        ["model.steps", "model.conditional_steps", "model.conditional_scales", "model.layers", "model.posterior_steps"],
+        Range(1, _DEPTH),
+    ),
+    **dict.fromkeys(["model.detail_steps", "model.blocks", "model.conditional_blocks"], Range(0, _DEPTH)),
+    **dict.fromkeys(["model.num_samples", "model.importance_samples"], Range(1, _DRAWS)),
+    **dict.fromkeys(["model.temperature", "model.final_temperature"], _POSITIVE),
+    "model.semantic_share": Range(0, 1, above=True),
+    "model.spread": Range(0, 1e6),
+    "objective.labelled_weight": _WEIGHT,
+    "objective.labelled_decay": _SHARE,
+    "objective.classifier_weight": _WEIGHT,
+    "objective.temperature": _POSITIVE,
+    "objective.consistency_weight": _WEIGHT,
+    "objective.consistency_ramp": _SHARE,
+    "objective.confidence": _SHARE,
+    "objective.propagations": Range(0, _TIMES),
+    "objective.self_training": Range(0, _TIMES),
+    "objective.kl_weight": _WEIGHT,
+    "objective.kl_warmup": _SHARE,
+    "train.epochs": Range(0, 10**6),
+    "train.passes": Range(1, _TIMES),
+    "train.max_steps": Range(0, 10**9),
+    "train.batch_size": Range(1, _ROWS),
+    "train.eval_batch_size": Range(1, _ROWS),
+    "train.eval_views": Range(0, _TIMES),
+    "train.lr": Range(0, 1e30, above=True),
+    "train.weight_decay": Range(0, 1e30),
+    "train.warmup": Range(0, 1, below=True),
+    "train.grad_clip": Range(0, 1e30),
+    "train.ema": Range(0, 1, below=True),
+}
+"""What each number may be; what a model needs beside that, its recipe says. Memory may end sooner."""
+
 OTHER_NAMES = {
     "supervised": "data.num_labels",
     "sup_weight": "objective.labelled_weight",
@@ -403,20 +488,16 @@ def find_config(name: str) -> Path:
     raise UserError(f"there is no configuration {name!r}, neither as given nor in configs/; {hint}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, safely loaded.
-
-    Raises:
-        UserError: the file cannot be read, is no YAML, or no mapping.
-    """
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping in a configuration, whose names are checked."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, an impossible date
+        tree = strict_yaml.read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
-    if tree is None:
-        return {}
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
+    _check_names(tree, path)
     return tree
 
 
@@ -426,8 +507,11 @@ def _check_names(tree: dict[Any, Any], path: Path) -> None:
     for key, value in tree.items():
         if key in sections and isinstance(value, dict):
             for leaf in value:
-                if f"{key}.{leaf}" not in leaves:
-                    raise _unknown(f"{key}.{leaf}", str(path))
+                name = f"{key}.{leaf}"
+                if name not in leaves:
+                    raise _unknown(name, str(path))
+                if name in tree:
+                    raise UserError(f"{path}: {name} stands twice, as {name!r} and as {leaf!r} under {key!r}")
         elif key in sections:
             raise UserError(f"{path}: {key} is a section; its settings go on indented lines under `{key}:`")
         elif key not in leaves:
@@ -467,9 +551,8 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
         3
     """
     words = _expand(overrides)
-    if config is not None and (tree := read_yaml(config)):
-        _check_names(tree, config)
-        words = ["--config", str(config), *words]
+    if config is not None and (tree := _read(config)):
+        words = [f"--config={yaml.dump(tree, Dumper=_Dumper)}", *words]  # as content: the file is read once
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parser = _parser()
@@ -480,6 +563,7 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
                 raise
             raise _wrong(str(error)) from error
     _check_nulls(settings)
+    _check_texts(settings)
     _check_values(settings)
     return settings
 
@@ -494,34 +578,43 @@ def _instantiate(namespace: Any) -> Settings:
     return Settings(**values)
 
 
+def _place(settings: Settings, name: str) -> tuple[Any, str]:
+    """The section that holds the setting `name`, and its name there."""
+    section, _, leaf = name.rpartition(".")
+    return (getattr(settings, section) if section else settings), leaf
+
+
 def _check_nulls(settings: Settings) -> None:
     """Refuse `null` in YAML where a setting has no such value."""
     for name, kind in _leaves().items():
-        section, _, leaf = name.rpartition(".")
-        value = getattr(getattr(settings, section) if section else settings, leaf)
-        if value is None and type(None) not in get_args(kind):
+        if getattr(*_place(settings, name)) is None and NoneType not in get_args(kind):
             raise UserError(f"{name} needs a value, and null is none")
 
 
+def _check_texts(settings: Settings) -> None:
+    """Refuse empty text, and expand `~` in paths."""
+    for name in _leaves():
+        section, leaf = _place(settings, name)
+        value = getattr(section, leaf)
+        if value == "":
+            raise UserError(f"{name} is empty: leave it out, or see whether a variable of the shell is not set")
+        if name in PATHS and value is not None:
+            try:
+                setattr(section, leaf, files.expand(value))
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+
+
 def _check_values(settings: Settings) -> None:
-    data, objective, train, share = settings.data, settings.objective, settings.train, settings.model.semantic_share
-    sizes = ["channels", "steps", "detail_channels", "conditional_hidden", "conditional_steps", "conditional_scales"]
-    sizes += ["embedding", "class_chunk", "auxiliary", "variables", "hidden", "posterior_steps", "num_samples"]
-    sizes += ["importance_samples", "semantic_channels", "semantic_hidden"]
-    counts = ["detail_steps", "coarse_channels", "blocks", "conditional_blocks", "spread"]
-    leasts = {**dict.fromkeys(sizes, 1), **dict.fromkeys(counts, 0), "layers": 1, "categories": 2}
-    for leaf, least in leasts.items():
-        value = getattr(settings.model, leaf)
-        if value is not None and not least <= value < float("inf"):
-            raise UserError(f"model.{leaf} must be {least} or more, not {value}")
-    widths = settings.model.latent if isinstance(settings.model.latent, list) else [settings.model.latent or 1]
-    if settings.model.latent == 0 or not widths or min(widths) < 1:
-        raise UserError(f"model.latent must be 1 or more, or a list of such, not {settings.model.latent}")
-    for leaf in ("temperature", "final_temperature"):
-        value = getattr(settings.model, leaf)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"model.{leaf} must be above 0, not {value}")
-    if (settings.model.importance_samples or 1) > 1 and (objective.kl_weight != 1 or objective.kl_warmup):
+    data, objective, train, model = settings.data, settings.objective, settings.train, settings.model
+    for name, allowed in RANGES.items():
+        value = getattr(*_place(settings, name))
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and number not in allowed:
+                raise UserError(f"{name} must be {allowed}, not {number}")
+    if model.latent == []:
+        raise UserError("model.latent must be a whole number or a list of such, bottom first, not []")
+    if (model.importance_samples or 1) > 1 and (objective.kl_weight != 1 or objective.kl_warmup):
         raise UserError(
             "the importance-weighted bound has no KL to weigh: set objective.kl_weight to 1 and objective.kl_warmup to "
             "0, or model.importance_samples to 1"
@@ -540,50 +633,13 @@ def _check_values(settings: Settings) -> None:
         )
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
-    if data.labels_per_class is not None and data.labels_per_class < 0:
-        raise UserError(f"data.labels_per_class must not be negative: {data.labels_per_class}")
-    rules = {
-        "data.labelled_share": (data.labelled_share, 0 <= data.labelled_share <= 1, "between 0 and 1"),
-        "data.num_labels": (data.num_labels, data.num_labels >= 0, "0 or more"),
-        "data.data_seed": (data.data_seed, 0 <= data.data_seed < 2**63, "0 or more"),
-        "seed": (settings.seed, 0 <= settings.seed < 2**31, "between 0 and 2147483647"),
-        "objective.labelled_weight": (objective.labelled_weight, objective.labelled_weight >= 0, "0 or more"),
-        "objective.labelled_decay": (objective.labelled_decay, 0 <= objective.labelled_decay <= 1, "in [0, 1]"),
-        "objective.classifier_weight": (objective.classifier_weight, objective.classifier_weight >= 0, "0 or more"),
-        "objective.temperature": (objective.temperature, 0 < objective.temperature < float("inf"), "above 0"),
-        "objective.consistency_weight": (objective.consistency_weight, objective.consistency_weight >= 0, "0 or more"),
-        "objective.consistency_ramp": (objective.consistency_ramp, 0 <= objective.consistency_ramp <= 1, "in [0, 1]"),
-        "objective.propagations": (objective.propagations, objective.propagations >= 0, "0 or more"),
-        "objective.self_training": (objective.self_training, objective.self_training >= 0, "0 or more"),
-        "objective.confidence": (objective.confidence, 0 <= objective.confidence <= 1, "in [0, 1]"),
-        "objective.kl_weight": (objective.kl_weight, 0 <= objective.kl_weight < float("inf"), "0 or more"),
-        "objective.kl_warmup": (objective.kl_warmup, 0 <= objective.kl_warmup <= 1, "in [0, 1]"),
-        "model.semantic_share": (share, share is None or 0 < share <= 1, "above 0 and not above 1"),
-        "data.augment": (data.augment, 0 <= data.augment <= 3, "between 0 and 3"),
-        "train.epochs": (train.epochs, train.epochs >= 0, "0 or more"),
-        "train.passes": (train.passes, train.passes >= 1, "1 or more"),
-        "train.max_steps": (train.max_steps, train.max_steps is None or train.max_steps >= 0, "0 or more"),
-        "train.batch_size": (train.batch_size, train.batch_size >= 1, "1 or more"),
-        "train.eval_batch_size": (train.eval_batch_size, train.eval_batch_size >= 1, "1 or more"),
-        "train.eval_views": (train.eval_views, train.eval_views >= 0, "0 or more"),
-        "train.lr": (train.lr, 0 < train.lr <= 1e30, "above 0 and not above 1e30"),
-        "train.weight_decay": (train.weight_decay, 0 <= train.weight_decay <= 1e30, "between 0 and 1e30"),
-        "train.warmup": (train.warmup, 0 <= train.warmup < 1, "in [0, 1)"),
-        "train.grad_clip": (train.grad_clip, train.grad_clip >= 0, "0 or more"),
-        "train.ema": (train.ema, 0 <= train.ema < 1, "in [0, 1)"),
-    }
-    for name, (value, holds, wanted) in rules.items():
-        if not holds:
-            raise UserError(f"{name} must be {wanted}, not {value}")
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what the parser of settings would take for a number, and YAML's own rules would not: 1e3."""
 
 
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+_Dumper.add_implicit_resolver(*strict_yaml.SCIENTIFIC)
 
 
 def to_yaml(settings: Settings) -> str:

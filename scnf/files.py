@@ -1,5 +1,6 @@
-"""Writing files so that a reader sees the old content or the new, and never half of it."""
+"""Files: written so that a reader sees the old content or the new, and read without waiting or guessing."""
 
+import errno
 import os
 import secrets
 import stat
@@ -76,6 +77,58 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is no regular file before it is opened: opening a pipe waits for whoever writes to it.
+
+    Raises:
+        OSError: there is nothing, or a directory, a pipe or a device.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: the file cannot be read; see :func:`require_file`.
+    """
+    require_file(path)
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """The content of a regular file as UTF-8, whatever the locale.
+
+    Raises:
+        OSError: as of :func:`read_bytes`.
+        ValueError: the content is no UTF-8.
+    """
+    return read_bytes(path).decode("utf-8")
+
+
+def expand(path: str) -> str:
+    """`path` with the home directory in place of a leading `~` or `~user`.
+
+    Raises:
+        UserError: the path is empty, or nobody knows that home directory.
+
+    Example:
+        >>> expand("data/~") == "data/~", expand("~/data") == str(Path.home() / "data")
+        (True, True)
+    """
+    if not path:
+        raise UserError("a path is empty: if it comes from a variable of the shell, that is not set")
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise UserError(
+            f"cannot tell which directory {Path(path).parts[0]} is, of {path}: there is no such user, or HOME is not "
+            "set. Write the path in full"
+        ) from error
 
 
 def sweep(directory: Path) -> None:

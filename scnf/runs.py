@@ -144,8 +144,8 @@ class Run:
         files.write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write `value` to the file `name` of this run atomically; what JSON does not know is written as text."""
-        self.write_text(name, json.dumps(value, indent=2, default=str) + "\n")
+        """Write `value` to the file `name` of this run atomically; numbers of numpy stay numbers, paths become text."""
+        self.write_text(name, json.dumps(value, indent=2, default=_plain) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Read the file `name` of this run.
@@ -154,7 +154,7 @@ class Run:
             UserError: the file is missing or damaged.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json.loads(files.read_text(self.path / name))
         except OSError as error:
             raise UserError(f"cannot read {self.path / name}: {error.strerror}. Is this run complete?") from error
         except (ValueError, RecursionError) as error:
@@ -211,7 +211,7 @@ class Run:
 
     def _table(self) -> tuple[list[str], list[dict[str, str]]]:
         try:
-            text = self._metrics.read_text(encoding="utf-8")
+            text = files.read_text(self._metrics)
             # A process that was killed may leave half a line at the end.
             lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
         except FileNotFoundError:
@@ -297,6 +297,11 @@ def parse_number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return None if isinstance(value, bool) else number
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as something that it knows."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:

@@ -105,6 +105,8 @@ def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
         ("model: {channels: 8, prior: [0.5, 0.5]}", {"model.channels": 8, "model.prior": [0.5, 0.5]}),
         ("data: {labels_per_class: null}", {}),
         ("pretrained: 'pretrained/é'", {"pretrained": "pretrained/é"}),
+        ("runs: {name: 2001-99-99}", {"runs.name": "2001-99-99"}),
+        ("data: {num_labels: 0100, data_seed: 010}", {"data.data_seed": 10}),
     ],
 )
 def test_what_yaml_says(path: Path, text: str, expected: dict[str, Any]) -> None:
@@ -185,7 +187,12 @@ def test_wrong_words(words: str, message: str) -> None:
         ("seed", "must hold `name: value` lines, not a str"),
         ("seed: [", "cannot read the configuration"),
         ("a: b: c", "cannot read the configuration"),
-        ("seed: 2001-99-99", "cannot read the configuration"),
+        ("seed: 1\ntrain: {epochs: 1}\nseed: 2", "'seed' stands twice, in lines 1 and 3"),
+        ("train:\n  epochs: 1\ndata: {name: digits}\ntrain:\n  lr: 1", "'train' stands twice, in lines 1 and 4"),
+        ("train:\n  epochs: 1\n  'epochs': 2", "'epochs' stands twice, in lines 2 and 3"),
+        ("train.epochs: 1\ntrain: {epochs: 2}", "train.epochs stands twice, as 'train.epochs' and as 'epochs'"),
+        ("seed: &seed 1\ndata: {data_seed: *seed}", "write out what the alias *seed stands for"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]", "write out what the alias *a stands for"),
         ("seed: \t1\n\tx: 2", "cannot read the configuration"),
         ("[" * 5000, "cannot read the configuration"),
         ("seed: \x07", "cannot read the configuration"),
@@ -196,6 +203,22 @@ def test_wrong_yaml(path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(path)
     assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_yaml_is_utf8_whatever_the_locale(start: Any, path: Path, locale: str) -> None:
+    path.write_text("seed: 5  # für alle\nruns: {name: läufe}", encoding="utf-8")
+    plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    process = start("-m", "scnf.cli", "train", "--config", path, "--print_config", env={**os.environ, **plain})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "") and "seed: 5" in out and "name: läufe" in out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory"])
+def test_a_configuration_that_is_no_file_is_refused_at_once(path: Path, kind: str) -> None:
+    path.mkdir() if kind == "directory" else os.mkfifo(path)
+    with pytest.raises(UserError, match=r"cannot read the configuration .*some.yaml: .*it is a (FIFO|directory)"):
+        load(path)
 
 
 def test_yaml_that_is_no_utf8(path: Path) -> None:
@@ -290,6 +313,7 @@ OUT_OF_RANGE = [
     ("model.embedding", "0"),
     ("model.class_chunk", "0"),
     ("model.spread", "-1"),
+    *[("model.latent", value) for value in ("0", "[]", "[64, 0]", "[64, 1000000000000]")],
 ]
 
 
@@ -301,6 +325,45 @@ def test_wrong_values(path: Path, name: str, value: str) -> None:
         with pytest.raises(UserError, match=name.replace(".", "[.]")) as caught:
             load(*arguments)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+
+
+def test_every_number_has_a_range() -> None:
+    numbers = {name for name, kind in config._leaves().items() if {int, float, list[int]} & {kind, *get_args(kind)}}
+    elsewhere = {"data.num_validation", "model.alpha"}  # the data and the logit say
+    assert numbers - elsewhere == set(config.RANGES)
+
+
+@pytest.mark.parametrize("name", sorted(config.RANGES))
+def test_a_number_beyond_its_range_is_named_with_the_range(name: str) -> None:
+    allowed = config.RANGES[name]
+    for number in (allowed.high * 2 + 1, allowed.low - 1, float("nan"), float("inf")):
+        settings = Settings()
+        section, leaf = config._place(settings, name)
+        setattr(section, leaf, number)
+        with pytest.raises(UserError) as caught:
+            config._check_values(settings)
+        assert str(caught.value) == f"{name} must be {allowed}, not {number}"
+
+
+TEXTS = [name for name, kind in config._leaves().items() if str in (kind, *get_args(kind))]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_empty_text_is_refused(path: Path, name: str) -> None:
+    section, _, leaf = name.rpartition(".")
+    path.write_text(f"{section}: {{{leaf}: ''}}" if section else f"{name}: ''")
+    for arguments in ((None, [f"--{name}", ""]), (path, [])):
+        with pytest.raises(UserError, match=f"{name} is empty"):
+            load(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", config.PATHS)
+def test_paths_begin_at_home(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert getattr(*config._place(load(None, [f"--{name}", "~/there"]), name)) == str(tmp_path / "there")
+    assert getattr(*config._place(load(None, [f"--{name}", "a/~"]), name)) == "a/~"
+    with pytest.raises(UserError, match=f"{name}: cannot tell which directory ~nobody-here is.* path in full"):
+        load(None, [f"--{name}", "~nobody-here/there"])
 
 
 @pytest.mark.parametrize("name", sorted(config._leaves()))

@@ -14,8 +14,8 @@ Command = Callable[..., Any]
 DIGITS = "train --config digits.yaml --hidden 16 --batch_size 64 --augment 0 --consistency_weight 0 --max_steps 4"
 BAD: dict[str, tuple[str, str]] = {
     "bernoulli on points": ("--data.name moons --num_labels 10 --model.recipe m2", "model.likelihood to gaussian"),
-    "no importance sample": ("--model.recipe m1 --importance_samples 0", "must be 1 or more"),
-    "no sample": ("--model.recipe m1 --num_samples 0", "must be 1 or more"),
+    "no importance sample": ("--model.recipe m1 --importance_samples 0", "must be between 1 and"),
+    "no sample": ("--model.recipe m1 --num_samples 0", "must be between 1 and"),
     "temperature 0": ("--model.recipe m2 --labels gumbel --model.temperature 0", "above 0"),
     "final temperature below 0": ("--model.recipe m2 --labels gumbel --final_temperature -1", "above 0"),
     "no M1": ("--model.recipe m1-m2", "train one (--config mnist_m1.yaml), then set model.m1"),
@@ -24,7 +24,7 @@ BAD: dict[str, tuple[str, str]] = {
     "score with one sample": ("--model.recipe m2 --labels score", "model.num_samples to 2"),
     "weighed KL of importance samples": ("--model.recipe m1 --importance_samples 2 --kl_weight 2", "kl_weight to 1"),
     "density of a classifier": ("--model.recipe classifier --select bits_per_dim", "knows no p(x)"),
-    "no latent": ("--model.recipe m2 --latent 0", "model.latent must be 1 or more"),
+    "no latent": ("--model.recipe m2 --latent 0", "model.latent must be between 1 and"),
     "an argument of flows": ("--model.recipe m2 --model.spread 2", "takes no argument 'spread'"),
 }
 

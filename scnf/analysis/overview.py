@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scnf.errors import UserError
 from scnf.runs import Run, parse_number, runs_in
+from scnf.strict_yaml import read_yaml
 
 _MISSING = "-"
 
@@ -196,8 +195,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return read_yaml(path)
+    except (OSError, ValueError):
         return None
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from scnf.errors import UserError
-from scnf.files import write_bytes
+from scnf.files import expand, write_bytes
 
 logger = logging.getLogger("scnf.data")
 
@@ -75,7 +75,7 @@ def load(name: str, root: str | Path = "data") -> Dataset:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UserError(f"unknown dataset {name!r}.{hint} There are: {', '.join(DATASETS)}.")
-    return DATASETS[name](Path(root).expanduser())
+    return DATASETS[name](Path(expand(str(root))))
 
 
 # Files: find, check, fetch ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf.errors import UserError
-from scnf.files import write_bytes
+from scnf.files import require_file, write_bytes
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -37,6 +37,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_file(path)
         with open(path, "rb") as handle:
             start = handle.read(4)
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):

@@ -166,8 +166,8 @@ def test_points_are_compared_in_nats(scnf: Scnf, runs: dict[str, Path], tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("last --k 0", "--k must be 1 or more, not 0"),
-        ("last --limit -1", "--limit must be 0 or more, not -1"),
+        ("last --k 0", "--k: it must be a whole number between 1 and 10000, not '0'"),
+        ("last --limit -1", "--limit: it must be a whole number between 0 and 1000000000, not '-1'"),
         ("", "the following arguments are required: RUN|PATH"),
         ("nowhere", "there is no run 'nowhere'"),
     ],
