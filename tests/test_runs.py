@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scnf import runs
 from scnf.analysis.overview import list_runs
 from scnf.errors import UserError
 from scnf.runs import Run, environment
+from scnf.training.checkpoint import load_tensors
 
 
 def python(code: str, *arguments: Any) -> subprocess.Popen[str]:
@@ -141,6 +144,26 @@ def test_damaged_json_is_a_user_error(tmp_path: Path, content: bytes) -> None:
         run.read_json("summary.json")
     with pytest.raises(UserError, match=r"cannot read .*other.json: No such file"):
         run.read_json("other.json")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    numbers = {"float": np.float32(0.5), "whole": np.int64(3), "true": np.bool_(True), "row": np.arange(2)}
+    run.write_json("summary.json", {**numbers, "tensor": torch.tensor(0.25), "path": Path("a/b")})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {
+        **{"float": 0.5, "whole": 3, "true": True, "row": [0, 1]},
+        **{"tensor": 0.25, "path": str(Path("a/b"))},
+    }
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "directory"])
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path, kind: str) -> None:
+    for name in ("summary.json", "metrics.csv", "model.safetensors"):
+        os.mkfifo(tmp_path / name) if kind == "FIFO" else (tmp_path / name).mkdir()
+    run = Run(tmp_path)
+    for read in (lambda: run.read_json("summary.json"), run.read_metrics, lambda: load_tensors(run.weights)):
+        with pytest.raises(UserError, match=f"it is a {kind}"):
+            read()
 
 
 # --- metrics
