@@ -1,4 +1,4 @@
-"""Every test and doctest starts from the same random numbers and settings, whatever ran before it."""
+"""Every test and doctest starts from the same random numbers and settings; and the runs under other conditions."""
 
 import shutil
 import subprocess
@@ -52,3 +52,24 @@ def test_every_test_starts_from_the_seed(start: Callable[..., "subprocess.Popen[
     (tmp_path / "test_order.py").write_text(TESTS)
     out, _ = start("-m", "pytest", "-q", "--doctest-modules", "--seed", "7", "-p", "no:cacheprovider").communicate()
     assert "3 passed" in out, out
+
+
+UNDER_CONDITIONS = """
+import os
+
+
+def test_condition(request):
+    assert request.config.getoption("seed") < 1, os.environ["OMP_NUM_THREADS"]
+"""
+
+
+def test_matrix_has_a_line_for_each_run_and_fails_where_one_does(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    shutil.copy(REPOSITORY / "conftest.py", tmp_path)
+    (tmp_path / "test_condition.py").write_text(UNDER_CONDITIONS)
+    process = start(REPOSITORY / "tests" / "matrix.py", "--seeds", "2", tmp_path / "test_condition.py", "-n0")
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 1 and len([line for line in lines if line.startswith("seed ")]) == 2
+    assert "OMP_NUM_THREADS=1" in lines[0] and "1 passed" in lines[0]
+    assert "seed 1" in lines[1] and "1 failed" in lines[1] and any("AssertionError: 2" in line for line in lines[2:])

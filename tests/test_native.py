@@ -259,7 +259,6 @@ def test_vectorized_jacobians() -> None:
 
 @needs_kernel
 def test_in_transforms_of_functions_convolutions_are_those_of_pytorch() -> None:
-    torch.manual_seed(0)
     network, x = glow_network(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     several = torch.stack([x, 2 * x])
     torch.testing.assert_close(torch.func.vmap(network)(several), torch.stack([network(x), network(2 * x)]))
@@ -451,7 +450,6 @@ def mixed_by_pytorch(x: Tensor, weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", [(70, 4, 4, 7, 7), (3, 32, 9, 5, 31), (2, 1, 3, 1, 1), (0, 4, 4, 7, 7)], ids=str)
 def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
     images, channels, outputs, *size = sizes
     arrays = [torch.randn(images, channels, *size), torch.randn(outputs, channels)]
     expected = outputs_and_gradients(mixed_by_pytorch, [array.double() for array in arrays])
@@ -463,7 +461,6 @@ def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
 
 @needs_kernel
 def test_channels_are_mixed_in_any_layout_compiled_or_in_threads() -> None:
-    torch.manual_seed(0)
     x, weight = torch.randn(70, 6, 5, 5, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
     expected = outputs_and_gradients(mixed_by_pytorch, [x, weight])
     laid_out = [x.contiguous(memory_format=torch.channels_last), weight.t().contiguous().t()]

@@ -35,7 +35,6 @@ def test_output_starts_at_zero(make: Callable[..., nn.Module], shape: tuple[int,
 @every_network
 @pytest.mark.parametrize("context", [0, 2])
 def test_every_parameter_gets_a_gradient(make: Callable[..., nn.Module], shape: tuple[int, ...], context: int) -> None:
-    torch.manual_seed(0)
     network = perturbed(make(context_features=context))
     network(torch.randn(4, *shape), torch.randn(4, context) if context else None).square().sum().backward()
     for name, parameter in network.named_parameters():
@@ -44,7 +43,6 @@ def test_every_parameter_gets_a_gradient(make: Callable[..., nn.Module], shape: 
 
 @every_network
 def test_rows_are_independent(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
     network = perturbed(make(context_features=2)).double()
     inputs, context = torch.randn(4, *shape, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
     outputs = network(inputs, context)
@@ -54,7 +52,6 @@ def test_rows_are_independent(make: Callable[..., nn.Module], shape: tuple[int, 
 
 @every_network
 def test_the_context_counts_and_is_required(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
     network = perturbed(make(context_features=2))
     inputs = torch.randn(4, *shape)
     assert (network(inputs, torch.zeros(4, 2)) != network(inputs, torch.ones(4, 2))).any()
@@ -71,7 +68,6 @@ def test_a_context_is_ignored_where_none_was_asked_for(make: Callable[..., nn.Mo
 
 @pytest.mark.parametrize("size", [(14, 14), (4, 6), (5, 3)])
 def test_a_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
     network = GlobalConvNet(3, 2, size, channels=16, hidden=32).double()
     images = torch.rand(4, 3, *size, dtype=torch.float64).requires_grad_()
     assert network(images).shape == (4, 2, *size) and (network(images) == 0).all()

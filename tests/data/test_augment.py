@@ -22,7 +22,6 @@ def test_every_image_gets_its_own_map_and_the_argument_is_untouched() -> None:
 
 
 def test_the_centre_of_mass_moves_by_no_more_than_the_shift_allows() -> None:
-    torch.manual_seed(0)
     x = torch.zeros(500, 1, 28, 28, dtype=torch.uint8)
     x[:, :, 13:15, 13:15] = 200  # a dot in the middle: turning and stretching leave it there
     moved = random_affine(x, 1.0).double()
@@ -30,5 +29,6 @@ def test_the_centre_of_mass_moves_by_no_more_than_the_shift_allows() -> None:
     mass = moved.sum((1, 2, 3))
     rows, columns = ((moved.sum((1, axis)) @ places) / mass for axis in (3, 2))
     for centre in (rows, columns):
-        assert (centre - 13.5).abs().max() < 4.6  # 0.22 * 14 pixels, after a stretch and a shear
+        # at most 0.22 * 14 pixels, times 1.8 where turned by 20, sheared by 0.3 and shrunk by a fifth; and grey levels
+        assert (centre - 13.5).abs().max() < 5.6
         assert (centre - 13.5).abs().mean() > 0.5

@@ -175,7 +175,6 @@ def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
         levels = (x * 256).floor().flatten(1)
         return torch.stack([levels.max(dim=1).values, levels.std(dim=1)], dim=1)
 
-    torch.manual_seed(0)
     encoded = EncodedBatches(batches, encode, copies=3, chunk=50)
     assert sum(seen) == 120 + 3 * 12 + 120 and max(seen) == 50
     moved = []
@@ -184,7 +183,7 @@ def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
         assert torch.equal(codes[:, 0], (x * 256).floor().flatten(1).max(dim=1).values)  # the grey level is the row
         assert bool((codes[:20, 1] == 0).all())
         moved += codes[20:25].tolist()
-    assert max(std for _, std in moved) > 0 and 24 < len({tuple(code) for code in moved}) <= 36
+    assert max(std for _, std in moved) > 0 and 12 < len({tuple(code) for code in moved}) <= 36
     assert encoded.steps_per_epoch == batches.steps_per_epoch and len(seen) == 3 + 1 + 3
 
 
@@ -258,7 +257,8 @@ def test_dequantize(levels: int) -> None:
     assert float(u.min()) >= 0 and float(u.max()) < 1
     inside = u.double() * levels - x
     assert float(inside.min()) > -1e-4 and float(inside.max()) < 1 + 1e-4
-    assert abs(float(inside.mean()) - 0.5) < 0.02 and abs(float(inside.var()) - 1 / 12) < 0.01
+    for moment, expected, variance in ((inside, 1 / 2, 1 / 12), ((inside - 0.5).square(), 1 / 12, 1 / 80 - 1 / 144)):
+        assert abs(float(moment.mean()) - expected) < 4.5 * (variance / x.numel()) ** 0.5  # standard errors
 
 
 def test_the_highest_level_stays_below_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,6 @@ def test_a_slant_of_more_than_one_is_undone_in_part() -> None:
 
 
 def test_symmetric_images_and_those_of_one_colour_stay() -> None:
-    torch.manual_seed(0)
     quarter = torch.rand(3, 2, 14, 12)
     half = torch.cat([quarter, quarter.flip(2)], dim=2)
     for x in (torch.cat([half, half.flip(3)], dim=3), torch.full((2, 3, 8, 8), 5.0), torch.zeros(1, 1, 28, 28)):
@@ -83,7 +82,6 @@ def test_the_centre_of_mass_comes_to_the_middle() -> None:
 
 
 def test_all_channels_move_as_their_mean_does_in_any_chunks() -> None:
-    torch.manual_seed(0)
     grey = sheared(stroke(), 0.5) * 200
     colours = torch.cat([0.5 * grey, grey, 1.5 * grey], dim=1)
     torch.testing.assert_close(deslanted(colours)[:, 1:2], deslanted(grey))
@@ -98,7 +96,6 @@ def test_all_channels_move_as_their_mean_does_in_any_chunks() -> None:
 
 
 def test_gradients_are_those_of_sobel() -> None:
-    torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 7)
     gradients, padded = sobel_gradients(x), F.pad(x, (1, 1, 1, 1))
     assert gradients.shape == (2, 6, 6, 7)
@@ -111,7 +108,6 @@ def test_gradients_are_those_of_sobel() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 5, 9), (6, 4, 4), (1, 1, 1)])
 def test_it_is_the_distance_of_its_definition(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
     g, h = torch.randn(2, 3, *shape, dtype=torch.float64)
     before = g.clone(), h.clone()
     expected = torch.tensor([by_hand(*pair) for pair in zip(g, h, strict=True)], dtype=torch.float64)
@@ -180,7 +176,6 @@ def test_copies_of_an_image_have_weight_one() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32), (1, 12, 9)])
 def test_images_of_any_size_and_colour(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
     x = torch.randint(0, 200, (6, *shape), dtype=torch.uint8)
     near = (x + torch.randint(0, 3, x.shape, dtype=torch.uint8)).flip(0)
     indices, _ = distortion_neighbours(torch.cat([x, near]), neighbours=1)

@@ -16,7 +16,6 @@ def few(y: Tensor, per_class: int = 5) -> Tensor:
 
 
 def test_neighbours_are_those_of_largest_cosine() -> None:
-    torch.manual_seed(0)
     features = torch.randn(203, 6) + 3
     indices, cosines = nearest_neighbours(features, 7, chunk=50)
     unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1)
@@ -27,7 +26,6 @@ def test_neighbours_are_those_of_largest_cosine() -> None:
 
 
 def test_many_features_are_reduced_to_where_they_vary() -> None:
-    torch.manual_seed(0)
     core = torch.randn(120, 20)
     wide = torch.cat([core, 1e-4 * torch.randn(120, 100)], dim=1) @ torch.linalg.qr(torch.randn(120, 120)).Q
     assert torch.equal(nearest_neighbours(wide, 5)[0], nearest_neighbours(core, 5)[0])
@@ -53,7 +51,6 @@ def by_hand(features: Tensor, y: Tensor, k: int, alpha: float, steps: int) -> Te
 
 
 def test_it_is_the_iteration_on_the_normalised_graph() -> None:
-    torch.manual_seed(1)
     features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
     y[:7] = torch.tensor([0, 1, 2, 0, 1, 2, 0])
     expected = by_hand(features, y, 6, 0.9, 30)
@@ -64,7 +61,6 @@ def test_it_is_the_iteration_on_the_normalised_graph() -> None:
 
 
 def test_spreading_over_the_graph_of_cosines_is_propagation() -> None:
-    torch.manual_seed(2)
     features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
     y[:6] = torch.tensor([0, 1, 2, 0, 1, 2])
     indices, cosines = nearest_neighbours(features, 6)
@@ -107,7 +103,6 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 def test_a_share_of_each_class_is_kept() -> None:
-    torch.manual_seed(0)
     labels, certainty = torch.tensor([0] * 10 + [1] * 20 + [2] * 5), torch.rand(35)
     kept = surest(labels, certainty, 0.6)
     for k, count in ((0, 6), (1, 12), (2, 3)):

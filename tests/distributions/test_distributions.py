@@ -63,7 +63,6 @@ def grid_around(samples: Tensor, points: int = 500) -> tuple[Tensor, float]:
 
 
 def test_diagonal_gaussian_integrates_to_one_and_matches_torch() -> None:
-    torch.manual_seed(0)
     base = DiagonalGaussian(2).double()
     perturb(base, 0.2)
     samples = base.sample(20_000)
@@ -111,7 +110,6 @@ def test_sample_gives_one_row_for_each_label(make: Make) -> None:
 @pytest.mark.parametrize("num_classes", [1, 2, 10, 13])
 @torch.no_grad()
 def test_enumerated_classes_equal_a_loop(make: Make, num_classes: int) -> None:
-    torch.manual_seed(3)
     z = torch.randn(5, 12, dtype=torch.float64)
     loop: Tensor | None = None
     for chunk in (None, 1, 3, num_classes, 100):
@@ -227,7 +225,6 @@ def test_class_conditional_gaussian_matches_torch(scales: str) -> None:
 
 
 def test_means_from_data_are_class_averages() -> None:
-    torch.manual_seed(0)
     z, y = torch.randn(30, 2), torch.arange(30) % 2
     for means, moves in (("data", True), ("random", False), ("simplex", False)):
         for learned in (True, False):
@@ -288,7 +285,6 @@ def test_a_learned_prior_learns_and_stays_normalised() -> None:
 
 
 def test_prior_samples_follow_it() -> None:
-    torch.manual_seed(0)
     samples = ClassPrior(3, [0.6, 0.3, 0.1]).sample(20_000)
     torch.testing.assert_close(samples.bincount() / 20_000, torch.tensor([0.6, 0.3, 0.1]), rtol=0, atol=0.015)
 

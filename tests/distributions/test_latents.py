@@ -53,7 +53,6 @@ def assert_mean(draws: Tensor, expected: Tensor) -> None:
 
 @torch.no_grad()
 def test_gaussian_divergence_equals_its_monte_carlo_estimate() -> None:
-    torch.manual_seed(0)
     latent, parameters = GaussianLatent(D), numbers(2 * D)
     for prior in (None, numbers(2 * D)):
         p = None if prior is None else diagonal_gaussian(prior)
@@ -101,7 +100,6 @@ def test_draws_carry_gradients_to_all_numbers() -> None:
 
 
 def test_merged_gaussians_are_the_product_of_densities() -> None:
-    torch.manual_seed(0)
     first, second, z = numbers(2 * D), numbers(2 * D), torch.randn(200, M, D, dtype=torch.float64)
     merged = merge_gaussians(first, second)
     product = diagonal_gaussian(first).log_prob(z) + diagonal_gaussian(second).log_prob(z)

@@ -64,7 +64,6 @@ def test_logistic_stays_finite_in_single_precision_with_gradients() -> None:
 
 
 def test_logistic_samples_fill_cells_by_their_mass() -> None:
-    torch.manual_seed(0)
     cells = DiscretizedLogistic(torch.tensor(0.3), torch.tensor(-1.5), 8)
     samples = cells.sample((50_000,))
     assert samples.shape == (50_000,) and samples.min() >= 0 and samples.max() < 1
@@ -81,7 +80,6 @@ def test_logistic_samples_fill_cells_by_their_mass() -> None:
 
 
 def test_bernoulli_probabilities_sum_to_one() -> None:
-    torch.manual_seed(0)
     likelihood = BernoulliPixels((3,), 256)
     images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)
     parameters = numbers(likelihood, 1, 3.0)
@@ -94,7 +92,6 @@ def test_bernoulli_probabilities_sum_to_one() -> None:
 
 @pytest.mark.parametrize("levels", [None, 256])
 def test_gaussian_density_integrates_to_one(levels: int | None) -> None:
-    torch.manual_seed(0)
     likelihood = GaussianPixels((2,), levels)
     axis = torch.linspace(-30, 30, 3001, dtype=torch.float64)
     for parameters in numbers(likelihood, 3, 0.7).split(1):
@@ -108,7 +105,6 @@ def test_gaussian_density_integrates_to_one(levels: int | None) -> None:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_row_is_the_sum_of_its_values(name: str) -> None:
-    torch.manual_seed(0)
     likelihood, alone = LIKELIHOODS[name](IMAGE, 17), LIKELIHOODS[name]((1,), 17)
     parameters = numbers(likelihood, 4)
     seen = likelihood.observe(torch.rand(4, *IMAGE, dtype=torch.float64))
@@ -119,7 +115,6 @@ def test_a_row_is_the_sum_of_its_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_mean_is_that_of_samples(name: str) -> None:
-    torch.manual_seed(0)
     likelihood = LIKELIHOODS[name](IMAGE, 256)
     parameters = numbers(likelihood, 1, 0.1)
     if name == "logistic":
@@ -133,7 +128,6 @@ def test_the_mean_is_that_of_samples(name: str) -> None:
 
 
 def test_gaussian_samples_have_the_scale() -> None:
-    torch.manual_seed(0)
     parameters = torch.tensor([[0.3, -1.0, 0.5, -0.7]], dtype=torch.float64)
     points = GaussianPixels((2,), None).distribution(parameters).sample((20_000,))[:, 0]
     torch.testing.assert_close(points.mean(dim=0), parameters[0, :2], rtol=0, atol=0.05)
@@ -147,7 +141,6 @@ def test_gaussian_samples_have_the_scale() -> None:
 
 
 def test_bernoulli_observes_binary_images_without_bias() -> None:
-    torch.manual_seed(0)
     likelihood = BernoulliPixels((17,), 17)
     levels = torch.arange(17)
     draws = torch.stack([likelihood.observe((levels + torch.rand(17)) / 17) for _ in range(20_000)])

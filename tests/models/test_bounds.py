@@ -438,7 +438,6 @@ def test_more_samples_do_not_move_the_bound() -> None:
 @torch.no_grad()
 def test_a_classifier_that_is_not_the_posterior_costs_its_divergence() -> None:
     # q(z | x, y) exact: the bound of log p(x) lies below by KL(q(y | x) || p(y | x)), and nothing else
-    torch.manual_seed(0)
     model, means, covariance = m2(False, num_samples=1, importance_samples=2)
     model.classifier.sharpness.fill_(0.3)  # type: ignore[union-attr, operator]
     x = normal(3, X)

@@ -221,7 +221,6 @@ def test_a_loaded_model_samples_at_once(make: Callable[[], SemiConditionalFlow])
 @torch.no_grad()
 def test_samples_carry_their_label() -> None:
     """Classes far apart: Bayes' rule finds the label that a sample was drawn for, row by row."""
-    torch.manual_seed(0)
     model = toy("gaussian", means="simplex", spread=20.0).double().eval()
     perturb(model)
     y = torch.tensor([2, 0, 1, 1]).repeat(25)
@@ -229,7 +228,6 @@ def test_samples_carry_their_label() -> None:
 
 
 def test_initialize_starts_every_layer_and_keeps_the_mode() -> None:
-    torch.manual_seed(0)
     model = toy("gaussian", means="data").double().eval()
     x, y = points(60)
     hidden = torch.where(torch.arange(60) % 2 == 0, y, UNLABELLED)

@@ -567,7 +567,6 @@ def test_an_encoder_gives_its_context_to_the_head() -> None:
 
 @pytest.mark.parametrize("kind", ["m1", "m2", "adgm"])
 def test_points_take_a_gaussian_likelihood(kind: str) -> None:
-    torch.manual_seed(0)
     model = build(kind, (2,), K, levels=None, likelihood="gaussian", latent=2, hidden=8)
     x, y = 3 * torch.randn(12, 2), torch.arange(12) % K
     model.initialize(x, y)

@@ -93,13 +93,10 @@ def test_views_are_averaged_with_the_image_itself(model: JointModel, augment: fl
 
 @pytest.mark.parametrize("batch_size", [1, 7, 52, 53, 1000])
 def test_evaluate_does_not_depend_on_its_batches(model: JointModel, batch_size: int) -> None:
-    whole, parts = evaluate(model, X, Y, 17), evaluate(model, X, Y, 17, batch_size)
-    assert parts["nll"] == pytest.approx(whole["nll"], rel=1e-2)  # the noise may be drawn in another order
-    assert parts["accuracy"] == pytest.approx(whole["accuracy"], abs=0.1)
     points = X.flatten(1).float()[:, :2]
-    flow = build("scnf-toy", (2,), 3).eval()
-    whole, parts = evaluate(flow, points, Y, None), evaluate(flow, points, Y, None, batch_size)
-    assert parts == pytest.approx(whole, rel=1e-5)
+    for network, x, levels in ((model, X, 17), (build("scnf-toy", (2,), 3), points, None)):
+        whole, parts = evaluate(network, x, Y, levels), evaluate(network, x, Y, levels, batch_size)
+        assert parts == pytest.approx(whole, rel=1e-5)  # the noise is the same, sums in float32 are in another order
 
 
 def test_labels_only_score(model: JointModel) -> None:

@@ -36,7 +36,6 @@ from scnf.transforms.coupling import Partition
 
 @pytest.mark.parametrize("shape", [(64, 3), (16, 3, 4, 5)])
 def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
     layer = ActNorm(3)
     per_channel = (1, 3) + (1,) * (len(shape) - 2)
     inputs = torch.randn(shape) * torch.tensor([0.01, 1.0, 50.0]).view(per_channel)
@@ -48,7 +47,6 @@ def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -
 
 
 def test_actnorm_starts_once() -> None:
-    torch.manual_seed(0)
     layer = ActNorm(2)
     layer(3 + 2 * torch.randn(32, 2))
     started = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -86,7 +84,6 @@ def test_actnorm_is_safe_on_constant_channels_and_single_rows() -> None:
 
 
 def test_actnorm_does_not_start_again_after_loading() -> None:
-    torch.manual_seed(0)
     layer, loaded, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
     layer(3 + 2 * torch.randn(32, 2))
     batch = torch.randn(32, 2)
@@ -115,7 +112,6 @@ def test_haar_is_orthogonal_and_ends_in_block_means(channels: int) -> None:
 
 @pytest.mark.parametrize("kind", [FullLinear, PLULinear])
 def test_linear_starts_from_the_matrix_it_is_given(kind: type[FullLinear] | type[PLULinear]) -> None:
-    torch.manual_seed(0)
     initial = torch.randn(5, 5)
     given = initial.clone()
     layer = kind(5, initial)
@@ -236,7 +232,6 @@ def test_grey_levels_start_from_a_batch_of_one_level(value: float, slope: float)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
     layer = GreyLevels(levels).to(dtype).eval()
     layer.log_slope.data += torch.randn(levels - 1, dtype=dtype)
     meet = torch.arange(levels + 1, dtype=dtype) / levels
@@ -308,7 +303,6 @@ def test_factor_out_puts_the_deepest_features_last() -> None:
 
 
 def test_ours_inside_an_nflows_flow() -> None:
-    torch.manual_seed(0)
     steps = [ActNorm(4), PLULinear(4), two_way_coupling(partial(ConvNet, hidden=8), 4)]
     transform = CompositeTransform([Squeeze(), *steps, Flatten((4, 2, 2))])
     flow = Flow(transform, StandardNormal([16]))

@@ -77,7 +77,6 @@ def gradients(
 
 @pytest.mark.parametrize("make", [images, vectors])
 def test_gradients_are_those_of_plain_autograd(make: Callable[[], CompositeTransform]) -> None:
-    torch.manual_seed(0)
     transform = make().double()
     x = torch.rand(5, 1, 4, 4).double() if make is images else torch.randn(5, 4).double()
     context = None if make is images else torch.randn(5, CONTEXT).double()
@@ -163,7 +162,6 @@ def test_nor_does_the_memory_of_the_process() -> None:
 
 
 def test_frozen_parameters_and_inputs_without_gradient() -> None:
-    torch.manual_seed(0)
     transform = CompositeTransform(step(4, 0) + step(4, 1))
     transform.reversible = True
     frozen = transform._transforms[1].weight.requires_grad_(False)
@@ -181,7 +179,6 @@ class OneWay(ActNorm):
 
 
 def test_data_are_not_found_again_by_inverting() -> None:
-    torch.manual_seed(0)
     x, context = torch.randn(5, 4).double(), torch.randn(5, CONTEXT).double()
     for layers in ([OneWay(4), *vectors()._transforms], shared()):
         transform = CompositeTransform(layers).double()
@@ -246,7 +243,6 @@ def shared() -> list[Transform]:
     ids=["shared", "blind", "another-forward", "own-parameter"],
 )
 def test_unusual_layers(make: Callable[[], list[Transform]]) -> None:
-    torch.manual_seed(0)
     transform = CompositeTransform(make()).double()
     x = torch.randn(6, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -258,7 +254,6 @@ def test_unusual_layers(make: Callable[[], list[Transform]]) -> None:
 
 
 def test_gradients_stay_in_single_precision_under_autocast() -> None:
-    torch.manual_seed(0)
     transform = CompositeTransform([InverseTransform(FullLinear(8)), FullLinear(8)])
     x = torch.randn(16, 8)
     full = gradients(transform, False, x, None)
