@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import re
-import resource
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 from scnf import config, runs
 from scnf.config import SHIPPED, Range, Settings
 from scnf.errors import UserError
+from scnf.failures import explain, traceback_in
 from scnf.files import expand, write_bytes
 from scnf.runs import Run
 
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
 
     Returns:
-        the exit code: 0; 2 for something that the user can put right; 128 + the signal after SIGINT or SIGTERM, and
-        after SIGPIPE, when whoever reads the output has gone.
+        the exit code: 0; 2 for something that the user can put right; 1 for a bug; 128 + the signal after SIGINT or
+        SIGTERM, and after SIGPIPE, when whoever reads the output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}
@@ -64,12 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 128 + signal.SIGPIPE
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        told = explain(error)
+        print(f"error: {told}", file=sys.stderr)
+        return 2 if isinstance(told, UserError) else 1
 
 
 class _Workbench:
@@ -242,7 +243,7 @@ class _Workbench:
 
 def train(words: Sequence[str]) -> int:
     """`scnf train`: train, evaluate once on test, leave everything in a run directory."""
-    from scnf.machine import description
+    from scnf.machine import check_compiler, description
     from scnf.models.flow import SemiConditionalFlow
 
     own, overrides = _take(words, "--config", "--resume")
@@ -260,6 +261,8 @@ def train(words: Sequence[str]) -> int:
     if settings.train.adapt and not isinstance(bench.model, SemiConditionalFlow):
         raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
     batches = bench.batches()
+    if settings.train.compile:
+        check_compiler(bench.device)
     if run is not None:
         _check_split(run, bench)
     elif settings.pretrained:
@@ -280,7 +283,8 @@ def train(words: Sequence[str]) -> int:
             run.write_json("env.json", runs.environment(sys.argv, description(bench.device)))
             for name, source in bench.m1_files.items():
                 write_bytes(run.path / M1_COPY / name, source.read_bytes())
-        return _train(run, bench, batches, resumed)
+        with traceback_in(run.path):
+            return _train(run, bench, batches, resumed)
     except KeyboardInterrupt:
         if not run.checkpoint("last").is_file():
             print(f"{run.path} had not come to its first checkpoint: nothing can be resumed", file=sys.stderr)
@@ -390,7 +394,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             resume=restart,
             say=partial(print, flush=True),
         )
-    except UserError:
+    except Exception:
         run.write_json("summary.json", summary)
         raise
     summary |= {
@@ -429,7 +433,8 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     minutes = summary["minutes"]
     spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
     cost = f"{spent}{rate}, " if summary["epochs"] else ""
-    print(f"{cost}{summary['peak_memory_mb']:.0f} MB at most; {kept}all is in {run.path}")
+    memory = "" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB at most; "
+    print(f"{cost}{memory}{kept}all is in {run.path}")
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -686,11 +691,16 @@ def _device(name: str) -> Any:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _peak_memory_mb(device: Any) -> float:
+def _peak_memory_mb(device: Any) -> float | None:
+    """Of the device, or of this process; None where the system does not tell."""
     import torch
 
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

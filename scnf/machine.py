@@ -4,12 +4,15 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from scnf.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -49,6 +52,25 @@ def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
     # densities are float32, not TF32, and to stay so
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
     return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Look for the compiler that `torch.compile` will call: of C++ for a CPU, of C for a GPU.
+
+    Raises:
+        UserError: there is none.
+    """
+    windows, mac = sys.platform == "win32", sys.platform == "darwin"
+    if device.type == "cuda":
+        variable, names = "CC", ["cl"] if windows else ["gcc", "clang"]
+    else:
+        variable, names = "CXX", ["cl" if windows else "clang++" if mac else "g++"]
+    names = [os.environ[variable]] if os.environ.get(variable) else names
+    if not any(map(shutil.which, names)):
+        raise UserError(
+            f"torch.compile needs a compiler, and there is no {' or '.join(names)}: install one, name yours in the "
+            f"variable {variable}, or set train.compile to false"
+        )
 
 
 def keep_freed_memory() -> bool:

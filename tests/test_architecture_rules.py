@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "scnf.training": LEARNING,
     "scnf.analysis": PARTS,
     "scnf.estimators": PARTS,
+    "scnf.failures": set(),
     "scnf.cli": {"scnf"},
     "scnf.__main__": {"scnf.cli"},
 }

@@ -1,5 +1,6 @@
 """What a person can get wrong: exit code 2, one line that says what, no traceback, and nothing written."""
 
+import errno
 import json
 import os
 import pickle
@@ -14,7 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import TINY
 from scnf.data import sources
+from scnf.errors import UserError
+from scnf.failures import explain, traceback_in
+from scnf.machine import check_compiler
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors
 
@@ -367,3 +372,115 @@ def test_a_disk_that_is_full_from_the_start(start: Callable[..., Any], tmp_path:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in err and err.startswith("error: cannot write ")
     assert list(tmp_path.rglob("*.tmp")) == []
+
+
+# --- what no layer has put into words
+
+MEMORY = "Lower train.batch_size, train.eval_batch_size or model.channels, set model.class_chunk to 1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1000000000, 10000000000]"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_the_end_of_memory_says_what_to_lower(error: Exception) -> None:
+    told = explain(error)
+    assert isinstance(told, UserError) and MEMORY in str(told) and "\n" not in str(told)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+def test_a_model_beyond_the_memory_ends_with_a_message(start: Callable[..., Any], tmp_path: Path) -> None:
+    def little() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+    words = ["train", "--config", "digits.yaml", "--recipe", "gumbel-autoencoder", "--variables", "90000"]
+    process = start("-c", LIMITED, *words, "--categories", "90000", "--device", "cpu", preexec_fn=little)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.startswith("error: the memory does not suffice (") and err.count("\n") == 1
+    assert MEMORY in err and not (tmp_path / "logs").exists()
+
+
+def test_a_file_that_cannot_be_used_is_named() -> None:
+    assert str(explain(FileNotFoundError(2, "No such file or directory", "a/b"))) == "No such file or directory: a/b"
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise RecursionError("maximum recursion\ndepth exceeded")
+
+
+BUG = "error: this is a bug in scnf, please report it: RecursionError: maximum recursion depth exceeded (the traceback "
+
+
+def test_a_bug_in_a_training_leaves_its_traceback_in_the_run(
+    digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scnf.objectives.semi_supervised_loss", broken)
+    outcome = digits("--max_steps 1")
+    run = last_run()
+    assert outcome.code == 1 and outcome.err == f"{BUG}is in logs/{run.path.name}/error.txt)\n"
+    text = (run.path / "error.txt").read_text()
+    assert text.startswith("Traceback") and "in broken" in text and run.read_json("summary.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_bug_before_there_is_a_run_leaves_its_traceback_in_a_temporary_file(
+    scnf: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.setattr("scnf.analysis.overview.list_runs", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path if writable else tmp_path / "absent"))
+    outcome = scnf("runs")
+    assert outcome.code == 1 and outcome.err.startswith(BUG)
+    if writable:
+        (path,) = tmp_path.glob("scnf-error-*.txt")
+        assert outcome.err == f"{BUG}is in {path})\n" and "in broken" in path.read_text()
+    else:
+        assert "cannot be written to a file:\nTraceback" in outcome.err and "in broken" in outcome.err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(3), UserError("mine"), BrokenPipeError()])
+def test_other_ends_of_a_training_pass_unchanged(error: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(error if isinstance(error, type) else type(error)), traceback_in(tmp_path):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_without_a_compiler_there_is_a_message(monkeypatch: pytest.MonkeyPatch, device: str, variable: str) -> None:
+    monkeypatch.setenv(variable, "no-such-compiler")
+    message = f"there is no no-such-compiler: install one, name yours in the variable {variable}, or set train.compile"
+    with pytest.raises(UserError, match=message):
+        check_compiler(torch.device(device))
+
+
+def test_compiling_without_a_compiler_ends_before_there_is_a_run(
+    digits: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check(digits("--compile"), "torch.compile needs a compiler, and there is no no-such-compiler")
+    assert not (tmp_path / "logs").exists()
+
+
+WITHOUT_RESOURCE = """
+import sys
+sys.modules["resource"] = None  # as on Windows
+from scnf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_without_the_resource_module_the_peak_of_memory_is_unknown(
+    start: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    process = start("-c", WITHOUT_RESOURCE, "train", "--config", "digits.yaml", *TINY, "--max_steps", "2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert last_run().read_json("summary.json")["peak_memory_mb"] is None and "MB at most" not in out

@@ -15,7 +15,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -60,8 +60,8 @@ def load(name: str, root: str | Path = "data") -> Dataset:
 
     Args:
         name: a key of `DATASETS`.
-        root: directory of the files, in torchvision's layout; absent files are fetched into it. The datasets
-            digits, moons and circles need no files.
+        root: directory of the files, in torchvision's layout, or a folder of that layout, such as MNIST/raw. Absent
+            files are fetched into it, unless it holds other things. digits, moons and circles need no files.
 
     Raises:
         UserError: the name is unknown, a file is damaged, or absent files cannot be fetched or written.
@@ -86,6 +86,9 @@ _PIP_SECONDS = 300
 
 # An attempt gets an empty directory to work in and returns the directory where the files now are.
 Attempt = Callable[[Path], Path]
+
+_DOWNLOADED = {"MNIST", "FashionMNIST", "cifar-10-batches-py", "train_32x32.mat", "test_32x32.mat"}
+"""What downloads leave in a data root."""
 
 _IDX_SHAPES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),
@@ -115,8 +118,8 @@ def _idx_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _locate(folder: Path, name: str) -> Path | None:
-    """The file `name` of `folder`, else its gzip, else None."""
-    candidates = (folder / name, folder / f"{name}.gz")
+    """The file `name` of `folder`, which may have a dot before its type, else its gzip, else None."""
+    candidates = (folder / f"{each}{end}" for each in (name, name.replace("-idx", ".idx")) for end in ("", ".gz"))
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
@@ -126,6 +129,7 @@ def _read(folder: Path, name: str, md5: str) -> bytes:
     Raises:
         ValueError: the content is not what `md5` says, or not a gzip.
         OSError: the file cannot be read.
+        UserError: the content is a file of another dataset.
     """
     path = _locate(folder, name) or folder / name
     data = path.read_bytes()
@@ -136,6 +140,9 @@ def _read(folder: Path, name: str, md5: str) -> bytes:
             raise ValueError(f"{path} ({len(data)} bytes) is damaged: {error}") from error
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
+        owner = next((owner for owner, sums in _IDX_MD5.items() if found in sums), None)
+        if owner:
+            raise UserError(f"{path} is of {owner}, which is not data.name: set that, or point --data.root elsewhere")
         shape = _IDX_SHAPES.get(name)
         size = f"{len(_idx_header(shape)) + math.prod(shape)} bytes with " if shape else ""
         raise ValueError(f"{path} is damaged: found {len(data)} bytes with MD5 {found}, expected {size}MD5 {md5}")
@@ -146,13 +153,14 @@ def _obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappi
     """The checked contents of the files of a dataset, which are fetched first when some are absent.
 
     Args:
-        root: the data root.
-        subfolder: where the files lie under it.
+        root: the data root, or any folder on the way from there to the files.
+        subfolder: where the files lie under the data root.
         md5s: MD5 of the uncompressed content by file name.
         attempts: the ways to get absent files by description, in the order in which they are tried.
     """
-    folder = root / subfolder
+    folder = _folder(root, subfolder, md5s)
     if any(_locate(folder, name) is None for name in md5s):
+        _refuse_foreign(root, subfolder, md5s)
         _fetch(folder, md5s, attempts)
     try:
         return {name: _read(folder, name, md5) for name, md5 in md5s.items()}
@@ -165,6 +173,25 @@ def _obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappi
             f"cannot read {error.filename or folder}: {error.strerror or error}. "
             "Make it readable or point --data.root elsewhere."
         ) from error
+
+
+def _folder(root: Path, subfolder: str, names: Iterable[str]) -> Path:
+    """Where the files `names` lie; see `_obtain`."""
+    parts = Path(subfolder).parts
+    places = [root.joinpath(*parts[skip:]) for skip in range(len(parts) + 1)]
+    return next((place for place in places if any(_locate(place, name) for name in names)), places[0])
+
+
+def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
+    """A UserError where `root` holds something and none of it belongs to a dataset that is downloaded."""
+    entries = sorted(entry for entry in (os.listdir(root) if root.is_dir() else []) if not entry.startswith("."))
+    if entries and not _DOWNLOADED & set(entries) and not (subfolder and (root / subfolder).is_dir()):
+        listed = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
+        raise UserError(
+            f"{root} holds {listed}, and none of the data files {', '.join(names)}, which are not downloaded into a "
+            f"folder of other things. Say --data.root {root / 'downloads'} to have them in a folder of their own, or "
+            f"--data.name for other data: {', '.join(DATASETS)}. Images of your own cannot be read"
+        )
 
 
 def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt]) -> None:
@@ -377,6 +404,7 @@ def _cifar10(root: Path) -> Dataset:
     from torchvision.datasets import CIFAR10
 
     md5s = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
+    root = _folder(root, CIFAR10.base_folder, md5s).parent
     _obtain(root, CIFAR10.base_folder, md5s, _from_torchvision("CIFAR10", CIFAR10.base_folder, [{}]))
     train, test = (_decoded(CIFAR10, root, train=train) for train in (True, False))
     x = [torch.tensor(part.data.transpose(0, 3, 1, 2)) for part in (train, test)]  # [N, H, W, C] there

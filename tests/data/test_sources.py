@@ -126,6 +126,58 @@ def test_datasets_without_files(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("folder", ["", "MNIST", "MNIST/raw"])
+def test_mnist_root_may_be_any_folder_down_to_its_files(mnist_copy: Path, folder: str, offline: None) -> None:
+    assert len(load("mnist", mnist_copy / folder).test_y) == 10_000
+
+
+def test_mnist_files_may_lie_in_a_folder_of_any_name_with_dots_in_theirs(mnist_copy: Path, offline: None) -> None:
+    raw = mnist_copy / "MNIST/raw"
+    for name in sources._IDX_SHAPES:
+        (raw / name).rename(raw / name.replace("-idx", ".idx"))
+    raw.rename(mnist_copy / "digits of mine")
+    assert len(load("mnist", mnist_copy / "digits of mine").test_y) == 10_000
+
+
+def test_files_of_another_dataset_are_not_called_damaged(mnist_copy: Path, offline: None) -> None:
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is of MNIST, which is not data.name: set that"):
+        load("fashion", mnist_copy / "MNIST/raw")
+
+
+FOREIGN = {
+    "images": ["1.png", "2.png", "3.png", "4.png"],
+    "folders of images": ["cat/1.jpg", "dog/2.jpg"],
+    "a table": ["train.csv"],
+}
+
+
+@pytest.mark.parametrize("name", ["mnist", "svhn"])
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_nothing_is_downloaded_into_a_folder_of_other_things(tmp_path: Path, files: list[str], name: str) -> None:
+    root = tmp_path / "mine"
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    before = sorted(root.rglob("*"))
+    first = files[0].split("/")[0]
+    with pytest.raises(UserError, match=rf"mine holds {first}.*not downloaded.*--data.root .*mine/downloads .*--data"):
+        load(name, root)
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("entry", ["FashionMNIST/", "MNIST/raw/", ".hidden"])
+def test_data_are_downloaded_where_downloads_are(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "notes.txt").touch() if entry.endswith("/") else (tmp_path / entry).touch()
+    (tmp_path / entry).mkdir(parents=True, exist_ok=True) if entry.endswith("/") else None
+
+    def attempt(work: Path) -> Path:
+        (work / "x").write_bytes(b"content")
+        return work
+
+    found = sources._obtain(tmp_path, "MNIST/raw", {"x": hashlib.md5(b"content").hexdigest()}, {"an attempt": attempt})
+    assert found == {"x": b"content"} == {"x": (tmp_path / "MNIST/raw/x").read_bytes()}
+
+
 # Damaged ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,8 +261,10 @@ def test_fashion_from_the_debian_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", debian)
     md5s = dict(zip(sources._IDX_SHAPES, sources._IDX_MD5["FashionMNIST"], strict=True))
 
+    root = tmp_path / "root"
+
     def obtain() -> dict[str, bytes]:
-        return sources._obtain(tmp_path, "FashionMNIST/raw", md5s, {"the package": sources._from_debian})
+        return sources._obtain(root, "FashionMNIST/raw", md5s, {"the package": sources._from_debian})
 
     with pytest.raises(UserError, match=f".1. the package: there is no {debian} .*apt install.*{WAYS_OUT}"):
         obtain()
@@ -221,11 +275,11 @@ def test_fashion_from_the_debian_package(tmp_path: Path, monkeypatch: pytest.Mon
     (debian / f"{TEST_Y}.gz").write_bytes(gzip.compress(bytes(10_008)))
     with pytest.raises(UserError, match=f"{TEST_Y}.gz is damaged: found 10008 bytes.*{WAYS_OUT}"):
         obtain()
-    assert not list((tmp_path / "FashionMNIST/raw").iterdir())
+    assert not list((root / "FashionMNIST/raw").iterdir())
     (debian / f"{TEST_Y}.gz").write_bytes(intact)
     obtain()
     shutil.rmtree(debian)
-    assert len(load("fashion", tmp_path).test_y) == 10_000
+    assert len(load("fashion", root).test_y) == 10_000
 
 
 TWO = """
