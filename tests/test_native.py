@@ -1,8 +1,14 @@
 """The kernels of convolutions: what PyTorch's give, and where there is no compiler, these."""
 
 import contextlib
+import hashlib
 import logging
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
-from scnf.native import operators
+from scnf.native import build, operators
 from scnf.nn import ConvNet, GlobalConvNet
 from scnf.transforms import FullLinear
 
@@ -539,21 +545,167 @@ def test_it_is_not_for_what_does_not_fit() -> None:
     assert native.convolutions._fits(x.shape, [weight.shape for weight in weights])
 
 
-@needs_kernel
-def test_the_library_is_built_once_and_a_damaged_one_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+ANSWER = 'extern "C" int answer() { return %d; }'
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """The folder of a library that is compiled in no time: its `answer()` is 42."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    caplog.set_level(logging.INFO, logger="scnf.native")
+    pretend_avx2(monkeypatch)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "answer.cpp").write_text(ANSWER % 42)
+    monkeypatch.setattr(build, "_FOLDER", tmp_path / "source")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+    return tmp_path / "not" / "there" / "scnf"
+
+
+def compiler(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler is a shell script, in which `$DIR` is the test's directory."""
+    (tmp_path / "compiler").write_text(f"#!/bin/sh\nDIR={tmp_path}\n{script}\n")
+    (tmp_path / "compiler").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def test_the_library_is_built_once(cache: Path) -> None:
+    library = fresh()
+    assert library is not None and library.answer() == 42
+    target, digest = sorted(cache.glob("kernels-*"))
+    assert digest.name == f"{target.name}.sha256"
+    assert digest.read_text() == f"{hashlib.sha256(target.read_bytes()).hexdigest()}  {target.name}\n"
+    when = target.stat().st_mtime_ns
+    assert fresh().answer() == 42 and target.stat().st_mtime_ns == when
+
+
+def flip(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content, other: bytes(len(content)),
+        lambda content, other: b"",
+        lambda content, other: content[: len(content) // 2],
+        lambda content, other: content[:4096],
+        lambda content, other: flip(content, content.index((42).to_bytes(4, "little"))),
+        lambda content, other: flip(content, len(content) - 1),
+        lambda content, other: b"not a library",
+        lambda content, other: other,
+        None,
+    ],
+    ids=["zeros", "empty", "half", "page", "answer", "last-byte", "text", "other-library", "no-digest"],
+)
+def test_a_damaged_library_is_built_again(cache: Path, tmp_path: Path, damage) -> None:
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", "-xc++", "-", "-o", tmp_path / "other.so"], input=ANSWER % 41, text=True, check=True
+    )
+    assert fresh().answer() == 42
+    target, digest = sorted(cache.glob("kernels-*"))
+    content = target.read_bytes()
+    if damage is None:
+        digest.unlink()
+    else:
+        target.write_bytes(damage(content, (tmp_path / "other.so").read_bytes()))
+    assert fresh().answer() == 42
+    assert names(cache) == [target.name, digest.name]  # and nothing is left lying about
+    assert digest.read_text().startswith(hashlib.sha256(target.read_bytes()).hexdigest())
+
+
+def test_a_library_that_is_damaged_while_it_is_in_use_goes_on(cache: Path) -> None:
+    library = fresh()
+    target = min(cache.glob("kernels-*"))
+    target.write_bytes(b"")
+    assert library.answer() == 42
+
+
+def test_a_library_that_cannot_be_loaded_is_built_again(cache: Path) -> None:
     assert fresh() is not None
-    (built,) = (tmp_path / "not" / "there" / "scnf").iterdir()
-    when = built.stat().st_mtime_ns
-    assert fresh() is not None and built.stat().st_mtime_ns == when
-    damaged = tmp_path / "another" / "scnf" / built.name
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"not a library")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert fresh() is not None and damaged.stat().st_size == built.stat().st_size
-    assert list(damaged.parent.iterdir()) == [damaged]  # and nothing is left lying about
+    target, digest = sorted(cache.glob("kernels-*"))
+    target.write_bytes(b"of another C library")
+    digest.write_text(hashlib.sha256(target.read_bytes()).hexdigest())
+    assert fresh().answer() == 42
+
+
+@pytest.mark.parametrize("failure", ["kill -9 $$", "ulimit -f 0", "echo No space left on device >&2; exit 1"])
+def test_a_failure_that_passes_is_forgotten(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: str,
+) -> None:
+    compiler(f"[ -e $DIR/well ] || {{ {failure}; }}\nexec g++ $*", tmp_path, monkeypatch)
+    assert fresh() is None and len(caplog.records) == 1 and "networks are PyTorch's" in caplog.text
+    assert names(cache) == []
+    (tmp_path / "well").touch()
+    assert fresh().answer() == 42
+
+
+def test_a_compiler_that_takes_too_long_is_tried_again_after_a_while(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler("[ -e $DIR/well ] || exec sleep 60\nexec g++ $*", tmp_path, monkeypatch)
+    monkeypatch.setattr(build, "_PATIENCE", 0.2)
+    assert fresh() is None and "timed out" in caplog.text
+    (slow,) = cache.glob("kernels-*")
+    (tmp_path / "well").touch()
+    monkeypatch.setattr(build, "_PATIENCE", 300)
+    assert fresh() is None and f"remove {slow} to try again" in caplog.text
+    for when in (time.time() - 3700, time.time() + 3700):  # or by a clock that was wrong
+        os.utime(slow, (when, when))
+        assert fresh().answer() == 42
+        for path in cache.glob("*.so*"):
+            path.unlink()
+
+
+def start_to_build(cache: Path) -> int:
+    """A process that builds the library: its exit code is the library's answer."""
+    process = os.fork()
+    if not process:
+        library = fresh()
+        os._exit(0 if library is None else library.answer())
+    return process
+
+
+def test_one_process_compiles_and_the_others_wait(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler("echo $* >> $DIR/calls; sleep 0.2; exec g++ $*", tmp_path, monkeypatch)
+    processes = [start_to_build(cache) for _ in range(6)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [42] * 6
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2  # one source, and the link
+
+
+def test_what_a_killed_process_was_building_is_removed(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler("[ -e $DIR/well ] || { touch $DIR/begun; exec sleep 2; }\nexec g++ $*", tmp_path, monkeypatch)
+    process = start_to_build(cache)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert any(name.startswith("build-") for name in names(cache))
+    (tmp_path / "well").touch()
+    assert fresh().answer() == 42
+    assert [name for name in names(cache) if name.startswith("build-")] == []
+
+
+def test_a_cache_that_cannot_be_written_turns_kernels_off_with_one_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file")
+    assert fresh() is None and len(caplog.records) == 1
+    cache.unlink()
+    cache.mkdir(mode=0o700)
+    (cache / ".lock").mkdir()  # no lock can be made
+    assert fresh() is None and len(caplog.records) == 2 and ".lock" in caplog.records[1].getMessage()
 
 
 def pretend_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,7 +728,7 @@ def test_without_a_compiler_convolutions_are_those_of_pytorch(
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert fresh() is None and "it does not compile" in caplog.text
-    assert fresh() is None and "it does not compile (remove" in caplog.text  # it is not tried again every time
+    assert names(tmp_path / "cache" / "scnf") == []  # it is tried again every time: it takes no time to see
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where no folder can be made
     assert fresh() is None

@@ -10,14 +10,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from scnf.errors import UserError
+from scnf.files import sweep, write_bytes, write_text
+
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
+_PATIENCE = 300
+"""Seconds that the compiler has for one source."""
+_FORGOTTEN = 3600
+"""Seconds after which it is tried again where it took too long: any other failure is quick, and tried every time."""
+_SCRATCH = "build-"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 
 
@@ -28,13 +38,16 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return _load()
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        _log.info("networks are PyTorch's, which are slower, for want of a kernel: %s", _said(error))
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, UserError) as error:
+        _log.info(
+            "networks are PyTorch's, which are slower, for want of a kernel: %s (SCNF_NATIVE=0 spares the attempt)",
+            _said(error),
+        )
         return None
 
 
 def _load() -> ctypes.CDLL:
-    """The library for this source, compiler and processor; built if it is not there or damaged."""
+    """The library for this source, compiler and processor; built if it is not there, or not as it was built."""
     if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         raise OSError("it is for Linux on processors with AVX2 or AVX-512")
     wanted = (shlex.split(os.environ.get("CXX", "")), ["g++"], ["c++"])
@@ -50,29 +63,79 @@ def _load() -> ctypes.CDLL:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
         raise OSError(f"others may write to {folder}, where it would be kept")
-    target, failed = folder / f"kernels-{key}.so", folder / f"kernels-{key}.failed"
-    if failed.is_file():
-        raise OSError(f"{failed.read_text(encoding='utf-8')} (remove {failed} to try again)")
-    if target.is_file():
-        try:
-            return ctypes.CDLL(str(target))
-        except OSError:
-            target.unlink(missing_ok=True)
+    target = folder / f"kernels-{key}.so"
+    content = _intact(target)
+    if content is not None:
+        with suppress(OSError):  # it was built beside another C library
+            return _opened(content, target)
+        target.unlink(missing_ok=True)
+    with _one_at_a_time(folder):
+        content = _intact(target)  # another process may have built it meanwhile
+        return _opened(_built(compiler, sources, target) if content is None else content, target)
+
+
+def _digest(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _intact(target: Path) -> bytes | None:
+    """The library's content, None where there is none or it is not what its digest is of."""
+    if not (target.is_file() and _digest(target).is_file()):
+        return None
+    content, listed = target.read_bytes(), _digest(target).read_text(encoding="utf-8", errors="replace")
+    return content if listed.startswith(hashlib.sha256(content).hexdigest()) else None
+
+
+def _opened(content: bytes, target: Path) -> ctypes.CDLL:
+    """The library with this content, from memory: what was checked is what runs, whatever becomes of the file."""
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            objects, linked = [f"{scratch}/{source.stem}.o" for source in sources], f"{scratch}/kernels.so"
-            compilations = [
-                (*compiler, *_FLAGS, "-c", str(source), "-o", compiled)
-                for source, compiled in zip(sources, objects, strict=True)
-            ]
-            with ThreadPoolExecutor() as threads:
+        descriptor = os.memfd_create("scnf-kernels")  # stays open: the loader tells libraries by their path
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    except (AttributeError, OSError):  # there is no /proc, or such memory holds no programs here
+        return ctypes.CDLL(str(target))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, and remove first what was left by processes that were killed while they held it."""
+    import fcntl  # of Unix alone
+
+    with open(folder / ".lock", "ab") as file:  # the system releases the lock when this process ends, however it does
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("another process compiles the kernels: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(folder)
+        for left in folder.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _built(compiler: Sequence[str], sources: Sequence[Path], target: Path) -> bytes:
+    """Compile, link and keep the library at `target`, and its digest beside it."""
+    slow = target.with_suffix(".slow")
+    if slow.is_file() and 0 <= time.time() - slow.stat().st_mtime < _FORGOTTEN:
+        raise OSError(f"the compiler took more than {_PATIENCE} seconds a while ago: remove {slow} to try again")
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as scratch:
+        objects, linked = [f"{scratch}/{source.stem}.o" for source in sources], f"{scratch}/kernels.so"
+        compilations = [
+            (*compiler, *_FLAGS, "-c", str(source), "-o", compiled)
+            for source, compiled in zip(sources, objects, strict=True)
+        ]
+        try:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
                 list(threads.map(_run, compilations))
             _run((*compiler, "-shared", *objects, "-o", linked))  # without OpenMP's own library: that of torch serves
-            Path(linked).replace(target)  # another process may have been faster
-        return ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError) as error:
-        failed.write_text(_said(error), encoding="utf-8", errors="replace")
-        raise
+        except subprocess.TimeoutExpired:
+            write_text(slow, "")
+            raise
+        content = Path(linked).read_bytes()
+    write_bytes(target, content)
+    write_text(_digest(target), f"{hashlib.sha256(content).hexdigest()}  {target.name}\n")
+    return content
 
 
 def _said(error: Exception) -> str:
@@ -81,4 +144,4 @@ def _said(error: Exception) -> str:
 
 
 def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300)
+    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
