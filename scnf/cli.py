@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scnf import config, runs
+from scnf import config, runs, streams
 from scnf.config import SHIPPED, Range, Settings
 from scnf.errors import UserError
 from scnf.failures import explain, traceback_in
@@ -38,6 +38,7 @@ _ADAPTED = 1_000_003
 """What is added to the seed where a flow is adapted: it may have had the same, and drawn the same class means."""
 
 
+@streams.guarded()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the console script `scnf`.
 
@@ -45,32 +46,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
 
     Returns:
-        the exit code: 0; 2 for something that the user can put right; 1 for a bug; 128 + the signal after SIGINT or
-        SIGTERM, and after SIGPIPE, when whoever reads the output has gone.
+        the exit code: 0; 2 for something that the user can put right, standard output that is full or closed among
+        it; 1 for a bug; 128 + the signal after SIGINT or SIGTERM, and after SIGPIPE, when whoever reads the output has
+        gone. A training that has begun goes on without its output.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("scnf").setLevel(logging.INFO)
     try:
-        if words[0] not in commands:
-            raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
-        code = commands[words[0]](words[1:])
-        sys.stdout.flush()
-        return code
+        try:
+            for word in words:
+                _check_bytes(word)
+            if not words or words[0] in ("-h", "--help"):
+                print(USAGE)
+                return 0 if words else 2
+            if words[0] not in commands:
+                raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
+            return commands[words[0]](words[1:])
+        finally:  # also where a parser has exited after its help
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        streams.complain("interrupted")
         return 130
     except Exception as error:
         told = explain(error)
-        print(f"error: {told}", file=sys.stderr)
-        return 2 if isinstance(told, UserError) else 1
+        theirs = isinstance(told, UserError)
+        streams.complain(f"error: {told}", keep="" if theirs else "\n")  # a bug's traceback may have found no file
+        return 2 if theirs else 1
 
 
 class _Workbench:
@@ -257,6 +262,7 @@ def train(words: Sequence[str]) -> int:
             raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
     else:
         settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
+    streams.go_on_without()
     bench = _Workbench(settings, run.path if run is not None else None)
     if settings.train.adapt and not isinstance(bench.model, SemiConditionalFlow):
         raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
@@ -582,6 +588,16 @@ def _take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]
             raise UserError(f"{name} needs a value")
         own[name] = expand(own[name])
     return own, rest
+
+
+def _check_bytes(word: str) -> None:
+    """UserError where a word, which may name a file, is no text: YAML, TensorBoard and others could not write it."""
+    try:
+        text = os.fsencode(word) == word.encode()
+    except UnicodeError:
+        text = False
+    if not text:
+        raise UserError(f"{word!r} is no UTF-8 text here: rename what it names, or set LC_ALL=C.UTF-8")
 
 
 class _Parser(argparse.ArgumentParser):

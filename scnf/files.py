@@ -75,8 +75,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` atomically, as UTF-8; what it does not have, halves of surrogate pairs, as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def require_file(path: Path) -> None:

@@ -22,6 +22,7 @@ BELOW = {
     "scnf.native": {"scnf.native"},
     "scnf.nn": {"scnf.native"},
     "scnf.runs": set(),
+    "scnf.streams": set(),
     "scnf.transforms": {"scnf.transforms", "scnf.native"},
     "scnf.distributions": {"scnf.distributions", "scnf.transforms.base"},
     "scnf.models": {"scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},

@@ -15,6 +15,7 @@ from scnf import UNLABELLED
 from scnf.analysis import plots
 from scnf.files import write_text
 from scnf.models.base import JointModel, JointOutput
+from scnf.streams import printable
 from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error, noisy_batches
 
 _Result = TypeVar("_Result")
@@ -158,7 +159,7 @@ def write(rows: Sequence[Mapping[str, Any]], directory: Path, caption: str) -> s
     Raises:
         UserError: a file cannot be written.
     """
-    rows = sorted(rows, key=_rank)
+    rows = [{**row, "run": printable(row["run"])} for row in sorted(rows, key=_rank)]
     table, text = format_table(rows, caption), io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(["run", "recipe", *rows[0]])), lineterminator="\n")
     writer.writeheader()
@@ -188,7 +189,9 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             left.plot(elbo, height, "o", color="C1", markerfacecolor="white", label="ELBO")
             left.plot(iwae, height, "o", color="C1", label="IWAE")
     left.set(title="Density (lower is better)", xlabel="bits/dim" if sign > 0 else "-log p(x) [nats]")
-    left.set(yticks=range(len(rows)), yticklabels=[row["run"] for row in rows], ylim=(len(rows) - 0.5, -0.5))
+    left.set(
+        yticks=range(len(rows)), yticklabels=[plots.plain(row["run"]) for row in rows], ylim=(len(rows) - 0.5, -0.5)
+    )
     right.set(title="Accuracy", xlabel="accuracy [%]")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -203,7 +206,8 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if value is None:
         return "-"
-    return _HEADINGS[key][1](value) + "*" * (key in _NATS and row["likelihood_of"] == "binary")
+    text = printable(_HEADINGS[key][1](value)).replace("|", r"\|")  # a row of Markdown stays one
+    return text + "*" * (key in _NATS and row["likelihood_of"] == "binary")
 
 
 def _rank(row: Mapping[str, Any]) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scnf.errors import UserError
 from scnf.runs import Run, parse_number, runs_in
+from scnf.streams import printable
 from scnf.strict_yaml import read_yaml
 
 _MISSING = "-"
@@ -98,8 +99,9 @@ def describe(run: Run) -> str:
         "last metrics": metrics[-1] if metrics else {},
         "files": {path.relative_to(run.path).as_posix(): _size(path) for path in _files(run.path)},
     }
-    lines = [str(run.path), f"status: {row['status']}"]
-    for title, entries in sections.items():
+    lines = [printable(str(run.path)), f"status: {printable(row['status'])}"]
+    for title, named in sections.items():
+        entries = {printable(str(key)): value for key, value in named.items()}
         width = max(map(len, entries), default=0)
         lines += ["", title, *(f"  {key:<{width}}  {_show(value)}" for key, value in entries.items())]
         lines += [] if entries else [f"  {_MISSING}"]
@@ -136,7 +138,7 @@ def _overview(run: Run) -> dict[str, Any]:
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value, planned = row.get(column), row.get("epochs_planned")
-    text = _MISSING if value is None else COLUMNS[column](value)
+    text = _MISSING if value is None else printable(COLUMNS[column](value))
     if column in _STARRED:
         return text + ("*" if column in row.get("provisional", ()) else " ")
     if column == "epochs" and value is not None and isinstance(planned, int) and row.get("status") != "finished":
@@ -214,7 +216,7 @@ def _finite(*values: Any) -> float | None:
 
 
 def _show(value: Any) -> str:
-    return _MISSING if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return _MISSING if value is None else f"{value:.6g}" if isinstance(value, float) else printable(str(value))
 
 
 def _files(directory: Path) -> list[Path]:

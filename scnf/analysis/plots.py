@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scnf.files import atomic_write
+from scnf.streams import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +139,17 @@ def _curve(
         axes.text(0.5, 0.5, "no values", ha="center", va="center", color=_GREY, transform=axes.transAxes)
 
 
+def plain(text: str) -> str:
+    r"""`text` as matplotlib shows it letter by letter, where dollars would begin a formula.
+
+    >>> print(plain("a $ b"))
+    a \$ b
+    """
+    return printable(text).replace("$", r"\$")
+
+
 def save(figure: Figure, path: Path, dpi: int = 120) -> None:
     """Write a figure as a PNG file; UserError where the file cannot be written."""
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box stands for it
         figure.savefig(file, format="png", dpi=dpi)
