@@ -34,7 +34,7 @@ FULL, CLOSED = f"{LOST}No space left on device", f"{LOST}it is closed"
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`SCNF` in the command is the console script; what it writes is cut from the streams that it does not redirect."""
     words = command.replace("SCNF", f"{shlex.quote(sys.executable)} -m scnf.cli")
-    options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **environment}, "timeout": 120}
+    options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, **environment}, "timeout": 300}
     return subprocess.run(["bash", "-c", words], capture_output=True, text=True, errors="backslashreplace", **options)
 
 
@@ -124,7 +124,7 @@ def test_a_training_goes_on_when_its_terminal_is_gone(tmp_path: Path, reference:
         os.close(theirs)
         assert b"scnf-digits" in os.read(ours, 200)
         os.close(ours)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=300) == 0
     check_whole(tmp_path, reference)
 
 
