@@ -44,7 +44,6 @@ def test_calibration_error_at_the_ends() -> None:
 
 @pytest.fixture
 def model() -> JointModel:
-    torch.manual_seed(0)
     model = build("scnf-digits", (1, 4, 4), 3, channels=8, steps=2, conditional_hidden=8)
     with torch.no_grad():
         for parameter in model.parameters():

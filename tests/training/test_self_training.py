@@ -27,7 +27,6 @@ def test_labels_propagated_over_its_features_are_better_than_over_pixels(
 ) -> None:
     x, y, truth = digits
     monkeypatch.setattr(self_training, "STEPS", 60)
-    torch.manual_seed(0)
     features = self_trained_features(x, y, 17, rounds=2, augment=0.5)
     assert features.shape == (len(x), self_training.HIDDEN) and features.dtype == torch.float32
     errors = [int((propagate(each, y)[0] != truth).sum()) for each in (x.flatten(1), features)]
