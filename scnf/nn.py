@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf import native
+from scnf.errors import UserError
 
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
@@ -153,6 +154,18 @@ class ConvNet(nn.Module):
             if outputs is not None:
                 return outputs
         return self.leave(F.relu_(self.blocks(self.enter(inputs))))
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that says what to do about a single row, of which there is no variance."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training and len(inputs) == 1:
+            raise UserError(
+                "batch normalisation needs two rows or more at a time in training, and got one: raise "
+                "train.batch_size, or set model.norm to layer or none"
+            )
+        return super().forward(inputs)
 
 
 class Features(nn.Sequential):
@@ -318,7 +331,7 @@ class ConvDecoder(nn.Module):
 
 
 _NORMS: dict[str, Callable[[int], list[nn.Module]]] = {
-    "batch": lambda width: [nn.BatchNorm1d(width)],
+    "batch": lambda width: [_BatchNorm(width)],
     "layer": lambda width: [nn.LayerNorm(width)],
     "none": lambda width: [],
 }

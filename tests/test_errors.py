@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from conftest import TINY
+from scnf.cli import main
 from scnf.data import sources
 from scnf.errors import UserError
 from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
+from scnf.models import build
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors
 
@@ -147,7 +149,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --channels 1000000", "model.channels must be between 1 and 100000, not 1000000"),
     (f"{DIGITS} --recipe m1 --latent 1000000000000", "model.latent must be between 1 and 100000"),
     (f"{DIGITS} --channels [8]", "model.channels"),
-    (f"{POINTS} --augment 1", "points have no augmented views"),
+    (f"{POINTS} --augment 1 --classifier_weight 1", "points have no augmented views"),
     (f"{POINTS} --consistency_weight 1", "points have no augmented views"),
     (f"{DIGITS} --propagations 2 --num_labels 0", "data.num_labels above 0"),
     (f"{DIGITS} --adapt", "say which with --pretrained"),
@@ -467,6 +469,25 @@ def test_compiling_without_a_compiler_ends_before_there_is_a_run(
     monkeypatch.setenv("CXX", "no-such-compiler")
     check(digits("--compile"), "torch.compile needs a compiler, and there is no no-such-compiler")
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_variable_of_the_shell_that_is_not_set_does_not_train_from_scratch(scnf: Callable[..., Any]) -> None:
+    for option in ("--pretrained", "--config", "--resume", "--data.root", "--runs.root", "--m1"):
+        for words in ([option, ""], [f"{option}="]):
+            outcome = main(
+                ["train", *([] if option in ("--config", "--resume") else ["--config", "digits.yaml"]), *words]
+            )
+            assert outcome == 2
+    assert not os.path.exists("logs")
+
+
+@pytest.mark.parametrize("recipe", ["m1", "m2", "adgm", "classifier"])
+def test_batch_normalisation_of_one_row_says_what_to_do(recipe: str) -> None:
+    arguments = {"norm": "batch", "hidden": 8}
+    model = build(recipe, (1, 8, 8), 3, levels=17, **arguments).train()
+    with pytest.raises(UserError, match=r"two rows or more .* raise train.batch_size, or set model.norm to layer"):
+        model(torch.rand(1, 1, 8, 8), torch.tensor([0]))
+    assert model.eval()(torch.rand(1, 1, 8, 8), torch.tensor([0])).class_log_probs.shape == (1, 3)
 
 
 WITHOUT_RESOURCE = """

@@ -109,7 +109,7 @@ class Batches:
 
         y is UNLABELLED where hidden; of a view, or without views of an unlabelled row, it is a guess.
         """
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(int(self.seed * 1_000_003 + epoch))
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
         rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)

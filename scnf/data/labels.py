@@ -87,7 +87,7 @@ def draw_split(
             f"data.num_labels asks for {num_labels} labels and the data has {total - num_validation} training rows "
             f"beside {num_validation} for validation: ask for fewer"
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(data_seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(int(data_seed)))
     validation, pool = order[:num_validation], order[num_validation:]
     if balanced:
         each, rest = divmod(num_labels, num_classes)

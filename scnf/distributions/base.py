@@ -4,12 +4,29 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, kl_divergence, register_kl
 from torch.utils.checkpoint import checkpoint
 
 
 def single_or_better(values: Tensor) -> Tensor:
     """What a network gave, in float32 where it came out in half precision: densities are computed from that."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+class Rows(Independent):
+    """Independent dimensions [M, D, ...] as one distribution over rows, of which there may be none.
+
+    PyTorch's own sum over dimensions makes an error of M = 0.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p [M], in nats."""
+        return self.base_dist.log_prob(value).sum(-1)
+
+
+@register_kl(Rows, Rows)
+def _kl_of_rows(p: Rows, q: Rows) -> Tensor:
+    return kl_divergence(p.base_dist, q.base_dist).sum(-1)
 
 
 def enumerate_classes(

@@ -39,7 +39,7 @@ class LabelDraw(nn.Module):
 
     def forward(self, class_logits: Tensor) -> Tensor:
         """Y [N, K]."""
-        y = self.relaxed(class_logits)
+        y = self.relaxed(class_logits) if len(class_logits) else class_logits
         if self.straight_through:
             hard = F.one_hot(y.argmax(dim=1), y.shape[1]).to(y.dtype)
             y = hard + (y - y.detach())

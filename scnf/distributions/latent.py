@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import (
     Distribution,
-    Independent,
     Normal,
     OneHotCategorical,
     RelaxedOneHotCategorical,
     kl_divergence,
 )
 
-from scnf.distributions.base import single_or_better
+from scnf.distributions.base import Rows, single_or_better
 from scnf.transforms.base import Transform
 
 
@@ -53,12 +52,12 @@ class Temperature(nn.Module):
 def diagonal_gaussian(parameters: Tensor) -> Distribution:
     """N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
     mean, log_scale = single_or_better(parameters).chunk(2, dim=1)
-    return Independent(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
+    return Rows(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
 
 
 def standard_gaussian(like: Tensor) -> Distribution:
     """N(0, 1) over vectors shaped like `like` [M, D]."""
-    return Independent(Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False), 1)
+    return Rows(Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False), 1)
 
 
 def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
@@ -171,10 +170,12 @@ class CategoricalLatent(nn.Module):
         self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
     ) -> tuple[Tensor, Tensor]:
         """(z [M, V C], KL [M]) from logits [M, V C]; `prior` must be None: it is uniform."""
+        if not len(parameters):  # of which PyTorch's categories make an error
+            return parameters, parameters.sum(dim=1)
         logits = single_or_better(parameters).view(-1, self.variables, self.categories)
-        q = Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
+        q = Rows(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
         uniform = OneHotCategorical(logits=torch.zeros_like(logits), validate_args=False)
-        p = Independent(uniform, 1, validate_args=False)
+        p = Rows(uniform, 1, validate_args=False)
         if self.training:
             z = RelaxedOneHotCategorical(self.temperature.value, logits=logits, validate_args=False).rsample()
         else:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
+from torch.distributions import Bernoulli, Distribution, Normal, constraints
 
-from scnf.distributions.base import single_or_better
+from scnf.distributions.base import Rows, single_or_better
 
 
 class DiscretizedLogistic(Distribution):
@@ -139,7 +139,7 @@ class BernoulliPixels(PixelLikelihood):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Over [M, D], from logits [M, D]."""
-        return Independent(Bernoulli(logits=parameters, validate_args=False), 1, validate_args=False)
+        return Rows(Bernoulli(logits=parameters, validate_args=False), 1, validate_args=False)
 
 
 class LogisticPixels(PixelLikelihood):
@@ -159,7 +159,7 @@ class LogisticPixels(PixelLikelihood):
         assert self.levels is not None
         mean, log_scale = parameters.chunk(2, dim=1)
         scale = (log_scale - 2.0).clamp(-7, 3)
-        return Independent(DiscretizedLogistic(mean + 0.5, scale, self.levels), 1, validate_args=False)
+        return Rows(DiscretizedLogistic(mean + 0.5, scale, self.levels), 1, validate_args=False)
 
 
 class GaussianPixels(PixelLikelihood):
@@ -173,7 +173,7 @@ class GaussianPixels(PixelLikelihood):
         mean, log_scale = parameters.chunk(2, dim=1)
         if self.levels is not None:
             mean, log_scale = mean + 0.5, log_scale - 2.0
-        return Independent(Normal(mean, log_scale.clamp(-7, 7).exp(), validate_args=False), 1, validate_args=False)
+        return Rows(Normal(mean, log_scale.clamp(-7, 7).exp(), validate_args=False), 1, validate_args=False)
 
 
 LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
@@ -184,7 +184,7 @@ LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
 
 
 def _check_unit(x: Tensor, name: str) -> None:
-    low, high = float(x.min()), float(x.max())
+    low, high = map(float, x.aminmax()) if x.numel() else (0.0, 1.0)
     if low < 0 or high > 1:
         raise ValueError(
             f"a {name} likelihood needs pixels in [0, 1], and these run from {low:.2f} to {high:.2f}: do not "

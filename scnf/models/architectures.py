@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -174,7 +175,8 @@ def _coarse_to_fine(
         return in_turns(shape, shape[0] - coarse, coarse, detail_channels, detail_steps)
 
     def coarsest(shape: Shape) -> tuple[list[Transform], int]:
-        semantic = max(math.ceil(2 / math.prod(shape[1:])), round(semantic_share * shape[0]))
+        two_numbers = min(shape[0], math.ceil(2 / math.prod(shape[1:])))
+        semantic = max(two_numbers, round(semantic_share * shape[0]))
         kept, aside = (semantic, *shape[1:]), shape[0] - semantic
         if not aside:
             return [*glow_steps(shape), Flatten(shape)], math.prod(shape)
@@ -464,6 +466,11 @@ FLOWS: dict[str, FlowRecipe] = {
 }
 
 
+def _plain(value: Any) -> Any:
+    """A whole number as Python's own, where it is one of numpy."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 RECIPES: dict[str, FlowRecipe | VariationalRecipe] = {**FLOWS, **VARIATIONAL}
 
 
@@ -498,8 +505,12 @@ def build(
     """
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    num_classes, levels = int(num_classes), None if levels is None else int(levels)
+    given = {name: _plain(value) for name, value in arguments.items()}
     try:
-        return RECIPES[recipe].build(tuple(shape), num_classes, prior or ClassPrior(num_classes), levels, arguments)
+        return RECIPES[recipe].build(
+            tuple(map(int, shape)), num_classes, prior or ClassPrior(num_classes), levels, given
+        )
     except (ValueError, KeyError) as error:
         reason = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"the recipe {recipe} cannot be built for inputs of shape {list(shape)}: {reason}") from error

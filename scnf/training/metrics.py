@@ -60,6 +60,7 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     model draws first in a batch, such as binary images, is the same in every pass and for every model. Noise and maps
     are drawn on the CPU, and so are the same on every device. The random state of the caller comes back at the end.
     """
+    seed, batch_size = int(seed), int(batch_size)  # of numpy, too, which PyTorch refuses
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         for index, batch in enumerate(x.cpu().split(batch_size)):

@@ -24,11 +24,14 @@ class Squeeze(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs [N, 4C, H/2, W/2], zeros [N])."""
-        return F.pixel_unshuffle(inputs, 2), inputs.new_zeros(inputs.shape[0])
+        rows, channels, height, width = inputs.shape
+        shape = rows, 4 * channels, height // 2, width // 2
+        return F.pixel_unshuffle(inputs, 2).view(shape), inputs.new_zeros(rows)  # PyTorch's leaves no rows as they are
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs [N, C, H, W], zeros [N])."""
-        return F.pixel_shuffle(inputs, 2), inputs.new_zeros(inputs.shape[0])
+        rows, channels, height, width = inputs.shape
+        return F.pixel_shuffle(inputs, 2).view(rows, channels // 4, 2 * height, 2 * width), inputs.new_zeros(rows)
 
 
 class Unsqueeze(InverseTransform):

@@ -1,12 +1,15 @@
+import json
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.batches import Batches, EncodedBatches, dequantize
+from scnf.data.labels import draw_split
 from scnf.errors import UserError
 
 
@@ -279,3 +282,13 @@ def test_points_are_left_as_they_are() -> None:
     assert dequantize(x, None) is x
     batch = next(islice(make().epoch(0), 1))[0]
     assert torch.equal(batch, batch.round())
+
+
+def test_seeds_and_sizes_may_be_whole_numbers_of_numpy() -> None:
+    x, y = torch.randint(17, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2
+    split = [draw_split(y, kind(2), kind(10), kind(4), kind(3)).to_json() for kind in (int, np.int64)]
+    assert split[0] == split[1] == json.loads(json.dumps(split[1]))
+    torch.manual_seed(0)
+    ours, theirs = (Batches(x, y, kind(8), 0.25, kind(5), kind(17)) for kind in (int, np.int64))
+    for (_, first), (_, second) in zip(ours.epoch(1), theirs.epoch(np.int64(1)), strict=True):
+        assert torch.equal(first, second)

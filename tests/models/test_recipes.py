@@ -3,15 +3,19 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from scnf import native
-from scnf.distributions import ClassPrior
+from scnf.distributions import LIKELIHOODS, ClassPrior
+from scnf.distributions.labels import LABEL_DRAWS
 from scnf.machine import compile_for
 from scnf.models import SemiConditionalFlow, build
-from scnf.models.architectures import FLOWS
+from scnf.models.architectures import FLOWS, RECIPES
+from scnf.models.base import JointModel
+from scnf.models.variational_architectures import POSTERIORS
 from scnf.objectives import semi_supervised_loss
 from scnf.transforms import AffineCoupling
 
@@ -279,3 +283,57 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
 def test_errors(recipe: str, shape: tuple[int, ...], arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(recipe, shape, 4, **arguments)
+
+
+def every_recipe() -> list[tuple[str, dict[str, object]]]:
+    """Every recipe with its defaults, and the variational ones with the other parts that they can have."""
+    small: dict[str, object] = dict(hidden=16, layers=1)
+    more = [("m2", labels) for labels in LABEL_DRAWS]
+    return [
+        *((recipe, {} if recipe in FLOWS else small) for recipe in RECIPES),
+        *((recipe, {**small, "labels": labels, "num_samples": 2}) for recipe, labels in more),
+        *(("m1", {**small, "likelihood": likelihood}) for likelihood in LIKELIHOODS),
+        *(("adgm", {**small, "posterior": posterior}) for posterior in POSTERIORS),
+        ("m2", {**small, "importance_samples": 3, "class_chunk": 2}),
+        ("m2", {**small, "encoder": "conv", "decoder": "conv", "classifier": "conv"}),
+        ("scnf-fast", {"conditional": "gaussian", "class_chunk": 2}),
+    ]
+
+
+def built(recipe: str, arguments: dict[str, object]) -> tuple[JointModel, tuple[int, ...]]:
+    shape = SMALL.get(recipe, (1, 8, 8))
+    parts = {"m1": build("m1", shape, 3, levels=17, hidden=8, latent=4)} if recipe == "m1-m2" else {}
+    return build(recipe, shape, 3, levels=None if recipe == "scnf-toy" else 17, **arguments, **parts), shape
+
+
+@pytest.mark.parametrize(("recipe", "arguments"), every_recipe(), ids=str)
+def test_of_no_rows_every_recipe_gives_no_rows(recipe: str, arguments: dict[str, object]) -> None:
+    model, shape = built(recipe, arguments)
+    model.initialize(torch.rand(8, *shape), torch.arange(8) % 3)
+    x, y = torch.rand(0, *shape), torch.zeros(0, dtype=torch.long)
+    for training in (True, False):
+        output = model.train(training)(x, y)
+        assert output.log_likelihood.shape == (0,) and output.class_log_probs.shape == (0, 3)
+        assert model.representation(x).shape[0] == 0
+        if model.likelihood_of != "labels":
+            assert model.log_likelihood(x).shape == model.log_likelihood(x, 2).shape == (0,)
+            assert model.sample(y).shape == (0, *shape)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (1, 2, 4), (3, 2, 2)], ids=str)
+@torch.no_grad()
+def test_the_smallest_images_are_enough_for_the_hybrid(shape: tuple[int, ...]) -> None:
+    model = started(build("scnf-hybrid", shape, 3, channels=8, semantic_hidden=16), shape)
+    x = torch.rand(5, *shape)
+    restored, _ = model.transform.inverse(torch.cat(model.latents(x)[:2], dim=1))
+    torch.testing.assert_close(restored, x, rtol=0, atol=1e-4)
+    assert model.log_likelihood(x).isfinite().all() and model.sample(torch.arange(3)).shape == (3, *shape)
+
+
+def test_sizes_may_be_whole_numbers_of_numpy() -> None:
+    sizes = np.array([1, 8, 8])
+    model = build("m2", sizes, np.int64(10), levels=np.int64(17), hidden=np.int64(8), latent=np.int64(4))
+    assert model.sample(torch.arange(3)).shape == (3, 1, 8, 8)
+    flow = build("scnf-digits", sizes, np.int64(10), levels=np.int64(17), channels=np.int64(8))
+    assert flow.log_likelihood(torch.rand(2, 1, 8, 8)).shape == (2,)
