@@ -3,9 +3,9 @@
     python benchmarks/seeds.py mnist_m1.yaml mnist_m2_gumbel.yaml --seeds 0 1 2 --jobs 2 --data.root data
 
 Seed s takes `--seed s --data.data_seed s`: other weights, another 100 labels, other validation rows. Each run is one
-`scnf train`, `--jobs` of them side by side with the cores shared among them. Runs that are finished are not done again.
-`mnist_m1_m2.yaml` takes the M1 of the same seed, and so wants `mnist_m1.yaml` before it. Other words are settings, for
-all runs.
+`scnf train`, `--jobs` of them side by side with the cores shared among them, or OMP_NUM_THREADS each if it is set. Runs
+that are finished are not done again. `mnist_m1_m2.yaml` takes the M1 of the same seed, and so wants `mnist_m1.yaml`
+before it. Other words are settings, for all runs.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
     parser.add_argument("--data.root", dest="data", default="data")
     options, extra = parser.parse_known_args()
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // options.jobs))
     pairs = [(config, seed) for config in options.configs for seed in options.seeds]
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [pool.submit(train, options.runs, config, seed, extra, threads, options.data) for config, seed in pairs]

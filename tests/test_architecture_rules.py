@@ -23,6 +23,7 @@ BELOW = {
     "scnf.nn": {"scnf.native"},
     "scnf.runs": set(),
     "scnf.streams": set(),
+    "scnf.threads": set(),
     "scnf.transforms": {"scnf.transforms", "scnf.native"},
     "scnf.distributions": {"scnf.distributions", "scnf.transforms.base"},
     "scnf.models": {"scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},

@@ -1,0 +1,100 @@
+"""How many threads a training takes, by a clock that the test moves on."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from scnf.threads import Threads
+
+SPINS = "import os, scnf; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000 None"),
+        ({"GOMP_SPINCOUNT": "77"}, "77 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_import_bounds_the_spinning_of_threads_unless_the_user_has(given: dict[str, str], expected: str) -> None:
+    others = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", SPINS], capture_output=True, text=True, env={**others, **given})
+    assert done.stdout.strip() == expected, done.stderr
+
+
+class Machine:
+    """A clock that only work moves on, by seconds that depend on the number of threads."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self.seconds, self.now, self.said = seconds, 0.0, list[str]()
+
+    def work(self) -> None:
+        self.now += self.seconds[torch.get_num_threads()]
+
+    def threads(self) -> Threads:
+        return Threads(lambda: self.work, self.said.append)
+
+    def steps(self, threads: Threads, number: int) -> None:
+        for _ in range(number):
+            self.work()
+            threads()
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[int, float]], Machine]]:
+    """A machine with as many threads as times are given for."""
+    before = torch.get_num_threads()
+
+    def make(seconds: dict[int, float]) -> Machine:
+        torch.set_num_threads(max(seconds))
+        made = Machine(seconds)
+        monkeypatch.setattr(time, "perf_counter", lambda: made.now)
+        return made
+
+    yield make
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({2: 0.04, 1: 0.06}, 2),
+        ({2: 0.2, 1: 0.06}, 1),
+        ({2: 0.06, 1: 0.0599}, 2),  # no gain worth the change
+        ({4: 0.05, 3: 0.03, 2: 0.04, 1: 0.06}, 3),
+        ({2: 50.0, 1: 0.06}, 1),  # one look is enough
+    ],
+)
+def test_threads_are_as_many_as_work_is_soonest_done_with(
+    on: Callable[[dict[int, float]], Machine], seconds: dict[int, float], expected: int
+) -> None:
+    machine = on(seconds)
+    assert machine.threads().choose() == expected == torch.get_num_threads()
+    assert len(machine.said) == 1 and f"threads: {expected} " in machine.said[0]
+    assert machine.now < 60
+
+
+def test_a_single_thread_is_not_tried(on: Callable[[dict[int, float]], Machine]) -> None:
+    machine = on({1: 1.0})
+    assert machine.threads().choose() == 1 and machine.said == [] and machine.now == 0
+
+
+def test_threads_are_chosen_anew_when_steps_get_slow(on: Callable[[dict[int, float]], Machine]) -> None:
+    machine = on({2: 0.04, 1: 0.06})
+    threads = machine.threads()
+    threads.choose()
+    machine.steps(threads, 20)
+    machine.now += 100  # an evaluation
+    machine.steps(threads, 20)
+    assert torch.get_num_threads() == 2 and len(machine.said) == 1
+    machine.seconds[2] = 0.3  # a neighbour
+    machine.steps(threads, 5)
+    assert torch.get_num_threads() == 1 and len(machine.said) == 3
+    machine.steps(threads, 20)
+    assert len(machine.said) == 3
