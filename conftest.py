@@ -2,6 +2,8 @@
 
 import os
 
+import scnf  # noqa: F401 - it may say how threads are to wait, and so comes before torch
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded, and for processes that tests start, too
 
 import random
