@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scnf.interrupt import Interrupted, child, watch
 from scnf.runs import Run, runs_in
 
 
@@ -43,9 +44,10 @@ def train(root: Path, config: str, seed: int, extra: Sequence[str], threads: int
             words += ["--model.m1", str(m1.path)]
         command = [sys.executable, "-m", "scnf.cli", "train", *words, "--runs.root", str(root), "--runs.name", name]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-800:]}")
+        with child(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            _, said = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said[-800:]}")
     run = finished(root, name)
     assert run is not None
     summary: dict[str, Any] = run.read_json("summary.json")
@@ -86,4 +88,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with watch():
+            main()
+    except Interrupted as error:
+        print(f"interrupted by {error}: the same again goes on after the runs that are finished", file=sys.stderr)
+        sys.exit(128 + error.number)

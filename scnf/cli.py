@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scnf import config, runs, streams
+from scnf import config, interrupt, runs, streams
 from scnf.config import SHIPPED, Range, Settings
 from scnf.errors import UserError
 from scnf.failures import explain, traceback_in
@@ -47,30 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit code: 0; 2 for something that the user can put right, standard output that is full or closed among
-        it; 1 for a bug; 128 + the signal after SIGINT or SIGTERM, and after SIGPIPE, when whoever reads the output has
-        gone. A training that has begun goes on without its output.
+        it; 1 for a bug; 128 + the signal after one of `scnf.interrupt.WATCHED`, and after SIGPIPE, when whoever reads
+        the output has gone. A training that has begun goes on without its output.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("scnf").setLevel(logging.INFO)
     try:
-        try:
-            for word in words:
-                _check_bytes(word)
-            if not words or words[0] in ("-h", "--help"):
-                print(USAGE)
-                return 0 if words else 2
-            if words[0] not in commands:
-                raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
-            return commands[words[0]](words[1:])
-        finally:  # also where a parser has exited after its help
-            sys.stdout.flush()
+        with interrupt.watch():
+            try:
+                for word in words:
+                    _check_bytes(word)
+                if not words or words[0] in ("-h", "--help"):
+                    print(USAGE)
+                    return 0 if words else 2
+                if words[0] not in commands:
+                    raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
+                return commands[words[0]](words[1:])
+            finally:  # also where a parser has exited after its help
+                sys.stdout.flush()
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        streams.complain("interrupted")
-        return 130
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        what, how = " ".join(["scnf", *words[:1]]), "; ".join(getattr(error, "__notes__", ["type the same again"]))
+        streams.complain(f"{what} was interrupted by {signal.Signals(number).name}: {how}")
+        return 128 + number
     except Exception as error:
         told = explain(error)
         theirs = isinstance(told, UserError)
@@ -247,7 +251,12 @@ class _Workbench:
 
 
 def train(words: Sequence[str]) -> int:
-    """`scnf train`: train, evaluate once on test, leave everything in a run directory."""
+    """`scnf train`: train, evaluate once on test, leave everything in a run directory, which is locked meanwhile."""
+    with ExitStack() as held:
+        return _train_locked(words, held)
+
+
+def _train_locked(words: Sequence[str], held: ExitStack) -> int:
     from scnf.machine import check_compiler, description
     from scnf.models.flow import SemiConditionalFlow
 
@@ -257,6 +266,7 @@ def train(words: Sequence[str]) -> int:
     run: Run | None = None
     if own["--resume"]:
         run = Run.find(Path(config.load(None, overrides).runs.root), own["--resume"])
+        held.enter_context(run.locked())
         settings = config.load(run.path / "config.yaml", overrides)
         if not run.checkpoint("last").is_file():
             raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
@@ -280,6 +290,7 @@ def train(words: Sequence[str]) -> int:
         run = Run.create(
             Path(settings.runs.root), settings.runs.name or f"{bench.dataset.name}-{settings.model.recipe}"
         )
+        held.enter_context(run.locked())
     try:
         if not resumed:
             if bench.m1_files:
@@ -291,9 +302,11 @@ def train(words: Sequence[str]) -> int:
                 write_bytes(run.path / M1_COPY / name, source.read_bytes())
         with traceback_in(run.path):
             return _train(run, bench, batches, resumed)
-    except KeyboardInterrupt:
-        if not run.checkpoint("last").is_file():
-            print(f"{run.path} had not come to its first checkpoint: nothing can be resumed", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if run.checkpoint("last").is_file():
+            error.add_note(f"go on with: scnf train --resume {run.path}")
+        else:
+            error.add_note(f"{run.path} had not come to its first checkpoint, and nothing can be resumed: start anew")
         raise
     finally:
         run.close()
@@ -362,6 +375,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             return 0
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
+        (run.path / "summary.json").unlink(missing_ok=True)  # of an earlier end: the next one writes its own, last
         run.write_text("config.yaml", config.to_yaml(settings))
     encoding = time.perf_counter()
     if train.adapt:
@@ -427,11 +441,11 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
 
     save_tensors(run.weights, bench.model.state_dict(), {"recipe": bench.settings.model.recipe})
     summary["validation"], summary["test"] = bench.figures("validation"), bench.figures("test")
-    run.write_json("summary.json", summary)
     classes = list(range(bench.dataset.num_classes))
     if bench.model.likelihood_of != "labels":
         sample_picture(bench.model, run.path / "samples.png", classes, 10, bench.shape, bench.device)
     plots.curves(run.read_metrics(), run.path / "curves.png")
+    run.write_json("summary.json", summary)  # the last file: with it, the run is whole
     for split in ("validation", "test"):
         print(f"{split:<10}  {figures_text(summary[split])}")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""

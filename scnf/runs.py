@@ -10,7 +10,8 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from scnf import files
 from scnf.errors import UserError
+from scnf.lock import lock
 
 _DIRECTORY = re.compile(r"(\d{6,})-\d{4}-\d{2}-\d{2}-(.+)")
 
@@ -42,6 +44,7 @@ class Run:
         self.path = path
         self._columns: list[str] = []  # of metrics.csv, once this process has written it as a whole
         self._writer: Any = None
+        self._locked = False
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -129,6 +132,37 @@ class Run:
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
         latest = ", ".join(run.path.name for run in runs[-3:])
         raise UserError(f"there is no run {ref!r} in {root}. {hint}The latest are {latest}; `scnf runs` lists all.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing into this run while the block lasts; inside another such block, do nothing.
+
+        Raises:
+            UserError: another process holds the run, or nothing can be written to it.
+
+        Example:
+            >>> import tempfile
+            >>> run = Run.create(Path(tempfile.mkdtemp()), "digits")
+            >>> with run.locked(), run.locked():
+            ...     run.write_text("note.txt", "nobody else writes here")
+        """
+        if self._locked:
+            yield
+            return
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock(self.path / ".lock"))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is in use: {error.strerror or 'another process'} writes into it. Wait for its end, "
+                    "or stop it, which saves its work, and run this again"
+                ) from error
+            self._locked = True
+            files.sweep(self.path)  # what writers that were killed have left
+            try:
+                yield
+            finally:
+                self._locked = False
 
     def checkpoint(self, which: str) -> Path:
         """Where the checkpoint `which` ("last" or "best") is kept."""

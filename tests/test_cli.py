@@ -313,7 +313,7 @@ def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch:
 
     monkeypatch.setattr(cli, "list_runs", stop)
     outcome = scnf("runs")
-    assert (outcome.code, outcome.err) == (130, "interrupted\n")
+    assert (outcome.code, outcome.err) == (130, "scnf runs was interrupted by SIGINT: type the same again\n")
 
 
 def test_a_finished_run_is_left_as_it_is(scnf: Callable[..., Any], copied: Run) -> None:

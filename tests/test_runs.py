@@ -122,6 +122,35 @@ def test_a_run_that_is_not_there_is_a_user_error_with_a_hint(tmp_path: Path) -> 
         Run.find(tmp_path, "1")
 
 
+# --- the lock
+
+
+def test_locked_runs_are_refused_to_others_by_name_and_free_at_the_end(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "digits")
+    with run.locked(), run.locked():
+        with (
+            pytest.raises(UserError, match=f"digits is in use: process {os.getpid()} on .* Wait"),
+            Run(run.path).locked(),
+        ):
+            pass
+        assert (run.path / ".lock").exists()
+    with Run(run.path).locked():
+        pass
+    assert list(run.path.iterdir()) == []
+
+
+def test_locking_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "digits")
+    code = (
+        "import os, sys; from pathlib import Path; from scnf.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    assert python(code, run.checkpoint("last")).wait() == -9
+    assert len(list(run.checkpoint("last").parent.iterdir())) == 1
+    with run.locked():
+        assert list(run.checkpoint("last").parent.iterdir()) == []
+
+
 # --- files of a run
 
 

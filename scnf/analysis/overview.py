@@ -220,7 +220,7 @@ def _show(value: Any) -> str:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in directory.rglob("[!.]*") if path.is_file())  # hidden: locks, what is being written
 
 
 def _size(path: Path) -> str:

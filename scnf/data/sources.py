@@ -28,6 +28,7 @@ from torch import Tensor
 
 from scnf.errors import UserError
 from scnf.files import expand, write_bytes
+from scnf.interrupt import child
 
 logger = logging.getLogger("scnf.data")
 
@@ -232,8 +233,8 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
 def _run(arguments: list[str], work: Path, limit: float = math.inf) -> None:
     """Run a Python process that fills `work`, and stop it when nothing more arrives.
 
-    A process can be stopped for certain, whatever it waits for: a socket's timeout starts anew for each address of
-    each mirror.
+    A process can be stopped for certain, whatever it waits for, and ends with this one. A socket's timeout starts anew
+    for each address of each mirror.
 
     Args:
         arguments: the arguments of the interpreter.
@@ -244,19 +245,14 @@ def _run(arguments: list[str], work: Path, limit: float = math.inf) -> None:
         UserError: the process failed or was stopped; the message is the last line that it printed, or says so.
     """
     with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            [sys.executable, "-P", *arguments],  # -P: no module is taken from the current directory
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(work)},
-        )
-        try:
+        command = [sys.executable, "-P", *arguments]  # -P: no module is taken from the current directory
+        environment = {**os.environ, "TMPDIR": str(work)}
+        with child(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
             start = heard = time.monotonic()
             content: set[tuple[str, int]] = set()
             while True:
                 try:
-                    child.wait(timeout=0.2)
+                    process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
                     now = time.monotonic()
@@ -267,13 +263,10 @@ def _run(arguments: list[str], work: Path, limit: float = math.inf) -> None:
                     raise UserError(f"no answer for {quiet} seconds")
                 if now - start > limit:
                     raise UserError(f"not done after {limit:.0f} seconds")
-        finally:
-            child.kill()
-            child.wait()
-        if child.returncode:
+        if process.returncode:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
-            raise UserError(lines[-1] if lines else f"exit code {child.returncode}")
+            raise UserError(lines[-1] if lines else f"exit code {process.returncode}")
 
 
 def _listing(folder: Path) -> set[tuple[str, int]]:

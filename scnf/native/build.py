@@ -13,13 +13,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from scnf.errors import UserError
 from scnf.files import sweep, write_bytes, write_text
+from scnf.interrupt import child
+from scnf.lock import lock
 
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
@@ -100,14 +102,12 @@ def _opened(content: bytes, target: Path) -> ctypes.CDLL:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, and remove first what was left by processes that were killed while they held it."""
-    import fcntl  # of Unix alone
-
-    with open(folder / ".lock", "ab") as file:  # the system releases the lock when this process ends, however it does
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("another process compiles the kernels: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            held.enter_context(lock(folder / ".lock"))
+        except BlockingIOError as error:
+            _log.info("%s compiles the kernels: waiting for it", error.strerror or "another process")
+            held.enter_context(lock(folder / ".lock", wait=True))
         sweep(folder)
         for left in folder.glob(f"{_SCRATCH}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -144,4 +144,7 @@ def _said(error: Exception) -> str:
 
 
 def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        said, _ = process.communicate(timeout=_PATIENCE)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)

@@ -1,13 +1,11 @@
 """The training loop, read from top to bottom."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scnf.data.batches import Batches
 from scnf.errors import UserError
+from scnf.interrupt import Interrupted, watch
 from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
@@ -58,7 +57,7 @@ class Progress:
         images: rows trained on so far.
         best_score: of the weights kept as best, see `SELECTORS`.
         best_epoch: epochs that had been done when they were kept.
-        stopped_by: the signal that ended the training before its time, None otherwise.
+        stopped_by: the signal that came and ended the training after a step, None otherwise.
     """
 
     epoch: int = 0
@@ -79,62 +78,6 @@ class Restart(NamedTuple):
     sums: dict[str, Tensor]
     averaged: AveragedModel | None
     guesses: Tensor | None = None
-
-
-class _Stopped(Exception):
-    """A signal ended what may be done again."""
-
-
-@dataclass
-class _Interrupt:
-    """The first SIGINT or SIGTERM asks the loop to end after its step; a second one acts at once."""
-
-    received: int | None = None
-    previous: dict[int, Any] = field(default_factory=dict)
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.release()
-
-    def watch(self) -> None:
-        with suppress(ValueError):  # not the main thread: signals are somebody else's
-            for watched in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(watched, self)
-                self.previous.setdefault(watched, before)
-
-    def release(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """A signal, also one that came before, ends what is inside with `_Stopped`."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.received = number
-            raise _Stopped
-
-        if self.received:
-            raise _Stopped
-        for watched in self.previous:
-            signal.signal(watched, stop)
-        try:
-            yield
-        finally:
-            if self.received:
-                self.release()
-            else:
-                self.watch()
-
-
-@contextmanager
-def _watch_signals() -> Iterator[_Interrupt]:
-    interrupt = _Interrupt()
-    interrupt.watch()
-    try:
-        yield interrupt
-    finally:
-        interrupt.release()
 
 
 def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
@@ -219,7 +162,8 @@ def train(
         where the training stands; `stopped_by` tells of a signal.
 
     Raises:
-        UserError: the loss is not finite, or nothing can be written to the run directory.
+        UserError: the loss is not finite, nothing can be written to the run directory, or another process has it.
+        Interrupted: a signal came before the first step was done, or a second one.
     """
     from tqdm import tqdm
 
@@ -232,7 +176,7 @@ def train(
     keep_average = _averaging(averaged, model, ema)
     peak_lr = [group["lr"] for group in optimizer.param_groups]
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
-    started, minutes_before = time.perf_counter(), progress.minutes
+    started, minutes_before, first_step = time.perf_counter(), progress.minutes, progress.total_step
 
     def loss_and_metrics(x: Tensor, y: Tensor, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
         done = progress.total_step / total_steps
@@ -248,15 +192,15 @@ def train(
     bar = tqdm(
         total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
     )
-    with _watch_signals() as interrupt, bar:
+    with run.locked(), watch() as signals, signals.deferred(), bar:
         while progress.total_step < total_steps:
             if guess is not None and progress.step == 0:
                 if not progress.epoch:  # later there is the checkpoint of the epoch before
                     save_last()  # a guess may take minutes, and a resume asks again
                 try:
-                    with interrupt.at_once():
+                    with signals.at_once():
                         found = guess(model, progress.epoch)
-                except _Stopped:
+                except Interrupted:
                     break
                 batches.guesses = batches.guesses if found is None else found
             model.train()
@@ -265,8 +209,10 @@ def train(
                 for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
                     group["lr"] = lr * learning_rate_factor(schedule, progress.total_step, total_steps, warmup)
                 optimizer.zero_grad(set_to_none=True)
-                loss, metrics = loss_and_metrics(x, y, forward)
-                loss.backward()
+                # The first step here may compile for minutes, and nothing is lost with it.
+                with signals.at_once() if progress.total_step == first_step else nullcontext():
+                    loss, metrics = loss_and_metrics(x, y, forward)
+                    loss.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
                 last = batches.steps_per_epoch - progress.step == 1 or total_steps - progress.total_step == 1
                 check = last or progress.total_step % check_every == 0  # before a checkpoint, always
@@ -285,10 +231,10 @@ def train(
                 progress.total_step += 1
                 progress.images += len(y) - batches.num_extra
                 bar.update()
-                if interrupt.received or progress.total_step == total_steps:
+                if signals.received or progress.total_step == total_steps:
                     break
             progress.train_seconds += time.perf_counter() - step_started
-            if interrupt.received and progress.step < batches.steps_per_epoch and progress.total_step < total_steps:
+            if signals.received and progress.step < batches.steps_per_epoch and progress.total_step < total_steps:
                 break
             means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
             progress.epoch, progress.step, sums = progress.epoch + 1, 0, {}
@@ -314,12 +260,11 @@ def train(
             save_last()
             bar.clear()
             say(_epoch_line(progress, epochs, total_steps, means, figures))
-            if interrupt.received:
+            if signals.received:
                 break
-        if interrupt.received and progress.total_step < total_steps:
-            progress.stopped_by = interrupt.received
         if progress.step or not (progress.epoch or guess):  # else the last checkpoint holds all of this
             save_last()
+    progress.stopped_by = signals.received  # one that comes from here on raises
     if progress.best_epoch:
         load_weights(model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))
     return progress
