@@ -18,6 +18,7 @@ from scnf.interrupt import Interrupted, watch
 from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
+from scnf.training.averaging import renormalize
 from scnf.training.checkpoint import (
     flatten_optimizer,
     load_tensors,
@@ -105,6 +106,13 @@ def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             return f"all outputs are finite, the first parameter with a non-finite gradient is {name}"
     return "no single layer is to blame"
+
+
+@torch.no_grad()
+def without_density(model: JointModel, x: Tensor, y: Tensor, views: int = 0) -> str:
+    """How many rows of a batch have density 0 under `model`, as part of a sentence; nothing where none has."""
+    rows = int((model(x, y, views).log_likelihood == -math.inf).sum())
+    return f"{rows} of {len(x)} rows have density 0, for a pixel that the model rules out, say; " if rows else ""
 
 
 def planned_steps(batches: Batches, epochs: int, max_steps: int | None) -> int:
@@ -218,6 +226,7 @@ def train(
                 check = last or progress.total_step % check_every == 0  # before a checkpoint, always
                 if check and not bool(torch.isfinite(loss + norm)):
                     reason = first_non_finite(model, lambda x=x, y=y: loss_and_metrics(x, y, model))  # type: ignore[misc]
+                    reason = without_density(model, x, y, batches.num_extra) + reason
                     raise UserError(
                         f"the loss or its gradient is not finite at step {progress.total_step} (epoch "
                         f"{progress.epoch + 1}): {reason}. Training stopped; {_kept(run)}. Lower train.lr or set "
@@ -239,6 +248,8 @@ def train(
             means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
             progress.epoch, progress.step, sums = progress.epoch + 1, 0, {}
             kept: Any = averaged.module if averaged is not None else model
+            if averaged is not None:
+                renormalize(kept, batches)
             figures = evaluate(kept)
             score = SELECTORS[select](figures)
             if not score < progress.best_score and not (math.isnan(score) and progress.best_epoch):
