@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "scnf"
 FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
-ANYONE = {"scnf", "scnf.errors", "scnf.files", "scnf.interrupt", "scnf.lock", "scnf.strict_yaml"}
+ANYONE = {"scnf", "scnf.checks", "scnf.errors", "scnf.files", "scnf.interrupt", "scnf.lock", "scnf.strict_yaml"}
 """What every module may import."""
 
 BELOW = {

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scnf.checks import check_labels
 from scnf.data.gradients import oriented_gradients
 from scnf.data.propagation import nearest_neighbours, spread
 
@@ -138,6 +139,9 @@ def distortion_neighbours(
     Returns:
         indices [N, k], the nearest first, and weights [N, k] in [0, 1].
 
+    Raises:
+        ValueError: fewer than two images, a number that is negative or not finite, or distances that are too large.
+
     Example:
         >>> x = torch.rand(2, 1, 28, 28)
         >>> moved = x.roll(1, dims=3)
@@ -146,6 +150,8 @@ def distortion_neighbours(
     """
     from tqdm import tqdm
 
+    if len(x) < 2 or not bool((x.isfinite() & (x >= 0)).all()):
+        raise ValueError("neighbours by distortion are of two images or more, of finite numbers that are not negative")
     upright = deslanted(x)
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
     gradients = torch.cat([sobel_gradients(part) for part in upright.split(1000)])  # convolutions take much memory
@@ -158,6 +164,8 @@ def distortion_neighbours(
             found.append(pairs.view(len(own), count))
             bar.update(len(own))
     distances, order = torch.cat(found).topk(min(neighbours, count), dim=1, largest=False)
+    if not bool(distances.isfinite().all()):
+        raise ValueError("the numbers in these images are too large to compare")
     indices, scales = indices.gather(1, order), distances[:, -1].sqrt()
     reach = (scales.unsqueeze(1) * scales[indices]).clamp_min(torch.finfo(distances.dtype).tiny)
     return indices, (-SHARPNESS * distances / reach).exp()
@@ -173,9 +181,13 @@ def distortion_labels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         labels [N], and how certain each is, in [0, 1], as of :func:`scnf.data.propagation.spread`.
 
+    Raises:
+        ValueError: as of :func:`distortion_neighbours`, no row has a label, or y are no labels.
+
     Example:
         >>> x = torch.rand(2, 1, 28, 28)
         >>> distortion_labels(torch.cat([x, x.roll(1, dims=3)]), torch.tensor([0, 1, -1, -1]))[0]
         tensor([0, 1, 0, 1])
     """
+    check_labels(y)  # before what takes minutes
     return spread(*distortion_neighbours(x), y, ALPHA, STEPS)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import check_labels
 
 COMPONENTS = 64
 """Principal components that distances are measured in: fewer numbers, and less noise."""
@@ -26,15 +27,21 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
 
     Returns:
         indices [N, k], and cosines [N, k].
+
+    Raises:
+        ValueError: a feature is not finite, or so large that products are not.
     """
     centred = features.float() - features.float().mean(dim=0)
-    if centred.shape[1] > COMPONENTS:
-        products = centred.T @ centred
-        try:
-            _, vectors = torch.linalg.eigh(products)  # of ascending eigenvalues
-        except torch.linalg.LinAlgError:  # in float32 the same eigenvalue may come too often: few rows, or copies
-            _, vectors = torch.linalg.eigh(products.double())
+    products = centred.T @ centred
+    if not bool(products.isfinite().all()):
+        raise ValueError("there are no neighbours by features that are not finite, or too large")
+    if len(products) > COMPONENTS:
+        # in double precision: in single, where few rows or copies make an eigenvalue come often, the algorithm may not
+        # converge, or give vectors that are no numbers
+        vectors = torch.linalg.eigh(products.double()).eigenvectors  # of ascending eigenvalues
         centred = centred @ vectors[:, -COMPONENTS:].float()
+        if not bool(centred.isfinite().all()):
+            raise ValueError("the principal components of these features are not finite")
     unit = F.normalize(centred, dim=1)
     buffer = unit.new_empty(chunk, len(unit))  # new memory for every chunk would take as long as the products
     cosines, indices = [], []
@@ -66,7 +73,7 @@ def propagate(
         labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
 
     Raises:
-        ValueError: no row has a label, or a feature is not finite.
+        ValueError: no row has a label, y are no labels, or a feature is not finite, or too large.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
@@ -74,8 +81,6 @@ def propagate(
         >>> labels
         tensor([0, 0, 0, 1, 1, 1])
     """
-    if not bool(features.isfinite().all()):
-        raise ValueError("labels cannot spread over features that are not finite")
     indices, cosines = nearest_neighbours(features, min(neighbours, len(features) - 1))
     return spread(indices, cosines.clamp_min(0).pow(4), y, alpha, steps)
 
@@ -100,7 +105,7 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
         labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
 
     Raises:
-        ValueError: no row has a label.
+        ValueError: no row has a label, y are no labels, or a weight is negative or not finite.
 
     Example:
         >>> chain = torch.tensor([[1], [2], [3], [2]])
@@ -108,6 +113,9 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
         >>> labels
         tensor([0, 0, 1, 1])
     """
+    check_labels(y)
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("weights of neighbours are 0 or more, and finite")
     labelled = y != UNLABELLED
     if not bool(labelled.any()):
         raise ValueError("labels cannot spread where no row has one")
@@ -119,7 +127,7 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
     weights = weights / (degrees[edges[0]] * degrees[edges[1]]).sqrt()
     with torch.sparse.check_sparse_tensor_invariants(False):
         graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y))).coalesce()
-    given = F.one_hot(y.clamp_min(0)).float() * labelled.unsqueeze(1)
+    given = F.one_hot(torch.where(labelled, y, 0)).to(weights.dtype) * labelled.unsqueeze(1)
     mass = given
     for _ in range(steps):
         mass = alpha * torch.sparse.mm(graph, mass) + (1 - alpha) * given

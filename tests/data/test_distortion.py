@@ -174,6 +174,21 @@ def test_copies_of_an_image_have_weight_one() -> None:
     torch.testing.assert_close(weights, torch.ones(30, 2))
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.rand(1, 1, 8, 8), "two images or more"),
+        (torch.rand(3, 1, 8, 8) - 0.5, "not negative"),
+        (torch.full((3, 1, 8, 8), torch.nan), "finite"),
+        (1e25 * torch.rand(3, 1, 8, 8), "too large"),
+    ],
+    ids=["one", "negative", "nan", "huge"],
+)
+def test_images_that_nothing_is_near_to_are_refused(x: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distortion_neighbours(x)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32), (1, 12, 9)])
 def test_images_of_any_size_and_colour(shape: tuple[int, ...]) -> None:
     x = torch.randint(0, 200, (6, *shape), dtype=torch.uint8)

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.data.gradients import oriented_gradients
 from scnf.data.propagation import nearest_neighbours, propagate, spread, surest
 from scnf.data.sources import load
 
@@ -100,6 +101,43 @@ def test_features_that_are_not_finite_are_refused() -> None:
     features[3, 1] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
         propagate(features, torch.zeros(20, dtype=torch.long))
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, 1e30])
+def test_neighbours_by_features_that_no_product_is_of_are_refused(value: float) -> None:
+    for width in (3, 100):
+        features = torch.randn(20, width)
+        features[3, 1] = value
+        with pytest.raises(ValueError, match="not finite, or too large"):
+            nearest_neighbours(features, 3)
+
+
+def test_neighbours_of_few_images_that_come_often_are_their_copies() -> None:
+    # where eigenvalues coincide, eigenvectors in single precision may be no numbers
+    x = load("digits", "unused").train_x[220:230].repeat(3, 1, 1, 1)
+    indices, cosines = nearest_neighbours(oriented_gradients(x), 2)
+    torch.testing.assert_close(cosines, torch.ones(30, 2))
+    assert torch.equal(indices % 10, torch.arange(10).repeat(3).unsqueeze(1).expand(-1, 2))
+
+
+@pytest.mark.parametrize("failure", [torch.nan, torch.inf])
+def test_eigenvectors_that_are_no_numbers_are_refused(failure: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    eigh = torch.linalg.eigh
+
+    def failing(matrix: Tensor) -> object:
+        found = eigh(matrix)
+        found.eigenvectors[0, -1] = failure
+        return found
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    with pytest.raises(ValueError, match="principal components of these features are not finite"):
+        nearest_neighbours(torch.randn(80, 70), 3)
+
+
+@pytest.mark.parametrize("weight", [-1.0, torch.nan, torch.inf])
+def test_weights_that_are_none_are_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weights of neighbours"):
+        spread(torch.tensor([[1], [0]]), torch.tensor([[1.0], [weight]]), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 
 def test_a_share_of_each_class_is_kept() -> None:
