@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.models.base import JointOutput
+from scnf.checks import at_hand, check_labels
+from scnf.models.base import JointOutput, at_label
 
 
 class Consistency(NamedTuple):
@@ -65,9 +66,13 @@ def semi_supervised_loss(
         moved: number of rows before the views that are moved versions of labelled rows.
 
     Returns:
-        the loss in nats per image, and detached metrics: "loss", "labelled_nll" and "unlabelled_nll" (nats per image; 0
-        where the batch has no such row), "labelled_accuracy", of the rows of the classifier's cross-entropy, and with
-        views "pseudo_labelled", the share of them that have a target; with latents "kl", their mean divergence.
+        the loss in nats per image, inf where a row has density 0, and detached metrics: "loss", "labelled_nll" and
+        "unlabelled_nll" (nats per image; 0 where the batch has no such row), "labelled_accuracy", of the rows of the
+        classifier's cross-entropy, and with views "pseudo_labelled", the share of them that have a target; with latents
+        "kl", their mean divergence.
+
+    Raises:
+        ValueError: y are no labels.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -75,40 +80,41 @@ def semi_supervised_loss(
         >>> loss
         tensor(4.)
     """
+    if at_hand(y):
+        check_labels(y, output.class_log_probs.shape[1])
     views = consistency.views if consistency else 0
     own = len(y) - views - moved
     told = slice(own, own + moved) if moved else slice(own)  # rows of the classifier's cross-entropy
     log_q = torch.log_softmax(output.class_log_probs / temperature, dim=1)
     nll, targets, guesses = -output.log_likelihood[:own], y[told], y[own + moved :]
-    y, telling = y[:own], (targets != UNLABELLED).to(nll.dtype)
-    labelled = (y != UNLABELLED).to(nll.dtype)
-    count = labelled.sum().clamp_min(1)
-    weights = 1.0 + (labelled_weight - 1.0) * labelled
+    y, telling = y[:own], targets != UNLABELLED
+    labelled = y != UNLABELLED
+    weights = 1.0 + (labelled_weight - 1.0) * labelled.to(nll.dtype)
     weighed = nll if output.kl is None or kl_weight == 1 else nll + (kl_weight - 1) * output.kl[:own]
-    loss = (weights * weighed).sum() / weights.sum().clamp_min(1e-8)
+    loss = (weights * torch.where(weights == 0, 0.0, weighed)).sum() / weights.sum().clamp_min(1e-8)
     if classifier_weight:
-        loss = loss - classifier_weight * (telling * _pick(log_q[told], targets)).sum() / telling.sum().clamp_min(1)
+        loss = loss - classifier_weight * _mean(at_label(log_q[told], targets), telling)
     metrics = {}
     if consistency and views:
         sure, target = log_q[own - views : own].detach().exp().max(dim=1)
         guessed = guesses != UNLABELLED
-        trusted = (guessed | (sure > consistency.confidence)).to(nll.dtype)
+        trusted = guessed | (sure > consistency.confidence)
         target = torch.where(guessed, guesses, target)
-        loss = loss - consistency.weight * (trusted * _pick(log_q[own + moved :], target)).mean()
-        metrics["pseudo_labelled"] = trusted.mean()
+        loss = loss - consistency.weight * torch.where(trusted, at_label(log_q[own + moved :], target), 0.0).mean()
+        metrics["pseudo_labelled"] = trusted.to(nll.dtype).mean()
     if output.kl is not None:
         metrics["kl"] = output.kl[:own].detach().mean()
     with torch.no_grad():
         hits = (output.class_log_probs[told].argmax(dim=1) == targets).to(nll.dtype)
         metrics |= {
             "loss": loss.detach(),
-            "labelled_nll": (labelled * nll).sum() / count,
-            "unlabelled_nll": ((1 - labelled) * nll).sum() / (1 - labelled).sum().clamp_min(1),
-            "labelled_accuracy": hits.sum() / telling.sum().clamp_min(1),
+            "labelled_nll": _mean(nll, labelled),
+            "unlabelled_nll": _mean(nll, ~labelled),
+            "labelled_accuracy": _mean(hits, telling),
         }
     return loss, metrics
 
 
-def _pick(log_q: Tensor, y: Tensor) -> Tensor:
-    """log_q [N, K] at the labels y [N]; hidden labels pick anything."""
-    return log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
+def _mean(values: Tensor, rows: Tensor) -> Tensor:
+    """The mean of values [N] over the rows of a mask [N], 0 where there are none; other values may be infinite."""
+    return torch.where(rows, values, 0.0).sum() / rows.sum().clamp_min(1)

@@ -73,6 +73,27 @@ def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[f
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
 
 
+def test_a_row_of_density_zero_makes_the_loss_infinite_and_no_number_undefined() -> None:
+    log_joint = torch.tensor([[-1.0, -2.0], [-torch.inf, -torch.inf], [-3.0, -4.0]])
+    given = output_from_table(log_joint, log_joint, labels(1, -1, -1))
+    loss, metrics = semi_supervised_loss(given, labels(1, -1, -1), classifier_weight=1.0)
+    assert loss == torch.inf and metrics["unlabelled_nll"] == torch.inf and metrics["labelled_nll"] == 2
+    # it does not count where its weight is 0
+    given = output_from_table(log_joint, log_joint, labels(-1, 1, -1))
+    loss, metrics = semi_supervised_loss(given, labels(-1, 1, -1), labelled_weight=0.0)
+    torch.testing.assert_close(loss, -torch.logsumexp(log_joint[[0, 2]], dim=1).mean())
+    assert metrics["labelled_nll"] == torch.inf and metrics["unlabelled_nll"].isfinite()
+
+
+def test_a_class_of_probability_zero_is_no_matter_where_it_is_not_asked_for() -> None:
+    given = JointOutput(torch.zeros(4), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).log())
+    consistency = Consistency(views=1, weight=1.0, confidence=0.9)
+    loss, metrics = semi_supervised_loss(given, labels(0, 1, -1, -1), 1.0, 1.0, consistency=consistency)
+    assert loss == 0 and metrics["labelled_accuracy"] == 1
+    given.class_log_probs[2] = torch.tensor([0.5, 0.5]).log()  # nobody is sure of a class for the view
+    assert semi_supervised_loss(given, labels(0, 1, -1, -1), 1.0, 1.0, consistency=consistency)[0] == 0
+
+
 def test_the_classifier_term_sees_labelled_rows_only() -> None:
     table = torch.zeros(4, 2, requires_grad=True)
     given = output_from_table(torch.zeros(4, 2), table, MIXED)._replace(log_likelihood=torch.zeros(4))

@@ -6,25 +6,36 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import check_data, check_inputs, check_labels
 from scnf.data.augment import random_affine
 from scnf.errors import UserError
 
 
 def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform dequantisation: grey levels 0..levels-1 become numbers in [0, 1).
+    """Uniform dequantisation: grey levels 0..levels-1 become numbers in [0, 1), each in its cell.
 
+    The level of a number x is floor(levels * x), also as floats are rounded, for up to 65,536 levels.
     With D pixels, the expectation over the noise of log p(result) - D log levels is a lower bound of the
     log-probability of the grey levels (Theis et al., https://arxiv.org/abs/1511.01844, section 3.1).
 
     Args:
-        x: uint8 [N, C, H, W]; or points, float32 [N, D], which are given back as they are.
+        x: whole numbers [N, C, H, W], uint8 for up to 256 levels; or points, float32 [N, D], which are given back as
+            they are.
         levels: number of grey levels; None for points.
         generator: source of the noise; the global one by default.
+
+    Raises:
+        ValueError: images of floats.
     """
     if levels is None:
         return x
+    if x.is_floating_point():
+        raise ValueError(f"grey levels are whole numbers, not {x.dtype}: these may be dequantised already")
     noise = torch.rand(x.shape, device=x.device, generator=generator)
-    return ((x + noise) / levels).clamp(max=1 - 2**-24)  # 255 + noise can round up to 256
+    dequantized = (x + noise) / levels
+    for _ in range(2):  # sum and quotient are rounded, by two numbers at most from the level that they are of
+        dequantized = dequantized.nextafter(dequantized + (x - (levels * dequantized).floor()))
+    return dequantized
 
 
 class Batches:
@@ -42,7 +53,7 @@ class Batches:
     there are no views those of the unlabelled rows themselves; UNLABELLED where nobody guesses.
 
     Args:
-        x: uint8 [N, C, H, W] or float32 [N, D], on the device of the training.
+        x: whole numbers [N, C, H, W], uint8 for up to 256 levels, or float32 [N, D], on the device of the training.
         y: int64 [N], UNLABELLED where hidden.
         batch_size: rows of a batch.
         labelled_share: share of a batch that is labelled, in [0, 1].
@@ -59,6 +70,7 @@ class Batches:
         num_extra: both together, the last rows of a batch.
 
     Raises:
+        ValueError: x are no such rows, or y no labels.
         UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
             augmented.
 
@@ -84,6 +96,10 @@ class Batches:
         passes: int = 1,
         in_place: bool = False,
     ) -> None:
+        self._check(x, levels)
+        check_labels(y)
+        if len(x) != len(y):
+            raise ValueError(f"there are {len(x)} rows and {len(y)} labels")
         self.x, self.y, self.seed, self.levels, self.passes, self.in_place = x, y, seed, levels, passes, in_place
         self.guesses: Tensor | None = None
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
@@ -134,6 +150,9 @@ class Batches:
         first = moved if self.in_place else self.x[labelled]
         return torch.cat([first, self.x[unlabelled], moved if self.num_moved else moved[:0], views])
 
+    def _check(self, x: Tensor, levels: int | None) -> None:
+        check_data(x, levels)
+
     def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
         """[steps, per_step]: `rows` in random order, begun anew as often as needed."""
         needed = per_step * self.steps_per_epoch
@@ -183,6 +202,9 @@ class EncodedBatches(Batches):
         views, own = batches.num_views > 0, (batches.seed, batches.levels, batches.augment)
         super().__init__(plain, batches.y, size, share, *own, views, batches.passes, batches.in_place)
         self.levels = None
+
+    def _check(self, x: Tensor, levels: int | None) -> None:
+        check_inputs(x)
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
         which = torch.randint(len(self.moved), labelled.shape, device=labelled.device)

@@ -5,6 +5,8 @@ contexts of Sobel gradients, as there. Additions: that images are deslanted firs
 the image, in zeros, that candidates are those of near oriented gradients, and the graph over which labels spread.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,8 +50,9 @@ def _upright(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     light = x.mean(dim=1)
     light = light / light.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    down = ((2 * torch.arange(height, device=x.device) + 1) / height - 1).view(1, -1, 1)  # as affine_grid counts
-    right = ((2 * torch.arange(width, device=x.device) + 1) / width - 1).view(1, 1, -1)
+    places = partial(torch.arange, device=x.device, dtype=x.dtype)
+    down = ((2 * places(height) + 1) / height - 1).view(1, -1, 1)  # as affine_grid counts
+    right = ((2 * places(width) + 1) / width - 1).view(1, 1, -1)
     centre_down, centre_right = (light * down).sum(dim=(1, 2)), (light * right).sum(dim=(1, 2))
     down, right = down - centre_down.view(-1, 1, 1), right - centre_right.view(-1, 1, 1)
     variance = (light * down.square()).sum(dim=(1, 2)).clamp_min(1e-12)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import check_labels
 from scnf.errors import UserError
 
 
@@ -72,6 +73,7 @@ def draw_split(
         balanced: the same number of labels for each class.
 
     Raises:
+        ValueError: `labels` are none of these classes.
         UserError: more rows are asked for than there are, or `num_labels` cannot be shared equally.
 
     Example:
@@ -79,6 +81,7 @@ def draw_split(
         >>> len(split.labelled), len(split.validation), len(split.train)
         (20, 30, 70)
     """
+    check_labels(labels, num_classes, hidden=False)
     total = len(labels)
     if num_validation < 1 or num_validation >= total:
         raise UserError(f"data.num_validation must lie between 1 and {total - 1}, not at {num_validation}")

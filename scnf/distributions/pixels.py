@@ -52,7 +52,7 @@ class DiscretizedLogistic(Distribution):
         return self.mean_parameter.clamp(0, 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, of any point of a cell."""
+        """Log density in nats, of any point of a cell; -inf outside of [0, 1]."""
         cell = (value * self.levels).floor().clamp(0, self.levels - 1)
         rate = (-self.log_scale).exp()
         low = (cell / self.levels - self.mean_parameter) * rate
@@ -61,7 +61,7 @@ class DiscretizedLogistic(Distribution):
         below, above = F.logsigmoid(high), F.logsigmoid(-low)
         inner = below + above + torch.log(-torch.expm1(-rate / self.levels))
         log_mass = torch.where(cell == 0, below, torch.where(cell == self.levels - 1, above, inner))
-        return log_mass + math.log(self.levels)
+        return (log_mass + math.log(self.levels)).masked_fill((value < 0) | (value > 1), -math.inf)
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:

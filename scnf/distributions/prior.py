@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scnf import UNLABELLED
+from scnf.checks import check_labels
+
 
 class ClassPrior(nn.Module):
     """p(y) = softmax(logits), uniform unless told otherwise.
@@ -39,8 +42,9 @@ class ClassPrior(nn.Module):
 
     @classmethod
     def empirical(cls, y: Tensor, num_classes: int) -> "ClassPrior":
-        """From the visible labels of y [N] (hidden ones are negative), one added to each count so that none is zero."""
-        counts = torch.bincount(y[y >= 0].cpu(), minlength=num_classes) + 1.0
+        """From the visible labels of y [N], one added to each count so that none is zero; ValueError for no labels."""
+        check_labels(y, num_classes)
+        counts = torch.bincount(y[y != UNLABELLED].cpu(), minlength=num_classes) + 1.0
         return cls(num_classes, counts / counts.sum())
 
     def log_prob_all(self) -> Tensor:
@@ -59,7 +63,7 @@ def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor) -
     Args:
         kind: "uniform", "empirical", "learned" (uniform at the start), or K probabilities.
         num_classes: K.
-        visible: labels [N] that training may see, negative where hidden.
+        visible: labels [N] that training may see, UNLABELLED where hidden.
 
     Raises:
         ValueError: an unknown name, or probabilities that are none.

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.checks import at_hand, check_inputs, check_labels
 from scnf.distributions import Temperature
+from scnf.transforms import start_from
 
 
 class JointOutput(NamedTuple):
@@ -29,7 +31,8 @@ def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Te
 
     Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k), q = softmax(class_logits):
     M2's bound (Kingma et al., https://arxiv.org/abs/1406.5298, eq. 7). Where q is the exact posterior, that is where
-    `class_logits` is `log_joint` itself, it equals logsumexp_k log_joint_k in value and in gradient.
+    `class_logits` is `log_joint` itself, it equals logsumexp_k log_joint_k in value and in gradient. A row of density
+    0, whose log_joint is -inf for every class, has -inf; an exact posterior, which is 0 / 0 there, is taken as uniform.
 
     Args:
         log_joint: [N, K], log p(x, y = k) or a lower bound.
@@ -37,13 +40,24 @@ def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Te
         y: [N], UNLABELLED where hidden.
         kl: [N, K], of the latent variables given each label, contained in `log_joint`.
     """
-    log_q = torch.log_softmax(class_logits, dim=1)
+    nowhere = class_logits.amax(dim=1, keepdim=True) == -torch.inf
+    log_q = torch.log_softmax(class_logits.masked_fill(nowhere, 0.0), dim=1)
 
     def pick(visible: Tensor, hidden: Tensor) -> Tensor:
-        own = visible.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
-        return torch.where(y == UNLABELLED, (log_q.exp() * hidden).sum(dim=1), own)
+        return torch.where(y == UNLABELLED, expected(log_q, hidden), at_label(visible, y))
 
     return JointOutput(pick(log_joint, log_joint - log_q), log_q, None if kl is None else pick(kl, kl))
+
+
+def at_label(values: Tensor, y: Tensor) -> Tensor:
+    """Values [N, K] at the labels y [N]; of hidden labels, at class 0. Other numbers that are no label are an error."""
+    return values.gather(1, torch.where(y == UNLABELLED, 0, y).unsqueeze(1)).squeeze(1)
+
+
+def expected(log_q: Tensor, values: Tensor) -> Tensor:
+    """sum_k q_k values_k [N] for log q and values [N, K]: where q_k is 0, values do not count, also infinite ones."""
+    q = log_q.exp()
+    return (q * values.masked_fill(q == 0, 0.0)).sum(dim=1)
 
 
 class JointModel(nn.Module):
@@ -54,11 +68,30 @@ class JointModel(nn.Module):
         likelihood_of: what log p(x) speaks of: "levels", the density of dequantised grey levels (or of points), which
             bits/dim compare; "binary", binarised images; "labels", nothing but labels: the model knows no p(x).
         num_classes: K.
+        pixels: the least and the most that a pixel of an image may be.
     """
 
     exact: bool
     likelihood_of: Literal["levels", "binary", "labels"] = "levels"
     num_classes: int
+    pixels: tuple[float, float] = (-torch.inf, torch.inf)
+
+    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Refuse what are no inputs x [N, ...] of the model, or no labels y [N] of theirs.
+
+        Raises:
+            ValueError: of another type, shape or range.
+        """
+        check_inputs(x, *self.pixels)
+        if y is not None:
+            check_labels(y, self.num_classes)
+            if len(y) != len(x):
+                raise ValueError(f"there are {len(x)} rows and {len(y)} labels")
+
+    def _check_step(self, x: Tensor, y: Tensor) -> None:
+        """The same in :meth:`forward`, where that waits for no device."""
+        if at_hand(x):
+            self.check(x, y)
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden.
@@ -80,8 +113,27 @@ class JointModel(nn.Module):
         """One x for each label of y [N]."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Data-dependent start from a first batch x [N, ...], y [N] (UNLABELLED where hidden)."""
+        """Start from a first batch what starts from data, and is not started yet; the mode stays as it is.
+
+        Args:
+            x: [N, ...].
+            y: [N], UNLABELLED where hidden.
+
+        Raises:
+            ValueError: this is no data for the model.
+        """
+        self.check(x, y)
+        training = self.training
+        self.train()
+        try:
+            self._start(x, y)
+        finally:
+            self.train(training)
+
+    def _start(self, x: Tensor, y: Tensor) -> None:
+        start_from(self, x, y)
 
     def anneal(self, done: float) -> None:
         """Before each optimiser step of training: the share of all steps that are done, for temperatures."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from scnf import UNLABELLED
 from scnf.distributions import single_or_better
 from scnf.errors import UserError
-from scnf.models.base import JointModel, JointOutput
+from scnf.models.base import JointModel, JointOutput, at_label
 from scnf.nn import before_head
 
 
@@ -32,9 +32,9 @@ class Classifier(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
+        self._check_step(x, y)
         log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
-        own = log_q.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
-        return JointOutput(torch.where(y == UNLABELLED, 0.0, own), log_q)
+        return JointOutput(torch.where(y == UNLABELLED, 0.0, at_label(log_q, y)), log_q)
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """There is none.
@@ -55,6 +55,3 @@ class Classifier(JointModel):
             UserError: always.
         """
         raise UserError("a plain classifier draws no images: it knows p(y | x) alone")
-
-    def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Nothing depends on a first batch."""

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import check_labels
 from scnf.distributions import ClassConditional, ClassPrior, DiagonalGaussian, FlowDistribution
 from scnf.models.base import JointModel, JointOutput, output_from_table
-from scnf.transforms.base import Transform
+from scnf.transforms import GreyLevels, Logit, Transform
 
 
 class SemiConditionalFlow(JointModel):
@@ -52,6 +53,8 @@ class SemiConditionalFlow(JointModel):
         self.prior = prior
         self.semantic_features = semantic_features
         self.num_classes = conditional.num_classes
+        if any(isinstance(module, Logit | GreyLevels) for module in transform.modules()):
+            self.pixels = (-1.0, 2.0)  # samples may pass [0, 1] by a little, and have a density all the same
 
     def latents(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(z_aux [N, D - d], z_f [N, d], log |det df/dx| [N])."""
@@ -73,6 +76,7 @@ class SemiConditionalFlow(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
+        self._check_step(x, y)
         z_f, common = self._shared(x, views)
         by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
         table = common.unsqueeze(1) + by_class[: len(common)]
@@ -81,10 +85,13 @@ class SemiConditionalFlow(JointModel):
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """Exact log p(x) [N] in nats; `num_samples` is ignored."""
+        self.check(x)
         return self.log_joint(x).logsumexp(dim=1)
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """Exact log p(x | y) [N] in nats, for known labels y [N]."""
+        self.check(x, y)
+        check_labels(y, hidden=False)
         z_f, common = self._shared(x)
         return common + self.conditional.log_prob(z_f, y)
 
@@ -100,20 +107,15 @@ class SemiConditionalFlow(JointModel):
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """One x for each label of y [N]."""
+        check_labels(y, self.num_classes, hidden=False)
         z = self.conditional.sample(y)
         if self.auxiliary is not None:
             z = torch.cat([self.auxiliary.sample(y.shape[0]), z], dim=1)
         return self.transform.inverse(z)[0]
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Start layers that start from data, and class means where they come from data, from a first batch."""
-        training = self.training
-        self.train()
-        self.log_joint(x)
-        z_f, _ = self._shared(x)
-        self.conditional.initialize(z_f[y != UNLABELLED], y[y != UNLABELLED])
-        self.train(training)
+    def _start(self, x: Tensor, y: Tensor) -> None:
+        super()._start(x, y)
+        self.conditional.initialize(self.representation(x)[y != UNLABELLED], y[y != UNLABELLED])
 
 
 class OnLatents(SemiConditionalFlow):

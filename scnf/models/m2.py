@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.checks import check_labels
 from scnf.distributions import (
     ClassPrior,
     GaussianLatent,
@@ -112,8 +113,8 @@ class M2(VariationalModel):
         assert self.labels is not None
         features, class_logits = self.encode(seen)
         log_q, log_prior = torch.log_softmax(class_logits, dim=1), self.prior.log_prob_all()
-        known = F.one_hot(y.clamp_min(0), self.num_classes).to(log_q.dtype)
         hidden = (y == UNLABELLED).unsqueeze(1)
+        known = F.one_hot(y.masked_fill(y == UNLABELLED, 0), self.num_classes).to(log_q.dtype)
         label = torch.where(hidden, self.labels(class_logits), known)
         log_px, kl = self.terms(features, label, analytic=self.importance_samples == 1).unbind(dim=1)
         if self.labels.score_function:
@@ -142,6 +143,7 @@ class M2(VariationalModel):
 
     def sample(self, y: Tensor) -> Tensor:
         """One x [M, ...] for each label of y [M]: the mean of p(x | y, z) at a draw of z."""
+        check_labels(y, self.num_classes, hidden=False)
         return self.likelihood.mean(self.generate(y))
 
 
@@ -257,5 +259,6 @@ class M1M2(VariationalModel):
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """One x [M, ...] for each label of y [M]: the mean of p(x | z_1) at a draw of z_1 given y."""
+        check_labels(y, self.num_classes, hidden=False)
         z = self.m2.likelihood.distribution(self.m2.generate(y)).sample()
         return self.likelihood.mean(self.m1.decoder(z))

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.checks import check_labels
 from scnf.distributions import GaussianLatent, PixelLikelihood, single_or_better
-from scnf.models.base import JointOutput
+from scnf.models.base import JointOutput, at_label
 from scnf.models.ladder import Ladder
 from scnf.models.variational import Table, VariationalModel, log_mean_exp
 
@@ -75,9 +76,8 @@ class VAE(VariationalModel):
         bound = log_mean_exp(log_w, k)
         weights = torch.log_softmax(log_w.detach().view(-1, k), dim=1)
         class_log_probs = (weights.unsqueeze(2) + log_q.unflatten(0, (-1, k))).logsumexp(dim=1)
-        label = class_log_probs.gather(1, y.clamp_min(0).unsqueeze(1)).squeeze(1)
-        known = (y != UNLABELLED).to(label.dtype)
-        return JointOutput(bound + known * label, class_log_probs, kl.view(-1, k).mean(dim=1))
+        label = torch.where(y == UNLABELLED, 0.0, at_label(class_log_probs, y))
+        return JointOutput(bound + label, class_log_probs, kl.view(-1, k).mean(dim=1))
 
     def class_log_probs(self, seen: Tensor) -> Tensor:
         """Log p(y | z) [N, K] at a draw of z."""
@@ -102,6 +102,7 @@ class VAE(VariationalModel):
 
         p(z | y), proportional to p(z) p(y | z), is drawn from by resampling 1,000 draws of p(z).
         """
+        check_labels(y, self.num_classes, hidden=False)
         like = next(self.decoder.parameters())
         drawn = self.ladder.generate(1000, None, like)
         weights = torch.softmax(self.classifier(torch.cat(drawn, dim=1)), dim=1).t()

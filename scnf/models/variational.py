@@ -103,6 +103,7 @@ class VariationalModel(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
+        self._check_step(x, y)
         samples, own = self.num_samples, len(x) - views
         seen = self.likelihood.observe(x)
         if not own:
@@ -129,13 +130,14 @@ class VariationalModel(JointModel):
         """
         if num_samples < 1:
             raise ValueError(f"the bound needs at least one importance sample, not {num_samples}")
+        self.check(x)
         seen = self.likelihood.observe(x)
         total = self.table(seen, analytic=False).log_joint
         for _ in range(num_samples - 1):
             total = torch.logaddexp(total, self.table(seen, analytic=False).log_joint)
         return total.logsumexp(dim=1) - math.log(num_samples)
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Refuse data that the likelihood does not fit (ValueError); nothing else depends on a first batch."""
+    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+        """As of any model; and refuse what the likelihood does not fit (ValueError)."""
+        super().check(x, y)
         self.likelihood.check(x)

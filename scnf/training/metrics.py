@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import check_data, check_labels
 from scnf.data.augment import random_affine
 from scnf.data.batches import dequantize
 from scnf.models.base import JointModel
@@ -31,7 +32,11 @@ def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 1
         class_log_probs: [N, K].
         y: true labels [N].
         bins: number of bins.
+
+    Raises:
+        ValueError: y are no such labels.
     """
+    check_labels(y, class_log_probs.shape[1], hidden=False)
     confidence, prediction = class_log_probs.exp().max(dim=1)
     index = (confidence * bins).long().clamp(0, bins - 1)
     gap = (prediction == y).double() - confidence.double()
@@ -45,10 +50,14 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
         class_log_probs: [N, K].
         y: true labels [N].
 
+    Raises:
+        ValueError: y are no such labels.
+
     Example:
         >>> brier_score(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).log(), torch.tensor([0, 0]))
         1.25
     """
+    check_labels(y, class_log_probs.shape[1], hidden=False)
     probs = class_log_probs.double().exp()
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
@@ -59,7 +68,11 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     With `augment`, images are moved first by random affine maps of that strength, which depend on `seed` too. So what a
     model draws first in a batch, such as binary images, is the same in every pass and for every model. Noise and maps
     are drawn on the CPU, and so are the same on every device. The random state of the caller comes back at the end.
+
+    Raises:
+        ValueError: x are no such data.
     """
+    check_data(x, levels)
     seed, batch_size = int(seed), int(batch_size)  # of numpy, too, which PyTorch refuses
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
@@ -103,6 +116,9 @@ def evaluate(
         bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised
         images. Where that is a density of grey levels, "bits_per_dim", from one draw of the noise: in expectation an
         upper bound of the code length.
+
+    Raises:
+        ValueError: x are no such data, or y no labels of the model's classes.
     """
     from tqdm import tqdm
 

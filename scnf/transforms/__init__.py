@@ -12,7 +12,7 @@ from scnf.transforms.linear import (
     QRLinear,
     haar_matrix,
 )
-from scnf.transforms.normalization import ActNorm
+from scnf.transforms.normalization import ActNorm, start_from
 from scnf.transforms.pixels import GreyLevels, Logit
 from scnf.transforms.planar import Planar
 from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
@@ -40,5 +40,6 @@ __all__ = [
     "Transform",
     "Unsqueeze",
     "haar_matrix",
+    "start_from",
     "two_way_coupling",
 ]

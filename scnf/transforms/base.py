@@ -5,7 +5,7 @@ A :class:`Transform` maps `forward(inputs, context=None) -> (outputs, logabsdet)
 * `inputs` and `outputs` have one leading batch dimension, `logabsdet` is [N], of the direction just computed, in nats;
 * `context` is [N, C] or None: every transform takes it, most ignore it, so that all compose;
 * shapes are fixed when the layer is built: a model just loaded can sample at once;
-* arguments are never changed and nothing is remembered, but for the first batch by layers that start from data;
+* arguments are never changed and nothing is remembered: layers that start from data do so in `start_from` alone;
 * densities stay in float32 or better, also under autocast: half precision lives inside the networks only.
 
 Forward is data -> noise. The contract is that of nflows (Durkan et al., 2020, https://doi.org/10.5281/zenodo.4296287),

@@ -10,9 +10,10 @@ from scnf.transforms.base import Transform, Undone
 
 
 class StartsFromData(Transform):
-    """A transform whose parameters the first batch in training sets; until then, or a loaded state, they stay.
+    """A transform whose parameters a first batch sets, see :func:`start_from`; without one they stay as they are.
 
-    Subclasses answer :meth:`start` and call :meth:`start_once` when they go forward.
+    Whether that has been is known to the buffer `initialized` alone, so a state may be copied in place. Going forward
+    neither reads nor changes it. Subclasses answer :meth:`start`.
     """
 
     initialized: Tensor
@@ -20,39 +21,63 @@ class StartsFromData(Transform):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("initialized", torch.tensor(False))
-        self._started = False  # `initialized` as a plain bool: reading the buffer would wait for the device
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._started = bool(self.initialized)
 
     def start(self, inputs: Tensor) -> None:
         """Set the parameters from a batch [N, ...]."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def start_once(self, inputs: Tensor) -> None:
-        """Start from these inputs, in training, where nothing has started the layer before."""
-        if self.training and not self._started:
-            self.start(inputs.detach())
-            self.initialized.fill_(True)
-            self._started = True
+
+@torch.no_grad()
+def start_from(module: nn.Module, *inputs: Any) -> None:
+    """Call a module once; each layer in it that starts from data starts from the first inputs that it is given.
+
+    Layers that were started or loaded before stay as they are; where all were, nothing is called.
+
+    Args:
+        module: a layer or a model.
+        *inputs: what it is called with.
+
+    Raises:
+        ValueError: the inputs of a layer are such that its parameters would not be finite.
+
+    Example:
+        >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
+        >>> start_from(layer, x)
+        >>> bool(layer.initialized)
+        True
+    """
+
+    def start(layer: StartsFromData, given: tuple[Tensor, ...]) -> None:
+        if not layer.initialized:  # it may stand at several places
+            layer.start(given[0].detach())
+            if not all(bool(parameter.isfinite().all()) for parameter in layer.parameters()):
+                raise ValueError(f"{type(layer).__name__} cannot start from inputs that are not finite, or too large")
+            layer.initialized.fill_(True)
+
+    waiting = [m for m in module.modules() if isinstance(m, StartsFromData) and not m.initialized]
+    handles = [layer.register_forward_pre_hook(start) for layer in waiting]
+    try:
+        if waiting:
+            module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class ActNorm(StartsFromData):
-    """y = (x + shift) * exp(log_scale) per channel, set on the first training batch to give mean 0 and variance 1.
+    """y = (x + shift) * exp(log_scale) per channel, which a first batch sets to give mean 0 and variance 1.
 
     Glow (https://arxiv.org/abs/1807.03039, section 3.1). A channel that is constant in that batch is centred and keeps
-    scale 1; so does every channel of a batch of one value. Until a first training batch (or a loaded state) the layer
-    is the identity.
+    scale 1; so does every channel of a batch of one value. Until :func:`start_from` (or a loaded state) the layer is
+    the identity.
 
     Args:
         size: number of channels or features.
 
     Example:
-        >>> layer = ActNorm(3)
-        >>> outputs, _ = layer(5 + 2 * torch.randn(64, 3))
-        >>> bool((outputs.mean(0).abs() < 1e-4).all())
+        >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
+        >>> start_from(layer, x)
+        >>> bool((layer(x)[0].mean(0).abs() < 1e-4).all())
         True
     """
 
@@ -77,7 +102,6 @@ class ActNorm(StartsFromData):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
-        self.start_once(inputs)
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return (inputs + shift) * log_scale.exp(), logabsdet
 

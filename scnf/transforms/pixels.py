@@ -19,7 +19,7 @@ class Logit(Transform):
     Real NVP (arXiv 1605.08803, section 4.1), made symmetric as in MAF (arXiv 1705.07057).
 
     alpha keeps the ends away from infinity. The image of the inverse is a little larger than [0, 1], by
-    alpha / (1 - 2 alpha) on each side: clamp samples before showing them.
+    alpha / (1 - 2 alpha) on each side: clamp samples before showing them. Beyond that the density is 0, logabsdet -inf.
 
     Args:
         alpha: in (0, 0.5).
@@ -42,8 +42,10 @@ class Logit(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
-        outputs = torch.logit(self.alpha + (1 - 2 * self.alpha) * inputs)
-        return outputs, sum_except_batch(self._log_slope(outputs))
+        share = self.alpha + (1 - 2 * self.alpha) * inputs
+        smallest = torch.finfo(share.dtype).tiny, 1 - torch.finfo(share.dtype).eps / 2
+        outputs = torch.logit(share.clamp(*smallest))
+        return outputs, _nowhere(sum_except_batch(self._log_slope(outputs)), share)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
@@ -59,9 +61,9 @@ class GreyLevels(StartsFromData):
     about: in images of strokes on black, of four pixels in five. So y = Phi^-1(tail + (1 - 2 tail) levels x) for
     x < 1/levels, which falls short by -log2(1 - 2 tail) = 0.015 bits, and y goes on from Phi^-1(1 - tail) with a slope
     for each level. Levels that many pixels have, such as full ink, get more room than others: at the start half of it
-    is dealt out by the first batch in training, by its numbers of pixels, the other half evenly. The mean slope starts
-    at 10 times the root of the odds of a pixel not to be of the darkest level, taken to lie between 1e-3 and 1e3: at 5
-    for MNIST, at 10 where it is one in two.
+    is dealt out by a first batch (:func:`start_from`), by its numbers of pixels, the other half evenly. The mean slope
+    starts at 10 times the root of the odds of a pixel not to be of the darkest level, taken to lie between 1e-3 and
+    1e3: at 5 for MNIST, at 10 where it is one in two.
 
     Samples may lie outside of [0, 1], as pixels that are darker or lighter than any: clamp them before showing them. No
     sample has a pixel darker than -tail / ((1 - 2 tail) levels): there the density is 0, logabsdet -inf.
@@ -110,7 +112,6 @@ class GreyLevels(StartsFromData):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
-        self.start_once(inputs)
         begins, log_slopes = self._tables()
         scaled = self.levels * inputs
         level = self._level(scaled)
@@ -119,9 +120,8 @@ class GreyLevels(StartsFromData):
         dark, log_slope = math.sqrt(2) * _erfinv(2 * share.clamp_min(1e-6) - 1), _look_up(log_slopes, level)
         light = _look_up(begins, level) + (inputs - whole / self.levels) * log_slope.exp()
         outputs = is_dark * dark + (1 - is_dark) * light
-        outside = share.detach().flatten(1).amin(dim=1) < -1e-6  # by more than samples are, which are rounded
         logabsdet = sum_except_batch(self._log_slopes(is_dark, dark, log_slope))
-        return outputs, logabsdet.masked_fill(outside, -math.inf)
+        return outputs, _nowhere(logabsdet, share)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
@@ -134,6 +134,12 @@ class GreyLevels(StartsFromData):
         darkest = level == 0  # a choice, as what is not chosen may be infinite
         outputs, seen = torch.where(darkest, dark, light), torch.where(darkest, inputs, 0)
         return outputs, -sum_except_batch(self._log_slopes(is_dark, seen, log_slope))
+
+
+def _nowhere(logabsdet: Tensor, share: Tensor) -> Tensor:
+    """-inf for rows with a share outside of [0, 1], by more than those of samples are, which are rounded."""
+    share = share.detach().flatten(1)
+    return logabsdet.masked_fill((share.amin(dim=1) < -1e-6) | (share.amax(dim=1) > 1 + 1e-6), -math.inf)
 
 
 def _as_numbers(level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

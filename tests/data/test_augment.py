@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from scnf.data.augment import random_affine
@@ -19,6 +20,17 @@ def test_every_image_gets_its_own_map_and_the_argument_is_untouched() -> None:
     assert moved.dtype == torch.uint8 and moved.shape == x.shape
     assert torch.equal(x, before)
     assert len({tuple(image.flatten().tolist()) for image in moved}) == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64], ids=str)
+def test_images_of_many_grey_levels_keep_them(dtype: torch.dtype) -> None:
+    x = images()
+    torch.manual_seed(0)
+    narrow = random_affine(x, 1.0)
+    torch.manual_seed(0)
+    wide = random_affine(100 * x.to(dtype), 1.0)
+    assert wide.dtype == dtype and wide.max() > 255
+    assert (wide - 100 * narrow.to(dtype)).abs().max() <= 50  # which was rounded to a hundred of these levels
 
 
 def test_the_centre_of_mass_moves_by_no_more_than_the_shift_allows() -> None:

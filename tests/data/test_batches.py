@@ -252,12 +252,38 @@ def test_what_cannot_be_held(arguments: dict[str, Any], message: str) -> None:
 # --- dequantisation
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("levels", [*range(2, 20), 49, 100, 255, 256, 257, 1000, 4096, 10_007, 65_535, 65_536])
+def test_dequantize_keeps_to_the_cell_of_a_level_at_both_ends_of_the_noise(
+    levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.arange(levels, dtype=torch.int32).view(1, 1, 1, -1)
+    largest = 1 - torch.finfo(dtype).eps / 2  # that torch.rand gives
+    for noise in (0.0, torch.finfo(dtype).eps / 2, 0.5, 1 - 2**-16, 1 - 2**-20, largest):
+        monkeypatch.setattr(torch, "rand", lambda shape, noise=noise, **options: torch.full(shape, noise, dtype=dtype))
+        found = dequantize(x, levels)
+        assert torch.equal((levels * found).floor(), x.to(dtype)) and found.max() < 1
+        # and by no more than the last bits
+        torch.testing.assert_close(found, (x.to(dtype) + noise) / levels, rtol=3 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_dequantize_leaves_other_draws_as_they_are() -> None:
+    x = torch.full((1, 1, 1024, 1024), 200, dtype=torch.uint8)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(3))
+    plain = (x + noise) / 256
+    right = (256 * plain).floor() == x
+    found = dequantize(x, 256, torch.Generator().manual_seed(3))
+    assert torch.equal(found[right], plain[right]) and 0 < int((~right).sum()) < 50
+    assert torch.equal(plain[~right].nextafter(torch.tensor(0.0)), found[~right])
+
+
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_dequantize(levels: int) -> None:
     x = torch.arange(levels, dtype=torch.uint8).repeat(1000).view(-1, 1, 1, levels)
     u = dequantize(x, levels)
     assert u.dtype == torch.float32 and u.shape == x.shape and x.dtype == torch.uint8
     assert float(u.min()) >= 0 and float(u.max()) < 1
+    assert torch.equal((levels * u).floor(), x.float())
     inside = u.double() * levels - x
     assert float(inside.min()) > -1e-4 and float(inside.max()) < 1 + 1e-4
     for moment, expected, variance in ((inside, 1 / 2, 1 / 12), ((inside - 0.5).square(), 1 / 12, 1 / 80 - 1 / 144)):

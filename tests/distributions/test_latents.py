@@ -189,11 +189,9 @@ def test_a_flow_of_another_context_is_refused() -> None:
 def test_a_check_of_the_width_leaves_the_flow_as_it_is() -> None:
     norm = ActNorm(D)
     flow = CompositeTransform([norm, Planar(D)])
-    latent = GaussianLatent(D, flow)
+    GaussianLatent(D, flow)
     assert not norm.initialized and norm.log_scale.abs().max() == 0
     assert all(module.training for module in flow.modules())
-    latent.sample(5 + numbers(2 * D).float())
-    assert norm.initialized and norm.shift.abs().max() > 1
     assert not GaussianLatent(D, Planar(D).eval()).transform.training  # type: ignore[union-attr]
 
 

@@ -36,6 +36,12 @@ def test_logistic_masses_sum_to_one(levels: int) -> None:
     torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-10)
 
 
+def test_logistic_has_no_density_outside_of_its_support() -> None:
+    logistic = DiscretizedLogistic(torch.tensor(0.4), torch.tensor(-2.0), 5)
+    density = logistic.log_prob(torch.tensor([-0.01, 0.0, 0.3, 1.0, 1.01]))
+    assert density.isfinite().tolist() == [False, True, True, True, False] and (density[[0, 4]] == -math.inf).all()
+
+
 def test_logistic_masses_are_differences_of_the_cumulative_function() -> None:
     mean, scale, levels = 0.4, 0.1, 5
     edges = torch.sigmoid((torch.arange(1, levels, dtype=torch.float64) / levels - mean) / scale)

@@ -42,6 +42,29 @@ def test_gradients_reach_the_table_and_the_logits() -> None:
     assert torch.autograd.gradcheck(lambda a, b: output_from_table(a, b, y)[:2], (table, logits))
 
 
+def test_a_row_of_density_zero_has_minus_infinity_and_leaves_gradients_finite() -> None:
+    table = torch.tensor([[-math.inf, -math.inf], [-1.0, -2.0], [-math.inf, -3.0]], requires_grad=True)
+    for y in (UNLABELLED, 0):
+        output = output_from_table(table, table, torch.full((3,), y))
+        expected = torch.logsumexp(table, dim=1) if y == UNLABELLED else table[:, 0]
+        torch.testing.assert_close(output.log_likelihood, expected)
+        assert output.log_likelihood[0] == -math.inf and not output.class_log_probs.isnan().any()
+        torch.testing.assert_close(output.class_log_probs.exp()[[0, 2]], torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+        (grad,) = torch.autograd.grad(output.log_likelihood.sum(), table)
+        assert grad.isfinite().all()
+    torch.testing.assert_close(grad, torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0]]))
+
+
+def test_a_class_that_q_rules_out_does_not_count() -> None:
+    # 0 * -inf: the bound is that of the only class left
+    logits = torch.tensor([[0.0, -200.0]], requires_grad=True)
+    table = torch.tensor([[-1.0, -math.inf]])
+    bound = output_from_table(table, logits, torch.tensor([UNLABELLED]), kl=torch.tensor([[2.0, math.inf]]))
+    assert bound.log_likelihood.tolist() == [-1.0] and bound.kl is not None and bound.kl.tolist() == [2.0]
+    bound.log_likelihood.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
 def test_extreme_tables_stay_finite() -> None:
     table = torch.tensor([[-1e4, -2e4, -3e4], [5e3, -5e3, 0.0]], requires_grad=True)
     output = output_from_table(table, table, torch.tensor([UNLABELLED, UNLABELLED]))

@@ -20,6 +20,7 @@ from scnf.models.vae import VAE
 from scnf.models.variational_architectures import VARIATIONAL
 from scnf.nn import ConvDecoder, Encoder, Features
 from scnf.objectives import semi_supervised_loss
+from scnf.transforms import ActNorm
 
 K = 4
 SHAPE = (1, 8, 8)
@@ -509,6 +510,18 @@ def test_m1_samples_the_class_it_is_asked_for() -> None:
     y = torch.arange(K).repeat(50)
     model.sample(y)
     assert (model.classifier(decoded[0]).argmax(dim=1) == y).float().mean() > 0.8
+
+
+def test_initialize_starts_a_flow_on_the_posterior() -> None:
+    model, (x, y) = made("m2"), batch()
+    latent = model.ladder.latents[0]
+    latent.transform = ActNorm(latent.features)
+    draws: list[Tensor] = []
+    latent.transform.register_forward_pre_hook(lambda _module, inputs: draws.append(inputs[0]))
+    model.initialize(x, y)
+    torch.testing.assert_close(latent.transform.shift.detach(), -draws[0].mean(dim=0))
+    model.initialize(x, y)
+    assert len(draws) == 1, "what is started is not run again"
 
 
 def test_standardised_pixels_are_refused_at_the_start() -> None:

@@ -1,6 +1,8 @@
 """What single layers promise beyond the contract."""
 
+import copy
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
-from torch import nn
+from torch import Tensor, nn
 
 from conftest import needs_compiler
 from scnf.nn import MLP, ConvNet
@@ -27,6 +29,7 @@ from scnf.transforms import (
     PLULinear,
     Squeeze,
     haar_matrix,
+    start_from,
     two_way_coupling,
 )
 from scnf.transforms.coupling import Partition
@@ -40,6 +43,7 @@ def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -
     per_channel = (1, 3) + (1,) * (len(shape) - 2)
     inputs = torch.randn(shape) * torch.tensor([0.01, 1.0, 50.0]).view(per_channel)
     inputs = inputs + torch.tensor([3.0, -1.0, 100.0]).view(per_channel)
+    start_from(layer, inputs)
     outputs, _ = layer(inputs)
     values = outputs.detach().transpose(0, 1).flatten(1)
     torch.testing.assert_close(values.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-4)
@@ -48,51 +52,70 @@ def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -
 
 def test_actnorm_starts_once() -> None:
     layer = ActNorm(2)
-    layer(3 + 2 * torch.randn(32, 2))
+    start_from(layer, 3 + 2 * torch.randn(32, 2))
     started = {name: value.clone() for name, value in layer.state_dict().items()}
     assert bool(started["initialized"])
-    layer(torch.randn(32, 2))
-    layer.eval()
-    layer.train()
-    layer(torch.randn(32, 2))
+    start_from(layer, torch.randn(32, 2))
     assert all(torch.equal(value, started[name]) for name, value in layer.state_dict().items())
 
 
 def test_actnorm_is_the_identity_before_its_start() -> None:
-    layer = ActNorm(2).eval()
+    layer = ActNorm(2)
     inputs = 3 + 2 * torch.randn(8, 2)
-    outputs, logabsdet = layer(inputs)
-    assert torch.equal(outputs, inputs) and torch.equal(logabsdet, torch.zeros(8))
-    assert not bool(layer.initialized)
-    layer.train()
-    assert torch.equal(layer.inverse(inputs)[0], inputs), "the inverse starts nothing"
-    assert not bool(layer.initialized)
+    for mode in (True, False):
+        outputs, logabsdet = layer.train(mode)(inputs)
+        assert torch.equal(outputs, inputs) and torch.equal(logabsdet, torch.zeros(8))
+        assert torch.equal(layer.inverse(inputs)[0], inputs)
+        assert not bool(layer.initialized), "going through it starts nothing"
 
 
 def test_actnorm_is_safe_on_constant_channels_and_single_rows() -> None:
     layer = ActNorm(3)
     inputs = torch.randn(16, 3)
     inputs[:, 1] = 1000.1
+    start_from(layer, inputs)
     outputs, logabsdet = layer(inputs)
     assert outputs.isfinite().all() and logabsdet.isfinite().all()
     torch.testing.assert_close(outputs[:, 1], torch.zeros(16), rtol=0, atol=1e-3)
     assert layer.log_scale[1] == 0
 
     layer = ActNorm(3)
-    outputs, logabsdet = layer(torch.tensor([[5.0, -2.0, 0.0]]))
+    row = torch.tensor([[5.0, -2.0, 0.0]])
+    start_from(layer, row)
+    outputs, logabsdet = layer(row)
     assert torch.equal(outputs, torch.zeros(1, 3)) and torch.equal(logabsdet, torch.zeros(1))
 
 
-def test_actnorm_does_not_start_again_after_loading() -> None:
-    layer, loaded, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
-    layer(3 + 2 * torch.randn(32, 2))
+def copied_in_place(layer: nn.Module, state: dict[str, Tensor]) -> None:
+    """As training on several devices hands a state round."""
+    with torch.no_grad():
+        for name, value in layer.state_dict().items():
+            value.copy_(state[name])
+
+
+@pytest.mark.parametrize("take", [nn.Module.load_state_dict, copied_in_place])
+def test_actnorm_is_started_where_its_state_says_so(take: Callable[[nn.Module, dict[str, Tensor]], object]) -> None:
+    layer, taken, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
+    start_from(layer, 3 + 2 * torch.randn(32, 2))
     batch = torch.randn(32, 2)
-    loaded.load_state_dict(layer.state_dict())
-    assert torch.equal(loaded(batch)[0], layer(batch)[0])
-    # and one that had not started when it was saved still will
-    loaded.load_state_dict(unstarted.state_dict())
-    outputs, _ = loaded(batch)
-    torch.testing.assert_close(outputs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+    take(taken, layer.state_dict())
+    start_from(taken, batch)
+    assert torch.equal(taken(batch)[0], layer(batch)[0])
+    copied = copy.deepcopy(taken)
+    start_from(copied, batch)
+    assert torch.equal(copied(batch)[0], layer(batch)[0])
+    # and one that had not started when its state was taken still will
+    take(taken, unstarted.state_dict())
+    start_from(taken, batch)
+    torch.testing.assert_close(taken(batch)[0].mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_actnorm_refuses_to_start_from_what_it_cannot_scale(value: float) -> None:
+    layer = ActNorm(2)
+    with pytest.raises(ValueError, match="ActNorm cannot start"):
+        start_from(layer, torch.tensor([[1.0, 2.0], [value, 3.0]]))
+    assert not layer.initialized
 
 
 # --- linear
@@ -198,6 +221,16 @@ def test_logit_covers_the_closed_interval() -> None:
     torch.testing.assert_close(logabsdet, torch.tensor([2 * math.log(slope) + math.log(0.9 / 0.25)]))
 
 
+def test_logit_has_density_zero_beyond_its_samples() -> None:
+    # 0.05 + 0.9 x passes 0 and 1 at x = -0.0556 and 1.0556
+    x = torch.tensor([[0.0], [1.0], [-0.0555], [1.0555], [-0.057], [1.057], [-5.0], [255.0]], requires_grad=True)
+    outputs, logabsdet = Logit(0.05)(x)
+    assert outputs.isfinite().all()
+    assert logabsdet[:4].isfinite().all() and (logabsdet[4:] == -math.inf).all()
+    (outputs.sum() + logabsdet[:4].sum()).backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
 def test_grey_levels_make_a_gaussian_of_the_darkest() -> None:
     # what a standard Gaussian says of its noise falls short of the uniform density by 0.015 bits, not by 0.25
     noise = (torch.arange(100_000, dtype=torch.float64).unsqueeze(1) + 0.5) / 100_000 / 256
@@ -211,11 +244,12 @@ def test_grey_levels_start_with_room_for_those_that_are_there() -> None:
     before = torch.tensor([[0.1, 0.5, 0.7, 0.9]])
     torch.testing.assert_close(layer.eval()(before)[0][0, 1:], layer.highest + 2 * (before[0, 1:] - 0.2))
     batch = torch.tensor([0, 0, 0, 0, 0, 1, 3, 3, 3, 4])
-    layer.train()((batch.unsqueeze(1) + 0.5) / 5)  # half dark; of the light levels 1 to 4 these are 1/5, 0, 3/5, 1/5
+    start_from(layer, (batch.unsqueeze(1) + 0.5) / 5)
+    # half are dark; of the light levels 1 to 4 these are 1/5, 0, 3/5, 1/5
     expected = 10.0 * (0.5 + 0.5 * 4 * torch.tensor([0.2, 0.0, 0.6, 0.2]))
     torch.testing.assert_close(layer.log_slope.exp(), expected)
     kept = layer.log_slope.clone()
-    layer(torch.rand(10, 1))
+    start_from(layer, torch.rand(10, 1))
     assert torch.equal(layer.log_slope, kept)
     ends, _ = layer(torch.tensor([[0.2], [1.0]]))
     torch.testing.assert_close(ends[:, 0], layer.highest + torch.tensor([0.0, 4 * 10.0 / 5]))  # no room is lost
@@ -224,7 +258,9 @@ def test_grey_levels_start_with_room_for_those_that_are_there() -> None:
 @pytest.mark.parametrize(("value", "slope"), [(0.0, 10 * 1e-3**0.5), (0.9, 10 * 1e3**0.5)], ids=["dark", "light"])
 def test_grey_levels_start_from_a_batch_of_one_level(value: float, slope: float) -> None:
     layer = GreyLevels(256)
-    outputs, logabsdet = layer(torch.full((2, 1, 300, 300), value))
+    inputs = torch.full((2, 1, 300, 300), value)
+    start_from(layer, inputs)
+    outputs, logabsdet = layer(inputs)
     assert outputs.isfinite().all() and logabsdet.isfinite().all()
     assert float(layer.log_slope.detach().exp().mean()) == pytest.approx(slope, rel=1e-4)
 
@@ -274,7 +310,7 @@ def test_no_grey_level_is_darker_than_the_darkest_sample() -> None:
 @needs_compiler
 def test_grey_levels_are_the_same_compiled() -> None:
     layer = GreyLevels(16)
-    layer(torch.rand(4, 1, 5, 5))
+    start_from(layer, torch.rand(4, 1, 5, 5))
     inputs = torch.rand(8, 1, 5, 5).requires_grad_()
     found = []
     for function in (layer, torch.compile(layer, fullgraph=True)):
