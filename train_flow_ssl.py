@@ -2,7 +2,7 @@
 
 import sys
 
-from scnf.cli import main
+from scnf.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -42,7 +42,7 @@ def train(root: Path, config: str, seed: int, extra: Sequence[str], threads: int
             if m1 is None:
                 raise SystemExit(f"{config} wants the run of mnist_m1.yaml with seed {seed} first")
             words += ["--model.m1", str(m1.path)]
-        command = [sys.executable, "-m", "scnf.cli", "train", *words, "--runs.root", str(root), "--runs.name", name]
+        command = [sys.executable, "-m", "scnf", "train", *words, "--runs.root", str(root), "--runs.name", name]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with child(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             _, said = process.communicate()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ def test_lock_is_refused_to_a_forked_child(tmp_path: Path) -> None:
 def test_lock_is_waited_for_and_then_on_a_file_that_is_there(start: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     holder = holding(start, path)
-    waiter = start("-c", HOLD.replace("sys.argv[1])", "sys.argv[1]), wait=True"), path, stdin=-1)
+    waits = HOLD.replace("with", "print('waits', flush=True)\nwith").replace("sys.argv[1])", "sys.argv[1]), wait=True")
+    waiter = start("-c", waits, path, stdin=-1)
+    assert waiter.stdout.readline() == "waits\n"
+    time.sleep(0.5)
     holder.stdin.write("go\n")
     holder.stdin.flush()  # it removes its file, whose lock the waiter may get then
     assert waiter.stdout.readline() == "held\n"

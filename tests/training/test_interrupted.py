@@ -36,7 +36,7 @@ else:
             os.kill(os.getpid(), number)
         return whole(*arguments, **options)
     setattr(owner, name, with_signal)
-from scnf.cli import main
+from scnf.__main__ import main
 sys.exit(main(sys.argv[4:]))
 """
 """Sends a signal to itself when it comes to a place for the n-th time, and is `scnf` in all else."""
@@ -96,21 +96,22 @@ def test_a_run_that_a_signal_stopped_is_finished_by_a_resume(
 
 
 @pytest.mark.parametrize(
-    ("number", "words", "place"),
+    ("number", "words", "place", "what"),
     [
-        (signal.SIGHUP, WORDS, "import torch"),
-        (signal.SIGUSR1, ["evaluate", "shipped"], "scnf.data.sources:load"),
-        (signal.SIGTERM, ["runs"], "scnf.analysis.overview:list_runs"),
+        (signal.SIGINT, WORDS, "import yaml", "scnf"),
+        (signal.SIGHUP, WORDS, "import torch", "scnf train"),
+        (signal.SIGUSR1, ["evaluate", "shipped"], "scnf.data.sources:load", "scnf evaluate"),
+        (signal.SIGTERM, ["runs"], "scnf.analysis.overview:list_runs", "scnf runs"),
     ],
-    ids=["start-up", "data", "reading"],
+    ids=["start-up", "import", "data", "reading"],
 )
 def test_a_signal_before_anything_is_written_leaves_nothing(
-    start: Callable[..., Any], tmp_path: Path, number: signal.Signals, words: list[str], place: str
+    start: Callable[..., Any], tmp_path: Path, number: signal.Signals, words: list[str], place: str, what: str
 ) -> None:
     process = start("-c", SEND, number.value, place, 1, *words)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (128 + number, "")
-    assert err == f"scnf {words[0]} was interrupted by {number.name}: type the same again\n"
+    assert err == f"{what} was interrupted by {number.name}: type the same again\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,7 +162,7 @@ def test_children_of_a_command_die_with_it(
         words = ["evaluate", "shipped", "--data.root", "files"]
     else:
         words = WORDS
-    process = start("-m", "scnf.cli", *words, env=environment)
+    process = start("-m", "scnf", *words, env=environment)
 
     def pids() -> list[int]:
         found = [path.read_text() for path in program.parent.glob("program.*")]
@@ -185,7 +186,7 @@ def test_children_of_a_command_die_with_it(
 def test_a_run_in_training_is_refused_to_others_until_its_process_is_dead(
     scnf: Callable[..., Any], start: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
-    process = start("-m", "scnf.cli", "train", "--config", "digits.yaml", *TINY, "--epochs", "1000")
+    process = start("-m", "scnf", "train", "--config", "digits.yaml", *TINY, "--epochs", "1000")
     for line in process.stdout:
         if line.startswith("epoch   1/1000"):
             break
