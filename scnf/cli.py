@@ -1,6 +1,7 @@
 """The commands: scnf train | evaluate | sample | runs | compare."""
 
 import argparse
+import hashlib
 import logging
 import os
 import re
@@ -35,6 +36,8 @@ scnf COMMAND --help tells more."""
 
 M1_COPY = "m1"
 """Directory in a run of M1+M2 with what is needed to build its M1 again."""
+_PINNED = "#sha256="
+"""Between the path of weights and their check sum, in the settings of a run that started from them."""
 _ADAPTED = 1_000_003
 """What is added to the seed where a flow is adapted: it may have had the same, and drawn the same class means."""
 
@@ -177,6 +180,24 @@ class _Workbench:
 
         return self.settings.train.autocast and has_bfloat16(self.device)
 
+    def arithmetic(self) -> dict[str, Any]:
+        """What the last bits of a training hang on, beside the settings that stay for the whole of a run."""
+        import torch
+
+        from scnf.machine import description
+        from scnf.native import library
+
+        train = self.settings.train
+        return {
+            **{name: value for name, value in description(self.device).items() if name != "cpus"},
+            "torch": torch.__version__,
+            "kernels": self.device.type == "cpu" and library() is not None,
+            "bf16": self.autocast,
+            "compile": train.compile,
+            "reversible": train.reversible,
+            "class_chunk": self.settings.model.class_chunk or "all",
+        }
+
     def batches(self) -> Any:
         """The training rows, on the device, with hidden labels gone; UserError where there are none to propagate."""
         from scnf.data.batches import Batches
@@ -259,17 +280,19 @@ def train(words: Sequence[str]) -> int:
 def _train_locked(words: Sequence[str], held: ExitStack) -> int:
     from scnf.machine import check_compiler, description
     from scnf.models.flow import SemiConditionalFlow
+    from scnf.training.state import Checkpoint, load_checkpoint
 
     own, overrides = _take(words, "--config", "--resume")
     if own["--resume"] and own["--config"]:
         raise UserError("--resume goes on with the settings of its run: leave --config out")
     run: Run | None = None
+    kept: Checkpoint | None = None
     if own["--resume"]:
         run = Run.find(Path(config.load(None, overrides).runs.root), own["--resume"])
         held.enter_context(run.locked())
         settings = config.load(run.path / "config.yaml", overrides)
-        if not run.checkpoint("last").is_file():
-            raise UserError(f"{run.path} has no checkpoint to resume from: start the run anew with its config.yaml")
+        kept = load_checkpoint(run)
+        config.check_lasting(kept.binding.settings, settings, run.path)
     else:
         settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
     streams.go_on_without()
@@ -285,14 +308,14 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
         directory, weights = _find_weights(settings.pretrained, settings)
         bench.load_weights(weights, only_shared=settings.train.adapt)
         _note_other_split(directory, weights, bench)
-    resumed = run is not None
+        settings.pretrained = f"{weights}{_PINNED}{_sha256(weights)}"  # whatever `last` is by then
     if run is None:
         run = Run.create(
             Path(settings.runs.root), settings.runs.name or f"{bench.dataset.name}-{settings.model.recipe}"
         )
         held.enter_context(run.locked())
     try:
-        if not resumed:
+        if kept is None:
             if bench.m1_files:
                 settings.model.m1 = str(run.path / M1_COPY)  # which runs as it did, whatever `last` is by then
             run.write_text("config.yaml", config.to_yaml(settings))
@@ -301,7 +324,7 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
             for name, source in bench.m1_files.items():
                 write_bytes(run.path / M1_COPY / name, source.read_bytes())
         with traceback_in(run.path):
-            return _train(run, bench, batches, resumed)
+            return _train(run, bench, batches, kept)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():
             error.add_note(f"go on with: scnf train --resume {run.path}")
@@ -312,15 +335,17 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
         run.close()
 
 
-def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
+def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
+    """Train, from the checkpoint `kept` on if there is one, and finish the run."""
     import torch
 
     from scnf.data.batches import EncodedBatches
     from scnf.machine import keep_freed_memory
     from scnf.models.flow import OnLatents
     from scnf.objectives import Consistency, semi_supervised_loss
-    from scnf.training.loop import OPTIMIZERS, planned_steps, restore
+    from scnf.training.loop import OPTIMIZERS, planned_steps
     from scnf.training.loop import train as train_model
+    from scnf.training.state import Binding, restore
     from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
@@ -364,8 +389,10 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
         lr=train.lr,
         weight_decay=train.weight_decay,
     )
-    restart = restore(model, optimizer, run, train.ema) if resumed else None
-    if restart is not None:
+    binding = Binding(run.key, bench.split.sha256, config.lasting(settings), bench.arithmetic())
+    restart = None
+    if kept is not None:
+        restart = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
         summarised = (run.path / "summary.json").is_file() and run.read_json("summary.json").get("status")
         if (
             restart.progress.total_step >= planned_steps(batches, train.epochs, train.max_steps)
@@ -374,6 +401,8 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
+        if other := kept.binding.differences(binding.machine):
+            print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
         (run.path / "summary.json").unlink(missing_ok=True)  # of an earlier end: the next one writes its own, last
         run.write_text("config.yaml", config.to_yaml(settings))
@@ -385,7 +414,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
                 batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
     encoding = (time.perf_counter() - encoding) / 60
-    if not resumed and (train.adapt or not settings.pretrained):
+    if kept is None and (train.adapt or not settings.pretrained):
         try:
             x, y = next(batches.epoch(0))
             own = len(y) - batches.num_extra
@@ -411,6 +440,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, resumed: bool) -> int:
             select=train.select,
             autocast=bench.autocast,
             compile=train.compile,
+            binding=binding,
             resume=restart,
             say=partial(print, flush=True),
         )
@@ -670,7 +700,19 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
 
 
 def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
-    """(directory, weights) of what a user calls weights: shipped ones, a directory, a run, or a file."""
+    """(directory, weights) of what a user calls weights: shipped ones, a directory, a run, or a file.
+
+    A file's path may come with its check sum, which it then must have.
+    """
+    ref, _, sha256 = ref.partition(_PINNED)
+    if sha256:
+        directory, weights = _find_weights(ref, settings)
+        if _sha256(weights) != sha256:
+            raise UserError(
+                f"{weights} is not the file that these settings were run with, by its SHA-256: restore it, or take it "
+                f"as it is with --pretrained {ref}"
+            )
+        return directory, weights
     if ref == SHIPPED:
         recipe = settings.model.recipe
         places = [Path("pretrained") / recipe, Path(__file__).parent.parent / "pretrained" / recipe]
@@ -689,6 +731,10 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
         if weights.is_file():
             return directory, weights
     raise UserError(f"{directory} holds no weights yet: neither model.safetensors nor checkpoints/best.safetensors")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _same_split(run: Run, bench: _Workbench) -> bool:

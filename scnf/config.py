@@ -6,9 +6,11 @@ unique may stand alone (`--epochs 3` for `--train.epochs 3`), and a flag needs n
 
 import dataclasses
 import difflib
+import math
 import re
+import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -282,7 +284,7 @@ class Settings:
         seed: of initial weights, batches and noise.
         device: auto takes CUDA where there is one.
         pretrained: weights to start from: a directory, a run, or a .safetensors file; "shipped" for those that come
-            with the project.
+            with the project. A run keeps the file's path and, after `#sha256=`, its check sum.
         data: what to learn from.
         model: which p(x, y).
         objective: the loss.
@@ -384,6 +386,18 @@ RANGES: dict[str, Range] = {
 }
 """What each number may be; what a model needs beside that, its recipe says. Memory may end sooner."""
 
+MAY_CHANGE = {
+    *("device", "data.root", "runs.root", "runs.name"),  # where things are
+    *("train.epochs", "train.max_steps"),  # how long
+    *("train.lr", "train.schedule", "train.warmup", "train.weight_decay", "train.grad_clip"),  # how far each step goes
+    *("train.autocast", "train.compile", "train.reversible", "model.class_chunk"),  # the same numbers, but for rounding
+    *("train.eval_batch_size", "train.eval_views"),  # the figures
+    # The label split that these draw is compared itself:
+    *("data.num_labels", "data.labels_per_class", "data.balanced", "data.data_seed", "data.num_validation"),
+}
+"""What a resume may set anew. Every other setting stays for the whole of a run: its progress is counted in steps of
+such batches, its weights are of such a model, its best score is of such a kind."""
+
 OTHER_NAMES = {
     "supervised": "data.num_labels",
     "sup_weight": "objective.labelled_weight",
@@ -406,6 +420,42 @@ def _leaves() -> dict[str, Any]:
         else:
             leaves[top.name] = top.type
     return leaves
+
+
+def lasting(settings: Settings) -> dict[str, Any]:
+    """The settings that stay for the whole of a run, by full name: all but `MAY_CHANGE`."""
+    values = dataclasses.asdict(settings)
+    names = [name for name in _leaves() if name not in MAY_CHANGE]
+    return {
+        name: values[name] if name in values else values[name.partition(".")[0]][name.partition(".")[2]]
+        for name in names
+    }
+
+
+def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> None:
+    """Refuse settings that :func:`lasting` gives otherwise than a run has them.
+
+    Args:
+        before: what :func:`lasting` gave when the run was made.
+        settings: those that it is to go on with.
+        run: its directory, to say what to type.
+
+    Raises:
+        UserError: names the settings, the run's values and the new ones.
+    """
+    now = lasting(settings)
+    before = {**lasting(Settings()), **before}  # a version may have fewer settings than the next
+    changed = [name for name, value in now.items() if value != before[name]]
+    if not changed:
+        return
+
+    def text(value: Any) -> str:
+        return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
+
+    said = "; ".join(f"{name} is {text(before[name])} in it, not {text(now[name])}" for name in changed)
+    new = {"pretrained": str(run)} | {name: text(now[name]) for name in changed}
+    words = shlex.join(["--config", str(run / "config.yaml"), *(w for name in new for w in (f"--{name}", new[name]))])
+    raise UserError(f"a resume keeps the settings of its run: {said}. Leave that out, or start a new run: {words}")
 
 
 def _kind(kind: Any) -> str:

@@ -26,7 +26,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def description(device: torch.device) -> dict[str, str | int | None]:
-    """What speed depends on: the device and its model, the processors, the threads that PyTorch uses."""
+    """What speed and the last bits depend on: the device, its model and instructions, processors, PyTorch's threads."""
     try:
         about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -37,6 +37,7 @@ def description(device: torch.device) -> dict[str, str | int | None]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
     }
 

@@ -8,6 +8,7 @@ import numbers
 import os
 import platform
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,6 +165,17 @@ class Run:
             finally:
                 self._locked = False
 
+    @property
+    def key(self) -> str:
+        """What checkpoints are bound to: drawn when the run is made, kept in env.json; "" in a run from before that.
+
+        Raises:
+            UserError: env.json is missing or damaged.
+        """
+        about = self.read_json("env.json")
+        key = about.get("key") if isinstance(about, dict) else None
+        return key if isinstance(key, str) else ""
+
     def checkpoint(self, which: str) -> Path:
         """Where the checkpoint `which` ("last" or "best") is kept."""
         return self.path / "checkpoints" / f"{which}.safetensors"
@@ -292,7 +304,7 @@ class Run:
 
 
 def environment(argv: Sequence[str], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was made with: the command, the commit of the sources, versions and the machine (not its name).
+    """A new key, and what a run is made with: command, commit of the sources, versions, the machine (not its name).
 
     Args:
         argv: the command line.
@@ -302,6 +314,7 @@ def environment(argv: Sequence[str], machine: Mapping[str, Any]) -> dict[str, An
     commit = _git("rev-parse", "HEAD") if source is not None else None
     changes = _git("status", "--porcelain", ".") if commit else None
     return {
+        "key": secrets.token_hex(16),
         "argv": list(argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": commit,

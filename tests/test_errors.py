@@ -191,8 +191,8 @@ BAD: list[Any] = [
     ("train --resume last --data_seed 1", "was trained with another label split"),
     ("train --resume last --num_labels 50", "was trained with another label split"),
     ("train --resume last --num_validation 249", "was trained with another label split"),
-    ("train --resume last --recipe scnf-gmm", "it takes no argument"),
-    ("train --resume last --optimizer adamw", "optimizer Adam, not AdamW"),
+    ("train --resume last --recipe scnf-gmm", "model.recipe is scnf-digits in it, not scnf-gmm"),
+    ("train --resume last --optimizer adamw", "train.optimizer is adam in it, not adamw"),
     # places
     (f"{DIGITS} --runs.root a-file", "cannot make a run directory in a-file: it is a file"),
     (f"{DIGITS} --runs.root a-file/logs", "cannot make a run directory in a-file/logs"),

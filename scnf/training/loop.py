@@ -4,9 +4,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,10 @@ from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
 from scnf.training.averaging import renormalize
-from scnf.training.checkpoint import (
-    flatten_optimizer,
-    load_tensors,
-    load_weights,
-    restore_optimizer,
-    save_tensors,
-    under_prefix,
-    with_prefix,
-)
+from scnf.training.checkpoint import load_tensors, load_weights
 from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
+from scnf.training.state import Binding, Progress, Restart, averaged_model, save_best, save_checkpoint
 
 Objective = Callable[[JointOutput, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -43,42 +35,6 @@ SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "last": lambda figures: math.inf,
 }
 """What makes one set of validation figures better than another: the higher score is kept, ties go to the later."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; kept in every checkpoint.
-
-    Attributes:
-        epoch: epochs done.
-        step: steps done in the epoch under way.
-        total_step: optimiser steps done in all.
-        minutes: spent training and evaluating so far.
-        train_seconds: of those, spent in training steps.
-        images: rows trained on so far.
-        best_score: of the weights kept as best, see `SELECTORS`.
-        best_epoch: epochs that had been done when they were kept.
-        stopped_by: the signal that came and ended the training after a step, None otherwise.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    total_step: int = 0
-    minutes: float = 0.0
-    train_seconds: float = 0.0
-    images: int = 0
-    best_score: float = -math.inf
-    best_epoch: int = 0
-    stopped_by: int | None = None
-
-
-class Restart(NamedTuple):
-    """What :func:`restore` brings back, beside the states of model and optimizer."""
-
-    progress: Progress
-    sums: dict[str, Tensor]
-    averaged: AveragedModel | None
-    guesses: Tensor | None = None
 
 
 def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
@@ -139,6 +95,7 @@ def train(
     select: str = "accuracy",
     autocast: bool = False,
     compile: bool = False,
+    binding: Binding = Binding(),  # noqa: B008 (it is frozen)
     resume: Restart | None = None,
     say: Callable[[str], None] = print,
 ) -> Progress:
@@ -163,7 +120,9 @@ def train(
         select: which weights are best, a key of `SELECTORS`.
         autocast: bf16 inside the networks that have no kernel (the model keeps its densities in float32).
         compile: run the model through torch.compile.
-        resume: what :func:`restore` gave, to go on from there; on the CPU the end is the same, bit for bit.
+        binding: what the checkpoints of this run belong to.
+        resume: what :func:`scnf.training.state.restore` gave, to go on from there; on the CPU the end is the same, bit
+            for bit, where `binding.machine` is.
         say: takes one line per epoch.
 
     Returns:
@@ -177,7 +136,7 @@ def train(
 
     device = batches.x.device
     total_steps = planned_steps(batches, epochs, max_steps)
-    progress, sums, averaged, guesses = resume or Restart(Progress(), {}, _averaged(model, ema))
+    progress, sums, averaged, guesses = resume or Restart(Progress(), {}, averaged_model(model, ema))
     batches.guesses = None if guess is None else guesses
     forward = compile_for(model, device) if compile else model
     parameters = list(model.parameters())  # finding them takes a millisecond, too long for every step
@@ -195,7 +154,7 @@ def train(
 
     def save_last() -> None:
         progress.minutes = minutes_before + (time.perf_counter() - started) / 60
-        _save(model, averaged, optimizer, progress, sums, batches.guesses, run)
+        save_checkpoint(model, averaged, optimizer, progress, sums, batches.guesses, run, binding)
 
     bar = tqdm(
         total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
@@ -255,7 +214,7 @@ def train(
             if not score < progress.best_score and not (math.isnan(score) and progress.best_epoch):
                 progress.best_score = -math.inf if math.isnan(score) else score
                 progress.best_epoch = progress.epoch
-                save_tensors(run.checkpoint("best"), kept.state_dict(), {"epoch": progress.epoch, **figures})
+                save_best(kept, progress, figures, run, binding)
             progress.minutes = minutes_before + (time.perf_counter() - started) / 60
             run.log_metrics(  # before the checkpoint: a row too many is dropped on resume, a row too few stays lost
                 {
@@ -287,10 +246,6 @@ def _kept(run: Run) -> str:
     return "it had not come to its first checkpoint"
 
 
-def _averaged(model: JointModel, decay: float) -> AveragedModel | None:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-
-
 def _averaging(averaged: AveragedModel | None, model: JointModel, decay: float) -> Callable[[], None]:
     """What `averaged.update_parameters(model)` does, but for what that looks up, and waits for, at every step."""
     if averaged is None:
@@ -312,69 +267,6 @@ def _averaging(averaged: AveragedModel | None, model: JointModel, decay: float) 
         averaged.n_averaged += 1
 
     return keep_average
-
-
-def _save(
-    model: JointModel,
-    averaged: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    sums: dict[str, Any],
-    guesses: Tensor | None,
-    run: Run,
-) -> None:
-    """Everything that the rest of the training depends on, in one file."""
-    tensors = with_prefix("model", model.state_dict())
-    tensors |= with_prefix("optimizer", flatten_optimizer(optimizer))
-    tensors |= with_prefix("sums", {name: torch.as_tensor(value) for name, value in sums.items()})
-    tensors |= {"rng.cpu": torch.get_rng_state()}
-    if averaged is not None:
-        tensors |= with_prefix("ema", averaged.state_dict())
-    if guesses is not None:
-        tensors |= {"guesses": guesses}
-    if torch.cuda.is_available():
-        tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
-    metadata = {name: value for name, value in vars(progress).items() if name != "stopped_by"}
-    metadata["best_score"] = repr(progress.best_score)  # may be infinite, which JSON does not know
-    metadata["optimizer"] = type(optimizer).__name__
-    save_tensors(run.checkpoint("last"), tensors, metadata)
-
-
-def restore(model: JointModel, optimizer: torch.optim.Optimizer, run: Run, ema: float) -> Restart:
-    """Load the last checkpoint of `run` into `model`, `optimizer` and the random generators.
-
-    Args:
-        model: of the same recipe and settings as the run's.
-        optimizer: of the same kind, over the parameters of `model`.
-        run: whose `metrics.csv` loses the rows after the checkpoint.
-        ema: as in :func:`train`.
-
-    Returns:
-        where to go on from, for :func:`train`.
-
-    Raises:
-        UserError: the checkpoint is missing, damaged, or belongs to another model or optimizer.
-    """
-    path, device = run.checkpoint("last"), next(model.parameters()).device
-    if not path.is_file():
-        raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start it anew")
-    tensors, metadata = load_tensors(path)
-    kind = metadata.pop("optimizer", None)
-    if kind != type(optimizer).__name__:
-        raise UserError(f"{path} is of the optimizer {kind}, not {type(optimizer).__name__}: set train.optimizer")
-    load_weights(model, under_prefix("model", tensors), path)
-    averaged = _averaged(model, ema)
-    if averaged is not None:
-        load_weights(averaged, under_prefix("ema", tensors), path)
-    restore_optimizer(optimizer, under_prefix("optimizer", tensors))
-    torch.set_rng_state(tensors["rng.cpu"])
-    if device.type == "cuda" and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    progress = Progress(**{**metadata, "best_score": float(metadata["best_score"])})
-    run.truncate_metrics(progress.epoch)
-    sums = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
-    guesses = tensors["guesses"].to(device) if "guesses" in tensors else None
-    return Restart(progress, sums, averaged, guesses)
 
 
 def _epoch_line(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from scnf.errors import UserError
@@ -197,6 +198,56 @@ def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messag
         load_weights(model, {name: value for name, value in given.items() if value is not None}, Path("some/file"))
     assert "some/file" in str(caught.value) and all(message in str(caught.value) for message in messages)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda w: w.index_fill(1, torch.tensor(1), float("nan")), "0.weight holds NaN or infinity"),
+        (lambda w: w.index_fill(1, torch.tensor(1), float("inf")), "0.weight holds NaN or infinity"),
+        (lambda w: w.long(), "0.weight is int64 in the file and float32 in the model"),
+        (lambda w: w.bool(), "0.weight is bool in the file"),
+        (lambda w: w.double(), "0.weight is float64 in the file"),
+        (lambda w: w.half(), "0.weight is float16 in the file"),
+        (lambda w: w.bfloat16(), "0.weight is bfloat16 in the file"),
+        (lambda w: w.to(torch.float8_e4m3fn), "0.weight is float8_e4m3fn in the file"),
+        (lambda w: w.to(torch.complex64), "0.weight is complex64 in the file"),
+    ],
+)
+def test_weights_of_another_type_or_that_are_no_numbers_are_refused(tmp_path: Path, given: Any, message: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # it has a count, int64, among its buffers
+    state, before = model.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    save_tensors(tmp_path / "x", {**state, "0.weight": given(state["0.weight"])})
+    with pytest.raises(UserError, match=message):
+        load_weights(model, load_tensors(tmp_path / "x")[0], tmp_path / "x")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    load_weights(model, before, tmp_path / "x")
+
+
+def test_a_file_that_is_not_as_it_was_written_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    save_tensors(path, {"a": torch.ones(3), "b": torch.zeros(0, 2)}, {"epoch": 3, "score": float("nan")})
+    content = path.read_bytes()
+    for change in (
+        content.replace(b'epoch\\": 3', b'epoch\\": 4'),
+        content[:-1] + b"\0",
+        content.replace(b'"a"', b'"c"'),
+    ):
+        assert change != content
+        path.write_bytes(change)
+        with pytest.raises(UserError, match="is damaged, or was changed"):
+            load_tensors(path)
+    path.write_bytes(save({"a": torch.ones(3)}))  # somebody else's
+    assert load_tensors(path)[0]["a"].equal(torch.ones(3))
+    with pytest.raises(UserError, match="has no check sum"):
+        load_tensors(path, sealed=True)
+
+
+@pytest.mark.parametrize("header", ["[]", "3", "{", "[" * 100_000, "null"])
+def test_a_header_that_is_no_mapping_is_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "x").write_bytes(save({"a": torch.ones(3)}, metadata={"scnf": header}))
+    with pytest.raises(UserError, match="cannot read weights from"):
+        load_tensors(tmp_path / "x")
 
 
 def test_weights_from_before_grey_levels_had_a_length_are_told_apart(tmp_path: Path) -> None:
