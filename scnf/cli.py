@@ -187,11 +187,11 @@ class _Workbench:
         from scnf.machine import description
         from scnf.native import library
 
-        train = self.settings.train
+        train, kernels = self.settings.train, library() if self.device.type == "cpu" else None
         return {
             **{name: value for name, value in description(self.device).items() if name != "cpus"},
             "torch": torch.__version__,
-            "kernels": self.device.type == "cpu" and library() is not None,
+            "kernels": "off" if kernels is None else kernels.key,
             "bf16": self.autocast,
             "compile": train.compile,
             "reversible": train.reversible,

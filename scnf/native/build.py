@@ -33,8 +33,14 @@ _SCRATCH = "build-"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 
 
+class Kernels(ctypes.CDLL):
+    """The compiled kernels, and what tells them from those of another source, compiler or processor."""
+
+    key: str
+
+
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def library() -> Kernels | None:
     """The compiled kernels, or None with a line in the log that says why there are none."""
     if os.environ.get("SCNF_NATIVE") == "0":
         return None
@@ -48,7 +54,7 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _load() -> ctypes.CDLL:
+def _load() -> Kernels:
     """The library for this source, compiler and processor; built if it is not there, or not as it was built."""
     if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         raise OSError("it is for Linux on processors with AVX2 or AVX-512")
@@ -88,15 +94,17 @@ def _intact(target: Path) -> bytes | None:
     return content if listed.startswith(hashlib.sha256(content).hexdigest()) else None
 
 
-def _opened(content: bytes, target: Path) -> ctypes.CDLL:
+def _opened(content: bytes, target: Path) -> Kernels:
     """The library with this content, from memory: what was checked is what runs, whatever becomes of the file."""
     try:
         descriptor = os.memfd_create("scnf-kernels")  # stays open: the loader tells libraries by their path
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
-        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+        opened = Kernels(f"/proc/self/fd/{descriptor}")
     except (AttributeError, OSError):  # there is no /proc, or such memory holds no programs here
-        return ctypes.CDLL(str(target))
+        opened = Kernels(str(target))
+    opened.key = target.stem.removeprefix("kernels-")
+    return opened
 
 
 @contextmanager
