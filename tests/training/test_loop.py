@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import needs_cuda
+from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED
 from scnf.data import distortion, propagation, sources
 from scnf.data.batches import Batches
@@ -485,7 +485,7 @@ def test_labelled_rows_count_more_at_first(scnf: Callable[..., Any], tmp_path: P
                 assert loss == pytest.approx((weight * labelled + others) / (weight + 1), rel=1e-5)
 
 
-@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler")
+@needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="only tried on Linux")
 def test_compile(scnf: Callable[..., Any], tmp_path: Path) -> None:
     words = "train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --max_steps 2"
