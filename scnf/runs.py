@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date, datetime
 from importlib import metadata
 from pathlib import Path
@@ -150,6 +150,8 @@ class Run:
         if self._locked:
             yield
             return
+        with suppress(OSError):  # the lock says what is wrong with the directory
+            self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             try:
                 held.enter_context(lock(self.path / ".lock"))
