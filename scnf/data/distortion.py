@@ -2,7 +2,8 @@
 
 The model is that of Keysers et al., "Deformation models for image recognition" (IEEE TPAMI 29(8), 2007), on 3x3
 contexts of Sobel gradients, as there. Additions: that images are deslanted first, that matches may lie outside of
-the image, in zeros, that candidates are those of near oriented gradients, and the graph over which labels spread.
+the image, in zeros, that candidates are those of near oriented gradients, and the graph over which labels spread. All
+labels of MNIST's training images scored what is added and the constants here, while they were chosen.
 """
 
 from functools import partial

@@ -1,6 +1,7 @@
 """Histograms of oriented gradients: where in an image its edges run which way, a first measure of likeness.
 
-After Dalal and Triggs (CVPR 2005), in a small form: no blocks, and one normalisation of the whole image.
+After Dalal and Triggs (CVPR 2005), in a small form: no blocks, and one normalisation of the whole image. All
+labels of MNIST's training images scored the constants here, while they were chosen.
 """
 
 import math

@@ -22,7 +22,7 @@ class Split:
 
     Attributes:
         labelled: int64 [L], rows that keep their label, ascending.
-        validation: int64 [V], rows that training never sees, ascending.
+        validation: int64 [V], rows that no step of a training sees, but whose labels pick the weights kept; ascending.
         num_rows: rows of the training set in all.
     """
 
