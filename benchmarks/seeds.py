@@ -5,7 +5,8 @@
 Seed s takes `--seed s --data.data_seed s`: other weights, another 100 labels, other validation rows. Each run is one
 `scnf train`, `--jobs` of them side by side with the cores shared among them, or OMP_NUM_THREADS each if it is set. Runs
 that are finished are not done again. `mnist_m1_m2.yaml` takes the M1 of the same seed, and so wants `mnist_m1.yaml`
-before it. Other words are settings, for all runs.
+before it. Other words are settings, for all runs. Test errors are of p(y | x) averaged over draws of the noise ("-"
+where there is but one), and of one draw; the NLL, or its bound, is the mean over draws.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scnf import config as settings
 from scnf.interrupt import Interrupted, child, watch
 from scnf.runs import Run, runs_in
 
@@ -60,12 +62,27 @@ def row(config: str, extra: Sequence[str], summaries: Sequence[dict[str, Any]]) 
         deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
         return f"{format(statistics.mean(values), form)} ± {format(deviation, form)}"
 
-    errors = [100 * (1 - summary["test"]["accuracy"]) for summary in summaries]
-    nats = [summary["test"]["nll"] for summary in summaries if "nll" in summary["test"]]
+    tests = [summary["test"] for summary in summaries]
+    averaged = [100 * (1 - test["accuracy"]) for test in tests if "one_draw_accuracy" in test]
+    single = [100 * (1 - test.get("one_draw_accuracy", test["accuracy"])) for test in tests]
+    nats = [test["nll"] for test in tests if "nll" in test]
     minutes = statistics.mean(summary["minutes"] for summary in summaries)
+    over_draws = f"{spread(averaged, '.2f')} %" if len(averaged) == len(tests) else "-"
     bound = spread(nats, ".1f") if nats else "-"
-    cells = [f"`{' '.join([config, *extra])}`", f"{spread(errors, '.2f')} %", bound, f"{len(summaries)}"]
-    return f"| {' | '.join(cells)} | {summaries[0]['epochs']} | {minutes:.1f} |"
+    cells = [f"`{' '.join([config, *extra])}`", over_draws, f"{spread(single, '.2f')} %", bound]
+    cells += [latents(config, extra) if nats else "-", f"{len(summaries)}", f"{summaries[0]['epochs']}"]
+    return f"| {' | '.join(cells)} | {minutes:.1f} |"
+
+
+def latents(config: str, extra: Sequence[str]) -> str:
+    """How many draws of its latents a row's bound is made of; rows of a table compare where that is the same."""
+    model = settings.load(settings.find_config(config), extra).model
+    if model.recipe.startswith("scnf"):
+        return "exact"
+    samples, importance = model.num_samples or 1, model.importance_samples or 1
+    if importance > 1:
+        return f"{importance}, importance-weighted" + (f", mean of {samples}" if samples > 1 else "")
+    return f"{samples}, mean of bounds" if samples > 1 else "1"
 
 
 def main() -> None:
@@ -81,8 +98,9 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [pool.submit(train, options.runs, config, seed, extra, threads, options.data) for config, seed in pairs]
         summaries = dict(zip(pairs, [job.result() for job in jobs], strict=True))
-    print("| configuration | test error | test NLL or its bound, nats | seeds | epochs | minutes each |")
-    print("|---|---|---|---|---|---|")
+    print("| configuration | test error | of one draw | test NLL or its bound, nats | draws of latents | ", end="")
+    print("seeds | epochs | minutes each |")
+    print("|---|---|---|---|---|---|---|---|")
     for config in options.configs:
         print(row(config, extra, [summaries[config, seed] for seed in options.seeds]))
 

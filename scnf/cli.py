@@ -106,8 +106,6 @@ class _Workbench:
         self.device = _device(settings.device)
         data = settings.data
         self.dataset = load(data.name, data.root)
-        if settings.train.eval_views and self.dataset.levels is None:
-            raise UserError("points have no views: set train.eval_views to 0")
         classes = self.dataset.num_classes
         data.resolve_labels(classes)
         self.split = draw_split(
@@ -253,9 +251,19 @@ class _Workbench:
         first = 1.0 if train.adapt or objective.self_training or objective.distortion else 0.6
         return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
 
+    def check_views(self) -> None:
+        """UserError where `train.eval_views` asks for versions of rows that nothing moves."""
+        if self.settings.train.eval_views and self.dataset.levels is None:
+            raise UserError("points have no views: set train.eval_views to 0")
+        if self.settings.train.eval_views and not self.settings.data.augment:
+            raise UserError(
+                "views are moved versions of each image, and data.augment, which moves them, is 0: raise it, or set "
+                "train.eval_views to 0 (figures are of several draws of the noise anyway)"
+            )
+
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
-        """Figures on "validation" or "test" of the workbench's model, or of another without views."""
-        from scnf.training.metrics import evaluate
+        """Figures on "validation" or "test" of the workbench's model; of another from one draw, without views."""
+        from scnf.training.metrics import NOISE_DRAWS, evaluate
 
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
@@ -266,6 +274,7 @@ class _Workbench:
             y.to(self.device),
             data.levels,
             train.eval_batch_size,
+            draws=NOISE_DRAWS if model is None else 1,
             views=train.eval_views if model is None else 0,
             augment=self.settings.data.augment,
         )
@@ -297,6 +306,7 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
         settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
     streams.go_on_without()
     bench = _Workbench(settings, run.path if run is not None else None)
+    bench.check_views()
     if settings.train.adapt and not isinstance(bench.model, SemiConditionalFlow):
         raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
     batches = bench.batches()
@@ -495,6 +505,7 @@ def evaluate(words: Sequence[str]) -> int:
     parser.add_argument("--split", choices=["validation", "test", "both"], default="both")
     options, overrides = parser.parse_known_args(words)
     bench = _bench_of(options.weights, options.logs, overrides)
+    bench.check_views()
     splits = ["validation", "test"] if options.split == "both" else [options.split]
     for split in splits:
         print(f"{split:<10}  {figures_text(bench.figures(split))}")
@@ -551,6 +562,7 @@ def list_runs(words: Sequence[str]) -> int:
 def compare(words: Sequence[str]) -> int:
     """`scnf compare`: exact and variational models side by side, on the same images."""
     from scnf.analysis import compare as comparison
+    from scnf.training.metrics import NOISE_DRAWS
 
     parser = _Parser(
         prog="scnf compare",
@@ -609,7 +621,9 @@ def compare(words: Sequence[str]) -> int:
         table.append({"run": names[ref], "recipe": trained[ref].model.recipe, **figures})
     caption = (
         f"{len(x):,} {split} images of {data.name}. log p(x) is exact, or where the likelihood is a bound the ELBO, in "
-        f"nats; IWAE is the bound from {options.k} importance samples, the gap how much it gains."
+        f"nats, the mean over {NOISE_DRAWS} draws of the noise; IWAE is the bound from {options.k} importance samples, "
+        "the gap how much it gains on one draw. Bits/dim over draws are of the mean of p(x) over them; accuracy, ECE "
+        "and Brier of the mean of p(y | x)."
     )
     out = options.out or options.logs / "comparison"
     print(comparison.write(table, out, caption))

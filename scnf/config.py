@@ -36,7 +36,7 @@ class DataSettings:
         labels_per_class: the same per class; takes the place of num_labels where given.
         balanced: the same number of labels for each class.
         data_seed: decides which rows keep their label and which validate, apart from the seed of training.
-        num_validation: training rows set apart for validation; the test split is looked at once, at the end.
+        num_validation: training rows set apart for validation; the test split is looked at once, at the end of a run.
         labelled_share: share of labelled rows in a batch.
         augment: strength of the random affine maps of images in cross-entropies: of labelled rows, which count in the
             likelihood as they are, and of views for consistency; 0 for none.
@@ -239,8 +239,7 @@ class TrainSettings:
             layers: their memory does not grow with depth, for 1.3 to 1.5 times the time.
         select: what picks the weights to keep, on validation: accuracy, bits_per_dim (nll for points) or last.
         eval_batch_size: rows at once in evaluation.
-        eval_views: versions of each image, with their own noise and moved by data.augment, over which the final figures
-            also average p(y | x).
+        eval_views: versions of each image, moved by data.augment, over which the final figures also average p(y | x).
     """
 
     epochs: int = 20

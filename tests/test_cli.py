@@ -29,8 +29,10 @@ def copied(finished: Path, tmp_path: Path) -> Run:
 
 def figures_line(run: Run, split: str) -> str:
     figures = run.read_json("summary.json")[split]
+    one, deviation = 100 * figures["one_draw_accuracy"], 100 * figures["one_draw_accuracy_std"]
     return (
-        f"{split:<10}  accuracy {100 * figures['accuracy']:.2f} %, {figures['bits_per_dim']:.3f} bits/dim, "
+        f"{split:<10}  accuracy {100 * figures['accuracy']:.2f} % (one draw {one:.2f} %, deviation {deviation:.2f} %), "
+        f"{figures['bits_per_dim']:.3f} bits/dim ({figures['bits_per_dim_over_draws']:.3f} over draws), "
         f"ECE {figures['ece']:.3f}"
     )
 
@@ -227,18 +229,36 @@ def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any]
         assert last_run().read_json("summary.json")["test"]["bits_per_dim"] < 8
 
 
-@pytest.mark.parametrize("augment", [0, 1])
-def test_final_figures_speak_of_views_where_they_are_asked_for(
-    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run], augment: int
+def test_figures_are_of_several_draws_at_the_end_and_of_one_in_epochs(
+    digits: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
-    outcome = digits(f"--max_steps 22 --augment {augment} --eval_views 2")
+    outcome = digits("--max_steps 22")
+    assert "one draw" in outcome.out.splitlines()[-2] and "one draw" not in outcome.out.splitlines()[1]
+    over_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
     run = last_run()
-    figures = run.read_json("summary.json")["test"]
-    told = f"accuracy {100 * figures['accuracy']:.2f} % ({100 * figures['views_accuracy']:.2f} % over views), "
+    for split in ("validation", "test"):
+        assert over_draws < set(run.read_json("summary.json")[split])
+    assert not any("draw" in column for row in run.read_metrics() for column in row)
+
+
+def test_final_figures_speak_of_views_where_they_are_asked_for(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    outcome = digits("--max_steps 22 --augment 1 --classifier_weight 1 --eval_views 2")
+    run = last_run()
+    told = f"; over views {100 * run.read_json('summary.json')['test']['views_accuracy']:.2f} %), "
     assert told in outcome.out.splitlines()[-2] and "over views" not in outcome.out.splitlines()[1]
     assert not any("views" in column for row in run.read_metrics() for column in row)
     assert told in scnf("evaluate last --split test").out
     assert "over views" not in scnf("evaluate last --split test --eval_views 0").out
+
+
+def test_views_that_nothing_moves_are_refused(
+    digits: Callable[..., Any], scnf: Callable[..., Any], copied: Run, tmp_path: Path
+) -> None:
+    for outcome in (digits("--augment 0 --eval_views 2"), scnf("evaluate last --eval_views 2")):
+        assert outcome.code == 2 and outcome.err.startswith("error: views are moved versions of each image")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == [copied.path.name]
 
 
 def test_points_have_no_views(scnf: Callable[..., Any]) -> None:

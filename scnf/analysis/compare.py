@@ -16,7 +16,7 @@ from scnf.analysis import plots
 from scnf.files import write_text
 from scnf.models.base import JointModel, JointOutput
 from scnf.streams import printable
-from scnf.training.metrics import bits_per_dim, brier_score, expected_calibration_error, noisy_batches
+from scnf.training.metrics import bits_per_dim, brier_score, evaluating, figures_of, noisy_batches, over_draws
 
 _Result = TypeVar("_Result")
 
@@ -28,9 +28,11 @@ _HEADINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iwae_nats": ("IWAE", "{:.2f}".format),
     "gap_nats": ("gap", "{:.2f}".format),
     "bits_per_dim": ("bits/dim", "{:.3f}".format),
+    "bits_per_dim_over_draws": ("over draws", "{:.3f}".format),
     "iwae_bits_per_dim": ("IWAE bits/dim", "{:.3f}".format),
     "gap_bits_per_dim": ("gap bits/dim", "{:.3f}".format),
     "accuracy": ("accuracy", lambda value: f"{100 * value:.2f} %"),
+    "one_draw_accuracy": ("one draw", lambda value: f"{100 * value:.2f} %"),
     "ece": ("ECE", "{:.3f}".format),
     "brier": ("Brier", "{:.3f}".format),
     "density_images_per_second": ("densities/s", "{:,.0f}".format),
@@ -41,7 +43,6 @@ _LEFT = ("run", "recipe", "likelihood")
 _NATS = ("nats", "iwae_nats", "gap_nats")  # starred where they speak of binarised pixels
 
 
-@torch.no_grad()
 def measure(
     model: JointModel,
     x: Tensor,
@@ -54,8 +55,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the comparison; the labels are used only to score.
 
-    Each figure comes from a pass of its own over :func:`scnf.training.metrics.noisy_batches`. So all models see the
-    same dequantised, and binarised, pixels in all passes, if `batch_size` is the same.
+    Figures come from passes over :func:`scnf.training.metrics.noisy_batches`. So all models see the same dequantised,
+    and binarised, pixels in the same draws, if `batch_size` is the same.
 
     Args:
         model: evaluated as it would meet unlabelled data; its bound is the ELBO if its own importance samples are 1.
@@ -68,9 +69,11 @@ def measure(
         title: what the progress bar is called.
 
     Returns:
-        "likelihood", "exact" or "bound", and "likelihood_of"; "nats", the mean of log p(x) or the ELBO; of a bound,
-        "iwae_nats" and "gap_nats", IWAE minus ELBO; the same three in "bits_per_dim", where the density is one of grey
-        levels. "accuracy", "ece" and "brier". "density_images_per_second" of log p(x), exact or with one sample, and
+        "likelihood", "exact" or "bound", and "likelihood_of"; "nats", the mean of log p(x) or the ELBO over draws of
+        the noise; of a bound, "gap_nats", by how much IWAE exceeds the ELBO on the first draw, and "iwae_nats", nats
+        and gap; the same three in "bits_per_dim", where the density is one of grey levels. "bits_per_dim_over_draws",
+        "accuracy", "one_draw_accuracy", "ece" as :func:`scnf.training.metrics.evaluate` defines them, and "brier" of
+        the same posterior. "density_images_per_second" of log p(x), exact or with one sample, and
         "posterior_images_per_second". "parameters". None for what there is not.
 
     Example:
@@ -78,7 +81,7 @@ def measure(
         >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4, likelihood="logistic")
         >>> x = torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8)
         >>> row = measure(model, x, torch.arange(6), levels=17, num_samples=5)
-        >>> row["likelihood"], row["iwae_nats"] - row["nats"] == row["gap_nats"]
+        >>> row["likelihood"], row["iwae_nats"] == row["nats"] + row["gap_nats"]
         ('bound', True)
     """
     from tqdm import tqdm
@@ -101,30 +104,26 @@ def measure(
 
     row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))
     row["likelihood_of"] = model.likelihood_of
-    was_training = model.training
-    model.eval()
+    drawn = over_draws(model, x, levels, batch_size, seed)
+    figures = figures_of(model, drawn, y, levels, math.prod(x.shape[1:]))
+    row |= {key: value for key, value in figures.items() if key in row}
+    row["brier"] = brier_score(drawn.class_log_probs, y)
     total = (1 + density + bound) * len(x) + len(first)
-    with tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False) as bar:
+    bar = tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False)
+    with evaluating(model), bar:
         run(classify, first)  # the first call of all is slow
         outputs, row["posterior_images_per_second"] = run(classify)
         if density:
-            row["likelihood"] = "bound" if bound else "exact"
-            row["nats"] = _mean([output.log_likelihood for output in outputs])
+            row["likelihood"], row["nats"] = "bound" if bound else "exact", -figures["nll"]
             row["density_images_per_second"] = run(model.log_likelihood)[1]
         if bound:
-            row["iwae_nats"] = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
-            row["gap_nats"] = row["iwae_nats"] - row["nats"]
-    model.train(was_training)
-
-    if model.likelihood_of == "levels" and levels is not None:
-        for kind in ("", "iwae_") if bound else ("",):
-            row[f"{kind}bits_per_dim"] = float(bits_per_dim(row[f"{kind}nats"], math.prod(x.shape[1:]), levels))
-        if bound:
-            row["gap_bits_per_dim"] = row["bits_per_dim"] - row["iwae_bits_per_dim"]
-    class_log_probs = torch.cat([output.class_log_probs for output in outputs])
-    row["accuracy"] = float((class_log_probs.argmax(dim=1) == y).double().mean())
-    row["ece"] = expected_calibration_error(class_log_probs, y)
-    row["brier"] = brier_score(class_log_probs, y)
+            tighter = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
+            row["gap_nats"] = tighter - _mean([output.log_likelihood for output in outputs])
+            row["iwae_nats"] = row["nats"] + row["gap_nats"]
+    if bound and row["bits_per_dim"] is not None:
+        assert levels is not None
+        row["iwae_bits_per_dim"] = float(bits_per_dim(row["iwae_nats"], math.prod(x.shape[1:]), levels))
+        row["gap_bits_per_dim"] = row["bits_per_dim"] - row["iwae_bits_per_dim"]
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return row
 

@@ -19,8 +19,9 @@ _MISSING = "-"
 def list_runs(root: Path) -> list[dict[str, Any]]:
     """One row per run directory of `root`, in the order of their ids; None for what is not known.
 
-    Accuracy (a fraction) and bits/dim are those of the test split; before there are any, the latest of the validation
-    split, and then `provisional` names the column. A run without a summary is "unfinished": still going, or killed.
+    Accuracy (a fraction) and bits/dim are those of the test split in the run's summary; before there are any, the
+    latest of the validation split, from one draw of the noise, and then `provisional` names the column. A run without
+    a summary is "unfinished": still going, or killed.
     """
     return [_overview(run) for run in runs_in(root)]
 
@@ -83,7 +84,9 @@ def format_table(
         "  ".join(row[key].ljust(width) if key in _LEFT else row[key].rjust(width) for key, width in widths.items())
         for row in cells
     ]
-    footnote = ["* validation, not finished"] if any(row.get("provisional") for row in ordered) else []
+    footnote = (
+        ["* validation, one draw of the noise, not finished"] if any(row.get("provisional") for row in ordered) else []
+    )
     return "\n".join([*map(str.rstrip, lines), *footnote])
 
 

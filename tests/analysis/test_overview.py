@@ -52,7 +52,7 @@ def test_table(logs: Path) -> None:
         "000004  d        scnf-fast  digits      10    0/20         -              -         -  unfinished",
         "000005  damaged  -          -            -       -         -              -         -  unfinished",
         "000006  odd      -          -            -       -         -              -         -  unfinished",
-        "* validation, not finished",
+        "* validation, one draw of the noise, not finished",
     ]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.models.architectures import build
 from scnf.models.base import JointModel, JointOutput
-from scnf.training.metrics import bits_per_dim, evaluate, expected_calibration_error, noisy_batches
+from scnf.training.metrics import NOISE_DRAWS, bits_per_dim, evaluate, expected_calibration_error, noisy_batches
 
 
 @pytest.mark.parametrize(
@@ -71,23 +71,91 @@ def test_evaluate_is_repeatable_and_leaves_no_trace(model: JointModel, training:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("augment", [0.0, 2.0])
 @torch.no_grad()
-def test_views_are_averaged_with_the_image_itself(model: JointModel, augment: float) -> None:
+def test_views_are_averaged_with_the_image_itself(model: JointModel) -> None:
     hidden = torch.full((len(X),), UNLABELLED)
     batches = [next(noisy_batches(X, 17, 100, 0))]
-    batches += [next(noisy_batches(X, 17, 100, 1_000_003 * view, augment)) for view in (1, 2, 3)]
+    batches += [next(noisy_batches(X, 17, 100, 1_000_003 * view, 2.0)) for view in (1, 2, 3)]
     levels = [(17 * batch).floor() for batch in batches]
-    moved = [bool((one != other).any()) for one, other in itertools.combinations(levels, 2)]
-    assert moved == [augment > 0] * 6
+    assert all(bool((one != other).any()) for one, other in itertools.combinations(levels, 2))
     model.eval()
     found = sum(model(batch, hidden).class_log_probs.exp() for batch in batches).argmax(dim=1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    figures = evaluate(model, X, found, 17, views=3, augment=augment)
+    figures = evaluate(model, X, found, 17, views=3, augment=2.0)
     assert torch.equal(torch.get_rng_state(), state)
     plain = evaluate(model, X, found, 17)
     assert plain["accuracy"] < 1 and figures == {**plain, "views_accuracy": 1.0}
+
+
+@pytest.mark.parametrize("words", [{"views": 2}, {"draws": 0}])
+def test_evaluate_refuses_views_that_nothing_moves_and_no_draws(model: JointModel, words: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"augment must be above 0|at least one draw"):
+        evaluate(model, X, Y, 17, **words)
+
+
+# --- several draws of the noise
+
+
+def test_draws_are_averaged_in_probability_and_each_has_a_seed_of_its_own(model: JointModel) -> None:
+    seeds = [1_000_003 * draw for draw in range(4)]
+    alone = [evaluate(model, X, Y, 17, 20, seed) for seed in seeds]
+    figures = evaluate(model, X, Y, 17, 20, draws=4)
+    accuracies = torch.tensor([each["accuracy"] for each in alone], dtype=torch.double)
+    assert accuracies.unique().numel() > 1
+    assert figures["one_draw_accuracy"] == pytest.approx(accuracies.mean().item())
+    assert figures["one_draw_accuracy_std"] == pytest.approx(accuracies.std().item())
+    for key in ("nll", "bits_per_dim"):  # the mean of what one draw says
+        assert figures[key] == pytest.approx(sum(each[key] for each in alone) / 4, rel=1e-12)  # summed in float64
+    hidden = torch.full((len(X),), UNLABELLED)
+    with torch.no_grad():
+        outputs = [model.eval()(torch.cat([*noisy_batches(X, 17, 20, seed)]), hidden) for seed in seeds]
+    posterior = sum(output.class_log_probs.double().exp() for output in outputs) / 4
+    assert figures["accuracy"] == (posterior.argmax(dim=1) == Y).double().mean().item()
+    assert figures["ece"] == pytest.approx(expected_calibration_error(posterior.log(), Y), abs=1e-5)
+    log_mean = torch.stack([output.log_likelihood.double() for output in outputs]).logsumexp(dim=0) - math.log(4)
+    assert figures["bits_per_dim_over_draws"] == pytest.approx(bits_per_dim(log_mean.mean().item(), 16, 17), abs=1e-6)
+    assert figures["bits_per_dim_over_draws"] < figures["bits_per_dim"]
+
+
+class Ramp(JointModel):
+    """One pixel of density 2 x on [0, 1): of L grey levels, v has the probability (2 v + 1) / L^2."""
+
+    exact = True
+
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+        return JointOutput((2 * x).log().flatten(), torch.tensor([[0.5, 0.5]]).log().expand(len(x), 2))
+
+
+def test_the_bound_over_draws_comes_to_the_code_length() -> None:
+    x = torch.zeros(2000, 1, 1, 1, dtype=torch.uint8)  # level 0 of 4: 1/16, 4 bits; one draw: 3 + 1 / log 2 on average
+    figures = evaluate(Ramp(), x, torch.zeros(2000, dtype=torch.long), levels=4, draws=64)
+    assert figures["bits_per_dim"] == pytest.approx(3 + 1 / math.log(2), abs=0.02)  # five standard errors
+    assert figures["bits_per_dim_over_draws"] == pytest.approx(4.0, abs=0.02)
+
+
+def test_the_bound_over_draws_of_a_variational_model_is_of_unbiased_estimates() -> None:
+    model = build("m2", (1, 4, 4), 3, levels=17, hidden=16, latent=4, likelihood="logistic").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        hidden, estimates = torch.full((len(X),), UNLABELLED), []
+        for draw in range(3):
+            for batch in noisy_batches(X, 17, 100, 1_000_003 * draw):
+                model(batch, hidden)  # latents of the ELBO are drawn first
+                estimates.append(model.log_likelihood(batch))
+    log_mean = torch.stack(estimates).logsumexp(dim=0).mean().item() - math.log(3)
+    figures = evaluate(model, X, Y, 17, draws=3)
+    assert figures["bits_per_dim_over_draws"] == pytest.approx(bits_per_dim(log_mean, 16, 17), abs=1e-5)
+
+
+def test_points_have_one_draw_unless_latents_are_drawn() -> None:
+    points, y = torch.randn(30, 2), torch.arange(30) % 2
+    flow = build("scnf-toy", (2,), 2)
+    assert evaluate(flow, points, y, None, draws=NOISE_DRAWS) == evaluate(flow, points, y, None)
+    m1 = build("m1", (2,), 2, hidden=8, latent=2, likelihood="gaussian")
+    figures = evaluate(m1, points, y, None, draws=NOISE_DRAWS)
+    assert set(figures) == {"accuracy", "one_draw_accuracy", "one_draw_accuracy_std", "nll", "ece"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 52, 53, 1000])
@@ -106,6 +174,8 @@ def test_labels_only_score(model: JointModel) -> None:
 
 class Fixed(JointModel):
     """Answers from the first pixel, and remembers which labels it was shown."""
+
+    exact = True
 
     def __init__(self) -> None:
         super().__init__()
