@@ -31,7 +31,7 @@ class DataSettings:
 
     Attributes:
         name: mnist, fashion, svhn, cifar10, digits, moons or circles.
-        root: directory of the data files; what is absent is downloaded into it.
+        root: directory of the data files; what is absent is downloaded into it, unless it holds other things.
         num_labels: how many training rows keep their label, over all classes.
         labels_per_class: the same per class; takes the place of num_labels where given.
         balanced: the same number of labels for each class.
@@ -332,7 +332,7 @@ class Range:
 
 
 _SHARE, _POSITIVE, _WEIGHT = Range(0, 1), Range(0, 1e6, above=True), Range(0, 1e9)
-_WIDTH, _DEPTH, _TIMES, _ROWS, _DRAWS = 100_000, 1_000, 1_000, 1_000_000, 10_000
+_WIDTH, _DEPTH, _TIMES, _ROWS, _DRAWS = 16_384, 256, 1_000, 100_000, 10_000
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**31 - 1),
