@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from scnf import config, interrupt, runs, streams
 from scnf.config import SHIPPED, Range, Settings
@@ -20,6 +21,9 @@ from scnf.errors import UserError
 from scnf.failures import explain, traceback_in
 from scnf.files import expand, write_bytes
 from scnf.runs import Run
+
+if TYPE_CHECKING:
+    from scnf.threads import Threads
 
 USAGE = """usage: scnf COMMAND ...
 
@@ -177,6 +181,48 @@ class _Workbench:
         from scnf.machine import has_bfloat16
 
         return self.settings.train.autocast and has_bfloat16(self.device)
+
+    def settle_threads(self, begin: Callable[[], Callable[[], Any]], kept: int | None = None) -> "Threads | None":
+        """Set the number of threads: what `threads` says, else what a run had before, else by a trial.
+
+        Args:
+            begin: gives a piece of the work to time.
+            kept: the number of a run that is resumed, so that its bits stay the same.
+
+        Returns:
+            what may change the number later, None where it is not to change.
+        """
+        import torch
+
+        from scnf.threads import Threads
+
+        if self.settings.threads != "auto":
+            torch.set_num_threads(self.settings.threads)
+        if self.settings.threads != "auto" or self.device.type != "cpu":
+            return None
+        threads = Threads(begin, partial(print, flush=True))
+        if kept is None:
+            threads.choose()
+        else:
+            torch.set_num_threads(min(kept, torch.get_num_threads()))
+        return threads
+
+    def evaluation(self) -> Callable[[], Any]:
+        """A small piece of an evaluation, which leaves nothing behind."""
+        import torch
+
+        from scnf import UNLABELLED
+        from scnf.training.metrics import noisy_batches
+
+        model = self.model.eval()
+        x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
+        y = torch.full((len(x),), UNLABELLED, device=self.device)
+
+        def work() -> None:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                model(x, y)
+
+        return work
 
     def arithmetic(self) -> dict[str, Any]:
         """What the last bits of a training hang on, beside the settings that stay for the whole of a run."""
@@ -399,6 +445,24 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         lr=train.lr,
         weight_decay=train.weight_decay,
     )
+
+    def begin() -> Callable[[], None]:
+        """A training step on a copy of the model."""
+        copied = deepcopy(model).train()
+        with torch.random.fork_rng([]):
+            x, y = next(batches.epoch(0))
+
+        def step() -> None:
+            with torch.random.fork_rng([]):
+                with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
+                    output = copied(x, y, batches.num_extra)
+                objective(output, y, 0.0)[0].backward()
+
+        return step
+
+    threads = None
+    if kept is not None:
+        threads = bench.settle_threads(begin, kept.binding.machine.get("threads"))
     binding = Binding(run.key, bench.split.sha256, config.lasting(settings), bench.arithmetic())
     restart = None
     if kept is not None:
@@ -431,6 +495,10 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             model.initialize(x[:own], y[:own])
         except ValueError as error:
             raise UserError(str(error)) from error
+    if kept is None:
+        threads = bench.settle_threads(
+            begin if planned_steps(batches, train.epochs, train.max_steps) else bench.evaluation
+        )
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
@@ -453,6 +521,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             binding=binding,
             resume=restart,
             say=partial(print, flush=True),
+            after_step=threads,
         )
     except Exception:
         run.write_json("summary.json", summary)
@@ -462,6 +531,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         "steps": progress.total_step,
         "minutes": round(encoding + progress.minutes, 3),
         "images_per_second": round(progress.images / progress.train_seconds, 1) if progress.train_seconds else None,
+        "threads": torch.get_num_threads(),
         "peak_memory_mb": _peak_memory_mb(bench.device),
     }
     if progress.stopped_by is not None:
@@ -710,6 +780,7 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
     if (directory / "split.json").is_file():
         _check_split(Run(directory), bench)
     bench.load_weights(weights)
+    bench.settle_threads(bench.evaluation)
     return bench
 
 

@@ -282,6 +282,7 @@ class Settings:
     Attributes:
         seed: of initial weights, batches and noise.
         device: auto takes CUDA where there is one.
+        threads: of the CPU. auto times a step with as many as there are and with fewer, and takes what is soonest done.
         pretrained: weights to start from: a directory, a run, or a .safetensors file; "shipped" for those that come
             with the project. A run keeps the file's path and, after `#sha256=`, its check sum.
         data: what to learn from.
@@ -293,6 +294,7 @@ class Settings:
 
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | Literal["auto"] = "auto"
     pretrained: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -336,6 +338,7 @@ _WIDTH, _DEPTH, _TIMES, _ROWS, _DRAWS = 16_384, 256, 1_000, 100_000, 10_000
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**31 - 1),
+    "threads": Range(1, 1024),
     "data.num_labels": Range(0, 10**9),
     "data.labels_per_class": Range(0, 10**9),
     "data.data_seed": Range(0, 2**63 - 1),
@@ -386,7 +389,7 @@ RANGES: dict[str, Range] = {
 """What each number may be; what a model needs beside that, its recipe says. Memory may end sooner."""
 
 MAY_CHANGE = {
-    *("device", "data.root", "runs.root", "runs.name"),  # where things are
+    *("device", "threads", "data.root", "runs.root", "runs.name"),  # where things are
     *("train.epochs", "train.max_steps"),  # how long
     *("train.lr", "train.schedule", "train.warmup", "train.weight_decay", "train.grad_clip"),  # how far each step goes
     *("train.autocast", "train.compile", "train.reversible", "model.class_chunk"),  # the same numbers, but for rounding
@@ -659,7 +662,7 @@ def _check_values(settings: Settings) -> None:
     for name, allowed in RANGES.items():
         value = getattr(*_place(settings, name))
         for number in value if isinstance(value, list) else [value]:
-            if number is not None and number not in allowed:
+            if isinstance(number, int | float) and number not in allowed:
                 raise UserError(f"{name} must be {allowed}, not {number}")
     if model.latent == []:
         raise UserError("model.latent must be a whole number or a list of such, bottom first, not []")

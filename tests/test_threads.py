@@ -5,10 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import TINY
+from scnf.runs import Run
 from scnf.threads import Threads
 
 SPINS = "import os, scnf; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
@@ -98,3 +101,28 @@ def test_threads_are_chosen_anew_when_steps_get_slow(on: Callable[[dict[int, flo
     assert torch.get_num_threads() == 1 and len(machine.said) == 3
     machine.steps(threads, 20)
     assert len(machine.said) == 3
+
+
+# --- in a training
+
+
+def test_a_training_chooses_its_threads_and_a_resume_keeps_them(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    def run(*words: str) -> tuple[Run, str]:
+        process = start("-m", "scnf", "train", *words, env={**os.environ, "OMP_NUM_THREADS": "2"})
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return Run.find(tmp_path / "logs", "last"), out
+
+    words = ["--config", "digits.yaml", *TINY, "--max_steps"]
+    chosen, out = run(*words, "3")
+    number = chosen.read_json("summary.json")["threads"]
+    assert out.count(f"\nthreads: {number} (a step takes ") == 1 and number in (1, 2)
+    told, out = run(*words, "3", "--threads", str(number))
+    assert "threads:" not in out and told.read_json("summary.json")["threads"] == number
+    assert told.weights.read_bytes() == chosen.weights.read_bytes()  # the trial has left nothing behind
+    _, out = run("--resume", "1", "--max_steps", "5")
+    assert "threads:" not in out and "bit for bit" not in out
+    summary = Run.find(tmp_path / "logs", "1").read_json("summary.json")
+    assert (summary["threads"], summary["steps"]) == (number, 5)

@@ -98,6 +98,7 @@ def train(
     binding: Binding = Binding(),  # noqa: B008 (it is frozen)
     resume: Restart | None = None,
     say: Callable[[str], None] = print,
+    after_step: Callable[[], None] | None = None,
 ) -> Progress:
     """Train `model`, leaving its best weights in it, and metrics and checkpoints in `run`.
 
@@ -124,6 +125,7 @@ def train(
         resume: what :func:`scnf.training.state.restore` gave, to go on from there; on the CPU the end is the same, bit
             for bit, where `binding.machine` is.
         say: takes one line per epoch.
+        after_step: called after each step, see :class:`scnf.threads.Threads`.
 
     Returns:
         where the training stands; `stopped_by` tells of a signal.
@@ -199,6 +201,8 @@ def train(
                 progress.total_step += 1
                 progress.images += len(y) - batches.num_extra
                 bar.update()
+                if after_step is not None:
+                    after_step()
                 if signals.received or progress.total_step == total_steps:
                     break
             progress.train_seconds += time.perf_counter() - step_started

@@ -96,7 +96,7 @@ def test_metrics_of_a_finished_run(finished: Path) -> None:
 def test_summary_of_a_finished_run(finished: Path) -> None:
     summary = Run(finished).read_json("summary.json")
     assert set(summary) == {
-        *("status", "parameters", "epochs", "steps", "minutes", "images_per_second", "peak_memory_mb"),
+        *("status", "parameters", "epochs", "steps", "minutes", "images_per_second", "threads", "peak_memory_mb"),
         *("selected_epoch", "validation", "test"),
     }
     assert set(summary["validation"]) == set(summary["test"]) == FIGURES
