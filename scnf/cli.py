@@ -260,12 +260,13 @@ class _Workbench:
         views = settings.objective.consistency_weight > 0
         size, augment, passes = settings.train.batch_size, settings.data.augment, settings.train.passes
         in_place = self.model.likelihood_of == "labels"
-        if augment and not (views or in_place or settings.objective.classifier_weight):
+        batches = Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views, passes, in_place)
+        if augment and not (views or in_place or settings.objective.classifier_weight or settings.train.eval_views):
             raise UserError(
                 "moved images count in cross-entropies alone, and there are none: set data.augment to 0, or "
                 "objective.classifier_weight or objective.consistency_weight above 0"
             )
-        return Batches(x, y, size, share, settings.seed, self.dataset.levels, augment, views, passes, in_place)
+        return batches
 
     def propagated(self, batches: Any, model: Any, epoch: int) -> Any:
         """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.

@@ -151,6 +151,10 @@ BAD: list[Any] = [
     (f"{DIGITS} --channels [8]", "model.channels"),
     (f"{POINTS} --augment 1 --classifier_weight 1", "points have no augmented views"),
     (f"{POINTS} --consistency_weight 1", "points have no augmented views"),
+    (
+        f"{DIGITS} --augment 1 --classifier_weight 0 --consistency_weight 0",
+        "moved images count in cross-entropies alone",
+    ),
     (f"{DIGITS} --propagations 2 --num_labels 0", "data.num_labels above 0"),
     (f"{DIGITS} --adapt", "say which with --pretrained"),
     (f"{DIGITS} --adapt --pretrained --recipe m2", "the recipe m2 has no shared flow to adapt"),
