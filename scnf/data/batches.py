@@ -32,10 +32,9 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
     if x.is_floating_point():
         raise ValueError(f"grey levels are whole numbers, not {x.dtype}: these may be dequantised already")
     noise = torch.rand(x.shape, device=x.device, generator=generator)
-    dequantized = (x + noise) / levels
-    for _ in range(2):  # sum and quotient are rounded, by two numbers at most from the level that they are of
-        dequantized = dequantized.nextafter(dequantized + (x - (levels * dequantized).floor()))
-    return dequantized
+    dequantized = (x + noise).div_(levels)
+    off = (levels * dequantized).floor_().sub_(x)  # sum and quotient are rounded: 1 or -1 where that is past an end
+    return dequantized.addcmul_(dequantized, off, value=-2 * torch.finfo(dequantized.dtype).eps)
 
 
 class Batches:
