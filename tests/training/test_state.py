@@ -328,11 +328,7 @@ def test_a_config_that_was_edited_since_the_checkpoint_is_noticed(scnf: Callable
 
 def test_a_resume_says_what_keeps_it_from_the_same_bits(scnf: Callable[..., Any], copied: Run) -> None:
     assert "note:" not in scnf("train --resume 1 --max_steps 51").out
-    torch.set_num_threads(2)
-    try:
-        outcome = scnf("train --resume 1 --max_steps 52 --reversible")
-    finally:
-        torch.set_num_threads(1)
+    outcome = scnf("train --resume 1 --max_steps 52 --reversible --threads 2")
     note = "note: threads from 1 to 2, reversible from off to on: the end is not bit for bit that without a stop"
     assert outcome.code == 0 and note in outcome.out.splitlines()
     assert load_tensors(copied.checkpoint("last"))[1]["machine"]["threads"] == 2
