@@ -288,7 +288,17 @@ def caches(draw: random.Random, folder: Path, references: References) -> str:
 
 FLOWS = ["scnf-fast", "scnf-hybrid", "scnf-paper", "scnf-gmm", "scnf-digits", "scnf-toy"]
 OTHERS = ["m1", "m2", "adgm", "ladder-vae", "ladder-dgm", "gumbel-autoencoder", "classifier"]
-APART = ("data.root", "runs.root", "runs.name", "device", "pretrained", "train.max_steps", "train.compile", "model.m1")
+APART = (
+    "data.name",
+    "data.root",
+    "runs.root",
+    "runs.name",
+    "device",
+    "pretrained",
+    "train.max_steps",
+    "train.compile",
+    "model.m1",
+)
 
 
 def leaves() -> Iterator[tuple[str, Any, Any]]:
