@@ -112,13 +112,17 @@ def resume(folder: Path, **options: Any) -> Job:
     return Job(["train", "--resume", "last", "--runs.root", str(folder / "logs")], folder, **options)
 
 
-def finish(folder: Path, words: str) -> str:
-    """Resume the last run of a folder, or begin anew where it came to no checkpoint; what went wrong, or nothing."""
+def go_on(folder: Path, words: str) -> Job:
+    """Resume the last run of a folder, or begin anew where it came to no checkpoint."""
     runs = sorted((folder / "logs").glob("0*"))
-    again = bool(runs) and Run(runs[-1]).checkpoint("last").is_file()
-    job = resume(folder) if again else train(folder, words)
+    return resume(folder) if runs and Run(runs[-1]).checkpoint("last").is_file() else train(folder, words)
+
+
+def finish(folder: Path, words: str) -> str:
+    """Go on to the end; what went wrong, or nothing."""
+    job = go_on(folder, words)
     code = job.wait()
-    return "" if code == 0 else f"{'resume' if again else 'train'} ended with {code}: {job.said()[-500:]}"
+    return "" if code == 0 else f"scnf {' '.join(job.words)} ended with {code}: {job.said()[-500:]}"
 
 
 # What a finished run holds ----------------------------------------------------------------------------------------
@@ -185,9 +189,7 @@ def disturbed(draw: random.Random, folder: Path, references: References, disturb
     name = draw.choice(list(JOBS))
     reference, seconds = references[name]
     for _ in range(draw.randint(1, 3)):
-        runs = sorted((folder / "logs").glob("0*"))
-        again = bool(runs) and Run(runs[-1]).checkpoint("last").is_file()
-        job = resume(folder) if again else train(folder, JOBS[name])
+        job = go_on(folder, JOBS[name])
         time.sleep(draw.uniform(0, seconds))
         if wrong := disturb(job, name):
             return f"{name}: {wrong}"
