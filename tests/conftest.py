@@ -124,3 +124,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train", "--config", "digits.yaml", *TINY, "--runs.root", str(root), "--max_steps", "50"]
     assert main(words) == 0
     return Run.find(root, "last").path
+
+
+@pytest.fixture
+def shipped(finished: Path, tmp_path: Path) -> Path:
+    """Weights that ship for scnf-digits in the test's directory: those of the finished run."""
+    folder = tmp_path / "pretrained" / "scnf-digits"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "model.safetensors"):
+        shutil.copy(finished / name, folder)
+    return folder

@@ -149,15 +149,11 @@ def test_training_starts_from_weights(digits: Callable[..., Any], copied: Run, l
 
 
 def test_weights_that_ship(
-    digits: Callable[..., Any], finished: Path, tmp_path: Path, last_run: Callable[[], Run]
+    digits: Callable[..., Any], finished: Path, shipped: Path, last_run: Callable[[], Run]
 ) -> None:
-    folder = tmp_path / "pretrained" / "scnf-digits"
-    folder.mkdir(parents=True)
-    for name in ("config.yaml", "model.safetensors"):
-        shutil.copy(finished / name, folder)
     assert digits("--epochs 0 --pretrained").code == 0
     assert last_run().read_json("summary.json")["test"] == Run(finished).read_json("summary.json")["test"]
-    weights, listed = folder / "model.safetensors", folder / "model.safetensors.sha256"
+    weights, listed = shipped / "model.safetensors", shipped / "model.safetensors.sha256"
     listed.write_text(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  model.safetensors\n")
     assert digits("--epochs 0 --pretrained").code == 0
     content = bytearray(weights.read_bytes())
