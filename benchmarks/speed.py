@@ -46,7 +46,7 @@ from scnf import UNLABELLED, transforms
 from scnf.analysis import plots
 from scnf.distributions.gaussian import gaussian_log_prob
 from scnf.files import write_text
-from scnf.machine import compile_for, description, has_bfloat16, keep_freed_memory
+from scnf.machine import FreedMemory, compile_for, description, has_bfloat16
 from scnf.models.architectures import build
 from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
@@ -453,7 +453,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*is deprecated in favor of")  # solvers that the peers call
     torch.backends.cudnn.allow_tf32 = False
-    keep_freed_memory()
+    FreedMemory()
     if options.job:
         print(json.dumps(measure(**options.job)))
     elif options.scaling:

@@ -397,7 +397,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     import torch
 
     from scnf.data.batches import EncodedBatches
-    from scnf.machine import keep_freed_memory
+    from scnf.machine import FreedMemory
     from scnf.models.flow import OnLatents
     from scnf.objectives import Consistency, semi_supervised_loss
     from scnf.training.loop import OPTIMIZERS, planned_steps
@@ -406,7 +406,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
-    keep_freed_memory()
+    memory = FreedMemory()
     torch.manual_seed(settings.seed)
     if bench.model.likelihood_of == "labels" and train.select == "bits_per_dim":
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
@@ -489,6 +489,12 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
                 batches = EncodedBatches(batches, model.on_inputs().eval().latent_rows, copies)
     encoding = (time.perf_counter() - encoding) / 60
+
+    def after_step() -> None:
+        memory()
+        if threads is not None:
+            threads()
+
     if kept is None and (train.adapt or not settings.pretrained):
         try:
             x, y = next(batches.epoch(0))
@@ -522,7 +528,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             binding=binding,
             resume=restart,
             say=partial(print, flush=True),
-            after_step=threads,
+            after_step=after_step,
         )
     except Exception:
         run.write_json("summary.json", summary)

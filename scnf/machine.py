@@ -15,6 +15,8 @@ import torch
 from scnf.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_GROWTH = 1 << 28
+"""Bytes by which a process grows until what it has freed goes back."""
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -74,17 +76,43 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, up to a gigabyte, for what it allocates next.
+class FreedMemory:
+    """The memory that this process frees: kept for what it allocates next, as long as that is of use.
 
     glibc gives the memory of large tensors back at once, and every training step pays for getting its pages anew: a
-    seventh of its time was seen. Tensors of more than 32 MiB go back all the same; nothing is done where the C library
-    is another one.
+    seventh of its time was seen. So a gigabyte is kept; tensors of more than 32 MiB go back all the same.
 
-    Returns:
-        whether the C library took it.
+    Kept memory may come to lie in pieces, between small things that stay, where it serves nothing that is asked for
+    next (https://sourceware.org/bugzilla/show_bug.cgi?id=14581): 100 MB more a second were seen. Call the object after
+    each step: when the process has grown by a quarter of a gigabyte, all that is free goes back; so it does after the
+    first.
+
+    Nothing is done where the C library is another one.
+
+    Attributes:
+        kept: whether the C library took it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(
-        mallopt(*option) for option in ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 30))
-    )
+
+    def __init__(self) -> None:
+        library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self.kept = hasattr(library, "mallopt") and all(
+            library.mallopt(*option) for option in ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 30))
+        )
+        self._give_back = getattr(library, "malloc_trim", None) if self.kept else None
+        self._usual: int | None = 0  # bytes after a step; None until there was one since the last time
+
+    def __call__(self) -> None:
+        """A step is done."""
+        if self._give_back is None:
+            return
+        resident = _resident()
+        if self._usual is None:
+            self._usual = resident
+        elif resident - self._usual > _GROWTH:
+            self._give_back(0)
+            self._usual = None
+
+
+def _resident() -> int:
+    """Bytes of this process in memory, on Linux."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -10,7 +10,7 @@ from scnf.machine import description, has_bfloat16
 
 FAULTS = """
 import resource, torch
-from scnf.machine import keep_freed_memory
+from scnf.machine import FreedMemory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,7 +19,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 once, before = [faults() for _ in range(3)][1:]
-took = keep_freed_memory()
+took = FreedMemory().kept
 faults()
 print(took, min(once, before), min(faults(), faults()))
 """
@@ -34,6 +34,43 @@ def test_freed_memory_stays_with_the_process() -> None:
     if int(before) < 1000:
         pytest.skip("an allocator or huge pages that never cost much")
     assert int(after) < int(before) / 10
+
+
+IN_PIECES = """
+import torch
+from scnf.machine import FreedMemory
+
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1024
+
+torch.ones(1)
+memory = FreedMemory()
+before = resident()
+
+def step(pieces):
+    kept = [(torch.ones(1 << 18), torch.ones(1 << 10)) for _ in range(pieces)]  # of 1 MiB, and of 4 KiB
+    return [small for _, small in kept]
+
+sizes = []
+for pieces in (400, 400, 400, 1200):  # the third is as large as the one before, and so keeps what it has
+    small = None
+    small = step(pieces)
+    sizes.append(resident() - before)
+    memory()
+    sizes.append(resident() - before)
+print(memory.kept, *sizes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_that_lies_in_pieces_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_PIECES], capture_output=True, text=True, check=True)
+    kept, *sizes = done.stdout.split()
+    if kept == "False":
+        pytest.skip("another C library")
+    freed, left = [int(size) for size in sizes[::2]], [int(size) for size in sizes[1::2]]  # MiB after each step
+    assert left[0] < 100 and left[3] < 100
+    assert left[1] == freed[1] > 300 and left[2] == freed[2] > 300 and freed[3] > 1000
 
 
 def test_bfloat16_is_where_the_instructions_are() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.checks import check_labels
-from scnf.data.gradients import oriented_gradients
+from scnf.data.gradients import by_parts, oriented_gradients
 from scnf.data.propagation import nearest_neighbours, spread
 
 REACH = 2
@@ -44,10 +44,11 @@ def deslanted(x: Tensor, chunk: int = 2**22) -> Tensor:
         >>> deslanted(slash)[0, 0, :, 4].sum() > 0.9 * slash.sum()
         tensor(True)
     """
-    return torch.cat([_upright(part.float()) for part in x.split(max(1, chunk // x[0].numel()))])
+    return by_parts(_upright, x, max(1, chunk // x[0].numel()))
 
 
 def _upright(x: Tensor) -> Tensor:
+    x = x.float()
     height, width = x.shape[2:]
     light = x.mean(dim=1)
     light = light / light.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
@@ -158,16 +159,17 @@ def distortion_neighbours(
         raise ValueError("neighbours by distortion are of two images or more, of finite numbers that are not negative")
     upright = deslanted(x)
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
-    gradients = torch.cat([sobel_gradients(part) for part in upright.split(1000)])  # convolutions take much memory
+    gradients = by_parts(sobel_gradients, upright, 1000)  # convolutions take much memory
+    del upright
     count = indices.shape[1]
     images = max(1, chunk * (1 if x.device.type == "cpu" else 64) // (gradients[0].numel() * count))
-    found = []
+    found = gradients.new_empty(indices.shape)
     with tqdm(total=len(x), unit="image", desc="neighbours", disable=None, leave=False) as bar:
-        for own, other in zip(gradients.split(images), indices.split(images), strict=True):
+        for own, other, into in zip(*(each.split(images) for each in (gradients, indices, found)), strict=True):
             pairs = distortion_distances(own.repeat_interleave(count, dim=0), gradients[other.flatten()])
-            found.append(pairs.view(len(own), count))
+            into.copy_(pairs.view(into.shape))
             bar.update(len(own))
-    distances, order = torch.cat(found).topk(min(neighbours, count), dim=1, largest=False)
+    distances, order = found.topk(min(neighbours, count), dim=1, largest=False)
     if not bool(distances.isfinite().all()):
         raise ValueError("the numbers in these images are too large to compare")
     indices, scales = indices.gather(1, order), distances[:, -1].sqrt()

@@ -44,15 +44,14 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
             raise ValueError("the principal components of these features are not finite")
     unit = F.normalize(centred, dim=1)
     buffer = unit.new_empty(chunk, len(unit))  # new memory for every chunk would take as long as the products
-    cosines, indices = [], []
+    cosines = unit.new_empty(len(unit), neighbours)
+    indices = torch.empty_like(cosines, dtype=torch.long)
     for start in range(0, len(unit), chunk):
         rows = unit[start : start + chunk]
         table = torch.mm(rows, unit.T, out=buffer[: len(rows)])
         table[:, start:].fill_diagonal_(-2.0)  # nobody is one's own neighbour
-        largest = table.topk(neighbours, dim=1)
-        cosines.append(largest.values)
-        indices.append(largest.indices)
-    return torch.cat(indices), torch.cat(cosines)
+        cosines[start : start + chunk], indices[start : start + chunk] = table.topk(neighbours, dim=1)
+    return indices, cosines
 
 
 def propagate(

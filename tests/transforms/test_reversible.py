@@ -124,14 +124,14 @@ def test_what_is_kept_does_not_grow_with_depth() -> None:
 HELD = """
 import sys
 import torch
-from scnf.machine import keep_freed_memory
+from scnf.machine import FreedMemory
 from scnf.nn import ConvNet
 from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FullLinear, start_from
 
 def peak():
     return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
-keep_freed_memory()
+FreedMemory()
 torch.set_num_threads(1)
 torch.manual_seed(0)
 layers = []
