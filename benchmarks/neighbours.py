@@ -4,8 +4,8 @@
     python benchmarks/neighbours.py --memory --data.root data    # memory against steps, neighbours and all
 
 Each line of the first is a training of its own, of `--steps` steps without label propagation; it is given up after 100
-seconds. The neighbour is an endless loop. The second trains with label propagation and prints the resident memory and
-its peak at every 50 steps.
+seconds. The neighbour is an endless loop. The second trains as the main job does, with its search for neighbours, and
+prints every 20 seconds the steps of whole epochs so far, the resident memory and its peak.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WAYS: dict[str, tuple[dict[str, str], list[str]]] = {
     "all threads, spinning": (SPINNING, ["--threads", str(os.cpu_count())]),
     "one thread": ({}, ["--threads", "1"]),
 }
-LIMIT = 100.0
+LIMIT, EVERY = 100.0, 20.0  # seconds
 
 
 def train(root: Path, words: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -75,27 +75,21 @@ def speeds(steps: int, extra: list[str]) -> None:
 
 
 def memory(steps: int, extra: list[str]) -> None:
-    print("| steps | resident MB | peak MB |\n|---|---|---|")
+    print("| seconds | steps | resident MB | peak MB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        root, told = Path(folder), -1
-        # epochs of 50 steps, for each has a line in metrics.csv
-        words = ["--num_validation", "57600", "--epochs", "1000000", "--max_steps", str(steps), *extra]
-        process = train(root, words, {})
+        root, started = Path(folder), time.monotonic()
+        process = train(root, ["--max_steps", str(steps), *extra], {})
         while process.poll() is None:
+            time.sleep(EVERY)
+            about = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+            sizes = dict(line.split(":", 1) for line in about.splitlines())
+            if "VmRSS" not in sizes:  # it has ended
+                break
+            here, most = (int(sizes[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
             done = int(found[-1]["step"]) if (found := rows(root)) else 0
-            if done > told and done < steps:
-                try:
-                    about = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-                except OSError:
-                    break
-                sizes = dict(line.split(":") for line in about.splitlines() if line.startswith("Vm"))
-                here, most = (int(sizes[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
-                print(f"| {done} | {here:,.0f} | {most:,.0f} |", flush=True)
-                told = done
-            if done >= steps:
-                process.kill()
-            time.sleep(0.2)
-        process.wait()
+            print(f"| {time.monotonic() - started:.0f} | {done} | {here:,.0f} | {most:,.0f} |", flush=True)
+        if process.wait():
+            raise SystemExit((root / "output.txt").read_text())
 
 
 def main() -> None:

@@ -569,7 +569,7 @@ def _finish(run: Run, bench: _Workbench, summary: dict[str, Any]) -> None:
     kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
     spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-    cost = f"{spent}{rate}, " if summary["epochs"] else ""
+    cost = f"{spent}{rate}, " if summary["steps"] else ""
     memory = "" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB at most; "
     print(f"{cost}{memory}{kept}all is in {run.path}")
 

@@ -57,7 +57,8 @@ def load_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
         if listed.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in listed.read_text(encoding="utf-8"):
             raise UserError(f"{path} is damaged, or not what {listed.name} is of: get both again")
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            # copied, for they are the file's own bytes, which may change after they are checked
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = json.loads((file.metadata() or {}).get("scnf", "{}"))
         if not isinstance(metadata, dict):
             raise ValueError("its header is no mapping")

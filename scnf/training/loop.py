@@ -162,6 +162,8 @@ def train(
         total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
     )
     with run.locked(), watch() as signals, signals.deferred(), bar:
+        if resume is not None and progress.total_step < total_steps:
+            run.truncate_metrics(progress.epoch)
         while progress.total_step < total_steps:
             if guess is not None and progress.step == 0:
                 if not progress.epoch:  # later there is the checkpoint of the epoch before
@@ -209,7 +211,9 @@ def train(
             if signals.received and progress.step < batches.steps_per_epoch and progress.total_step < total_steps:
                 break
             means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
-            progress.epoch, progress.step, sums = progress.epoch + 1, 0, {}
+            epoch = progress.epoch + 1
+            if progress.step == batches.steps_per_epoch:  # else max_steps ends it here, and a resume may go on with it
+                progress.epoch, progress.step, sums = epoch, 0, {}
             kept: Any = averaged.module if averaged is not None else model
             if averaged is not None:
                 renormalize(kept, batches)
@@ -217,12 +221,12 @@ def train(
             score = SELECTORS[select](figures)
             if not score < progress.best_score and not (math.isnan(score) and progress.best_epoch):
                 progress.best_score = -math.inf if math.isnan(score) else score
-                progress.best_epoch = progress.epoch
+                progress.best_epoch = epoch
                 save_best(kept, progress, figures, run, binding)
             progress.minutes = minutes_before + (time.perf_counter() - started) / 60
             run.log_metrics(  # before the checkpoint: a row too many is dropped on resume, a row too few stays lost
                 {
-                    "epoch": progress.epoch,
+                    "epoch": epoch,
                     "step": progress.total_step,
                     "minutes": round(progress.minutes, 4),
                     "images_per_second": round(progress.images / progress.train_seconds, 1),
@@ -278,7 +282,7 @@ def _epoch_line(
 ) -> str:
     left = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
-        f"epoch {progress.epoch:>3}/{epochs}  loss {means['train.loss']:.2f}  "
+        f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}  "
         f"{progress.images / progress.train_seconds:.0f} images/s  "
         f"{progress.minutes:.1f} min  ETA {left:.1f} min"

@@ -69,7 +69,7 @@ class Progress:
         train_seconds: of those, spent in training steps.
         images: rows trained on so far.
         best_score: of the weights kept as best, see `scnf.training.loop.SELECTORS`.
-        best_epoch: epochs that had been done when they were kept.
+        best_epoch: the epoch at whose end they were kept, or in which `max_steps` ended the training.
         stopped_by: the signal that came and ended the training after a step, None otherwise.
     """
 
@@ -230,7 +230,6 @@ def restore(
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    run.truncate_metrics(progress.epoch)
     on_device = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
     return Restart(progress, on_device, averaged, None if labels is None else tensors["guesses"].to(device))
 
