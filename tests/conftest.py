@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from scnf.cli import main
+from scnf.interrupt import WATCHED
 from scnf.native import operators
 from scnf.runs import Run
 
@@ -24,6 +25,12 @@ TINY = [
     *["--augment", "0", "--consistency_weight", "0", "--classifier_weight", "0", "--device", "cpu"],
 ]
 """A model that trains in no time, on the CPU, where every run has the same bits; and settings that tests count on."""
+
+
+# A shell that starts a job in the background has it ignore SIGINT, and nohup SIGHUP: this one and its children listen.
+for _number in WATCHED:
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 @dataclass
