@@ -16,6 +16,7 @@ it must hold the same bits as a run that was left alone: weights, checkpoint, me
 
 import argparse
 import csv
+import importlib
 import os
 import random
 import resource
@@ -45,6 +46,12 @@ JOBS = {
     "points": "--config moons.yaml --channels 16 --steps 3 --epochs 2 --reversible --select bits_per_dim",
 }
 CLOCKS = ("minutes", "images_per_second", "train_seconds", "peak_memory_mb")
+IMPORTED = (
+    *("torch", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.figure"),
+    *("scnf.models.architectures", "scnf.data.distortion", "scnf.training.loop", "scnf.training.self_training"),
+    *("scnf.training.metrics", "scnf.analysis.plots", "scnf.analysis.samples", "tqdm"),
+)
+"""What the jobs would import themselves, which takes longer than most of them."""
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
@@ -68,6 +75,8 @@ class Job:
         if not self.pid:
             code = 70
             try:
+                for number in SIGNALS:  # a shell has its background ignore some, and so does nohup
+                    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
                 os.chdir(folder)
                 descriptor = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 for stream in (1, 2):
@@ -370,6 +379,8 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="trials")
     parser.add_argument("--seed", type=int, default=0, help="of the first trial; trial i has this plus i (0)")
     options = parser.parse_args()
+    for name in IMPORTED:
+        importlib.import_module(name)
     faults = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         references = References(Path(scratch))
