@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from scnf.errors import UserError
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -138,7 +140,7 @@ def sweep(directory: Path) -> None:
     """
     for folder, _, names in os.walk(directory):
         for name in names:
-            if name.startswith(".") and name.endswith(".tmp"):
+            if _TEMPORARY.fullmatch(name):
                 with suppress(OSError):  # a read-only file system: it stays
                     os.unlink(os.path.join(folder, name))
 

@@ -126,7 +126,7 @@ def test_what_a_killed_process_leaves_is_swept(start: Callable[..., Any], tmp_pa
     write_text(run / "checkpoints" / "last", "old")
     write_text(run / ".hidden", "stays")
     (tmp_path / ".outside.tmp").write_text("stays")
-    (run / ".linked.tmp").symlink_to(tmp_path / ".outside.tmp")
+    (run / f".{16 * '0'}.tmp").symlink_to(tmp_path / ".outside.tmp")
     process = start("-c", KILLED, run / "checkpoints" / "last")
     deadline = time.monotonic() + 30
     while not (left := list(run.rglob("*/.*.tmp"))) and time.monotonic() < deadline:

@@ -16,6 +16,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -29,6 +30,7 @@ from torch import Tensor
 from scnf.errors import UserError
 from scnf.files import expand, write_bytes
 from scnf.interrupt import child
+from scnf.lock import alone_in
 
 logger = logging.getLogger("scnf.data")
 
@@ -81,6 +83,7 @@ def load(name: str, root: str | Path = "data") -> Dataset:
 
 # Files: find, check, fetch ---------------------------------------------------------------------------------------
 
+_SCRATCH = ".fetch-"
 _QUIET_SECONDS = 20  # an attempt that has fetched nothing for so long is given up
 _START_SECONDS = 60  # to import a big library from a slow disk, before the first byte
 _PIP_SECONDS = 300
@@ -197,19 +200,24 @@ def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
 
 def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt]) -> None:
     """Put the absent files into `folder` by the first attempt that gives all files intact; see `_obtain`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"the data files {', '.join(md5s)} are not in {folder}, and they cannot be fetched into it: "
-            f"{error.strerror or error}. Point --data.root at a directory that has them or can be written."
-        ) from error
-    outcomes = []
-    with scratch as temporary:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_in(folder, _SCRATCH, f"fetches data into {folder}"))
+            scratch = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True)
+            temporary = Path(stack.enter_context(scratch))
+        except (OSError, UserError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
+            raise UserError(
+                f"the data files {', '.join(md5s)} are not in {folder}, and they cannot be fetched into it: "
+                f"{reason}. Point --data.root at a directory that has them or can be written."
+            ) from error
+        outcomes: list[str] = []
+        if all(_locate(folder, name) for name in md5s):  # another process has fetched them meanwhile
+            return
         for number, (description, attempt) in enumerate(attempts.items(), start=1):
             logger.info("%s is incomplete; attempt %d of %d: %s", folder, number, len(attempts), description)
-            work = Path(temporary) / str(number)
+            work = temporary / str(number)
             try:
                 work.mkdir()
                 source = attempt(work)

@@ -11,17 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from scnf.errors import UserError
-from scnf.files import sweep, write_bytes, write_text
+from scnf.files import write_bytes, write_text
 from scnf.interrupt import child
-from scnf.lock import lock
+from scnf.lock import alone_in
 
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
@@ -77,7 +77,7 @@ def _load() -> Kernels:
         with suppress(OSError):  # it was built beside another C library
             return _opened(content, target)
         target.unlink(missing_ok=True)
-    with _one_at_a_time(folder):
+    with alone_in(folder, _SCRATCH, "compiles the kernels"):
         content = _intact(target)  # another process may have built it meanwhile
         return _opened(_built(compiler, sources, target) if content is None else content, target)
 
@@ -105,21 +105,6 @@ def _opened(content: bytes, target: Path) -> Kernels:
         opened = Kernels(str(target))
     opened.key = target.stem.removeprefix("kernels-")
     return opened
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, and remove first what was left by processes that were killed while they held it."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(lock(folder / ".lock"))
-        except BlockingIOError as error:
-            _log.info("%s compiles the kernels: waiting for it", error.strerror or "another process")
-            held.enter_context(lock(folder / ".lock", wait=True))
-        sweep(folder)
-        for left in folder.glob(f"{_SCRATCH}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
 
 
 def _built(compiler: Sequence[str], sources: Sequence[Path], target: Path) -> bytes:

@@ -285,16 +285,19 @@ def test_fashion_from_the_debian_package(tmp_path: Path, monkeypatch: pytest.Mon
 TWO = """
 import hashlib, os, sys, time
 from pathlib import Path
+from scnf import lock
 from scnf.data import sources
 
-here, me = Path(sys.argv[1]), sys.argv[2]
+here, me, locks = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
+if not locks:
+    lock.fcntl = None
 contents = {f"file{k}": bytes([k]) * 3_000_000 for k in range(5)}
 
 def attempt(work):
     for name, data in contents.items():
         (work / name).write_bytes(data)
     (here / f"ready{me}").touch()
-    while not ((here / "ready0").exists() and (here / "ready1").exists()):
+    while not locks and not ((here / "ready0").exists() and (here / "ready1").exists()):
         time.sleep(0.001)
     return work
 
@@ -304,11 +307,30 @@ assert not {"torchvision", "sklearn", "scipy"} & set(sys.modules)  # they are sl
 """
 
 
-def test_two_processes_fetch_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_processes_fetch_at_once_or_where_there_are_locks_one(locks: bool, tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO, str(tmp_path)]
-    children = [subprocess.Popen([*command, str(k)], cwd=REPOSITORY) for k in range(2)]
+    children = [subprocess.Popen([*command, str(k), str(locks)], cwd=REPOSITORY) for k in range(2)]
     assert [child.wait(timeout=60) for child in children] == [0, 0]
+    assert len(list(tmp_path.glob("ready*"))) == (1 if locks else 2)
     assert sorted(path.name for path in (tmp_path / "root/raw").iterdir()) == [f"file{k}" for k in range(5)]
+
+
+def test_what_a_killed_fetch_left_goes_at_the_next(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / ".fetch-1" / "1").mkdir(parents=True)
+    (raw / ".fetch-1" / "1" / "part").write_bytes(b"half")
+    (raw / ".0123456789abcdef.tmp").write_bytes(b"half")
+    (raw / ".own.tmp").write_bytes(b"somebody's")
+
+    def attempt(work: Path) -> Path:
+        (work / "x").write_bytes(b"whole")
+        return work
+
+    assert sources._obtain(tmp_path, "raw", {"x": hashlib.md5(b"whole").hexdigest()}, {"it": attempt}) == {
+        "x": b"whole"
+    }
+    assert sorted(path.name for path in raw.iterdir()) == [".own.tmp", "x"]
 
 
 @pytest.mark.parametrize("kind", ["a file", "read-only", "below a file"])
