@@ -363,6 +363,8 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
         _check_split(run, bench)
     elif settings.pretrained:
         directory, weights = _find_weights(settings.pretrained, settings)
+        if (directory / "config.yaml").is_file():
+            _check_model(config.load(directory / "config.yaml"), settings, directory)
         bench.load_weights(weights, only_shared=settings.train.adapt)
         _note_other_split(directory, weights, bench)
         settings.pretrained = f"{weights}{_PINNED}{_sha256(weights)}"  # whatever `last` is by then
@@ -468,19 +470,21 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     restart = None
     if kept is not None:
         restart = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
-        summarised = (run.path / "summary.json").is_file() and run.read_json("summary.json").get("status")
-        if (
-            restart.progress.total_step >= planned_steps(batches, train.epochs, train.max_steps)
-            and summarised == "finished"
-        ):
+        found = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
+        finished = isinstance(found, dict) and found.get("status") == "finished"
+        made = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
+        left = planned_steps(batches, train.epochs, train.max_steps) - restart.progress.total_step
+        if left <= 0 and finished and made:
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0
         print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
         if other := kept.binding.differences(binding.machine):
             print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
-        (run.path / "summary.json").unlink(missing_ok=True)  # of an earlier end: the next one writes its own, last
         run.write_text("config.yaml", config.to_yaml(settings))
+        if left > 0:
+            for name in ("summary.json", run.weights.name, "samples.png", "curves.png"):  # of an earlier end
+                (run.path / name).unlink(missing_ok=True)
     encoding = time.perf_counter()
     if train.adapt:
         with torch.random.fork_rng([bench.device] if bench.device.type == "cuda" else []):  # on resume, the same again
@@ -783,7 +787,9 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
     directory, weights = _find_weights(ref, settings)
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no config.yaml, which says what the weights belong to")
-    bench = _Workbench(config.load(directory / "config.yaml", overrides), directory)
+    settings = config.load(directory / "config.yaml", overrides)
+    _check_model(config.load(directory / "config.yaml"), settings, directory)
+    bench = _Workbench(settings, directory)
     if (directory / "split.json").is_file():
         _check_split(Run(directory), bench)
     bench.load_weights(weights)
@@ -823,6 +829,29 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
         if weights.is_file():
             return directory, weights
     raise UserError(f"{directory} holds no weights yet: neither model.safetensors nor checkpoints/best.safetensors")
+
+
+def _check_model(trained: Settings, settings: Settings, directory: Path) -> None:
+    """Refuse settings with which the weights of `directory` would fit, and make another function than the trained one.
+
+    With `train.adapt`, the class-conditional part may be another.
+    """
+    from scnf.models.architectures import LEARNED_ELSEWHERE, RECIPES
+
+    recipe = settings.model.recipe
+    if trained.model.recipe != recipe:
+        return  # shapes will not fit
+    try:
+        before, now = (RECIPES[recipe].resolve(each.model.arguments()) for each in (trained, settings))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for name, value in now.items():
+        apart = settings.train.adapt and name.startswith(("conditional", "embedding", "scales"))
+        if name not in LEARNED_ELSEWHERE and before.get(name, value) != value and not apart:
+            raise UserError(
+                f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
+                "Leave it out, or train anew"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -603,7 +603,9 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
         3
     """
     words = _expand(overrides)
-    if config is not None and (tree := _read(config)):
+    kinds, tree = _leaves(), {} if config is None else _read(config)
+    given = _given_as_text(tree, words)
+    if tree:
         words = [f"--config={yaml.dump(tree, Dumper=_Dumper)}", *words]  # as content: the file is read once
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -614,10 +616,27 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
             if isinstance(error, UserError):
                 raise
             raise _wrong(str(error)) from error
+    for name, text in given.items():
+        types = {kinds[name], *get_args(kinds[name])}
+        if types == {kinds[name], str, NoneType}:
+            setattr(*_place(settings, name), text)  # the parser reads `~` and `#1` as YAML, in which they are nothing
+        elif types & {int, float} and ":" in text:  # and 1:30 as 90, in minutes and seconds
+            raise UserError(f"{name} is {_kind(kinds[name])}, not {text}")
     _check_nulls(settings)
     _check_texts(settings)
     _check_values(settings)
     return settings
+
+
+def _given_as_text(tree: Mapping[str, Any], words: Sequence[str]) -> dict[str, str]:
+    """The settings that a file or `--name=text` gives as text, by full name; `null` on the command line is none."""
+    given = dict(tree)
+    for section, values in tree.items():
+        given |= {f"{section}.{leaf}": value for leaf, value in values.items()} if isinstance(values, dict) else {}
+    for word in words:
+        name, _, text = word.removeprefix("--").partition("=")
+        given[name] = None if text == "null" else text
+    return {name: text for name, text in given.items() if name in _leaves() and isinstance(text, str)}
 
 
 def _instantiate(namespace: Any) -> Settings:
@@ -648,6 +667,8 @@ def _check_texts(settings: Settings) -> None:
     for name in _leaves():
         section, leaf = _place(settings, name)
         value = getattr(section, leaf)
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{name} holds a character NUL, which no name has")
         if value == "":
             raise UserError(f"{name} is empty: leave it out, or see whether a variable of the shell is not set")
         if name in PATHS and value is not None:

@@ -229,11 +229,11 @@ class Run:
         except OSError as error:
             raise self._cannot_write("tensorboard", error) from error
 
-    def truncate_metrics(self, epoch: int) -> None:
-        """Drop the rows of `metrics.csv` after `epoch`, from where training goes on."""
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the rows of `metrics.csv` after a number of steps, from where training goes on."""
         columns, rows = self._table()
         if columns:
-            self._write_table(columns, [row for row in rows if not (parse_number(row.get("epoch")) or 0) > epoch])
+            self._write_table(columns, [row for row in rows if not (parse_number(row.get("step")) or 0) > step])
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read `metrics.csv`: the numbers of every row; cells that are empty or no number are left out.

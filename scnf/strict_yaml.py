@@ -21,7 +21,9 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return yaml.load(read_text(path), Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a tag that its value does not fit ends in any
         raise ValueError(str(error)) from error
 
 
@@ -50,11 +52,16 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":int"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":int", ":float"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _NUMBER = list("-+.0123456789")
 SCIENTIFIC = "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), _NUMBER
 """The rule by which 1e3 is a number, which YAML 1.1 takes for text."""
 _StrictLoader.add_implicit_resolver(*SCIENTIFIC)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
+    _NUMBER,
+)
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), _NUMBER)

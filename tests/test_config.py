@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -485,3 +486,25 @@ def test_config_that_is_not_there(name: str, hint: str) -> None:
 def test_a_value_of_the_wrong_kind_is_named_in_words(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config.load(None, words)
+
+
+@pytest.mark.parametrize("text", ["#1", "&a", "---", "!x", "[1", "5", "1e3", "true", "a: b"])
+def test_text_that_yaml_reads_otherwise_is_text(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(json.dumps({"pretrained": text, "runs": {"name": text}}))
+    for settings in (load(file), load(None, ["--pretrained", text, f"--runs.name={text}"])):
+        assert (settings.pretrained, settings.runs.name) == (text, text)
+    assert load(file, ["--pretrained", "null"]).pretrained is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("seed: !!bool abc", "seed: !!int ''", "seed: !!int '-'", "seed: !!float ''", "seed: !!timestamp x"),
+        *("train: {lr: 1:30.5}", "train: {epochs: 1:30}", 'runs: {root: "a\\0b"}', 'data: {root: "a\\0b"}'),
+    ],
+)
+def test_values_that_are_none_of_their_type_end_in_a_message(line: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(line)
+    with pytest.raises(UserError):
+        load(tmp_path / "x.yaml")

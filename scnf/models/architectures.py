@@ -474,6 +474,16 @@ def _plain(value: Any) -> Any:
 RECIPES: dict[str, FlowRecipe | VariationalRecipe] = {**FLOWS, **VARIATIONAL}
 
 
+LEARNED_ELSEWHERE = frozenset(
+    {
+        *("class_chunk", "num_samples", "importance_samples"),  # how a model is computed
+        *("labels", "temperature", "final_temperature", "learn_means", "learn_scales"),  # how it trains
+        *("means", "spread", "m1"),  # where it starts
+    }
+)
+"""Arguments that do not decide which function the weights of a model make."""
+
+
 def build(
     recipe: str,
     shape: Sequence[int],

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -162,9 +163,12 @@ def train(
         total=total_steps, initial=progress.total_step, unit="step", dynamic_ncols=True, disable=None, leave=False
     )
     with run.locked(), watch() as signals, signals.deferred(), bar:
-        if resume is not None and progress.total_step < total_steps:
-            run.truncate_metrics(progress.epoch)
-        while progress.total_step < total_steps:
+        left, cut = total_steps - progress.total_step, False
+        if resume is not None:
+            run.truncate_metrics(progress.total_step)
+            seen = any(row.get("step") == progress.total_step for row in run.read_metrics())
+            cut = left <= 0 and progress.step > 0 and not seen  # fewer steps now, and no figures of this epoch yet
+        while left > 0 or cut:
             if guess is not None and progress.step == 0:
                 if not progress.epoch:  # later there is the checkpoint of the epoch before
                     save_last()  # a guess may take minutes, and a resume asks again
@@ -176,7 +180,7 @@ def train(
                 batches.guesses = batches.guesses if found is None else found
             model.train()
             step_started = time.perf_counter()
-            for x, y in batches.epoch(progress.epoch, start=progress.step):
+            for x, y in islice(batches.epoch(progress.epoch, start=progress.step), max(0, left)):
                 for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
                     group["lr"] = lr * learning_rate_factor(schedule, progress.total_step, total_steps, warmup)
                 optimizer.zero_grad(set_to_none=True)
@@ -205,10 +209,11 @@ def train(
                 bar.update()
                 if after_step is not None:
                     after_step()
-                if signals.received or progress.total_step == total_steps:
+                if signals.received:
                     break
+            left = total_steps - progress.total_step
             progress.train_seconds += time.perf_counter() - step_started
-            if signals.received and progress.step < batches.steps_per_epoch and progress.total_step < total_steps:
+            if signals.received and progress.step < batches.steps_per_epoch and left > 0:
                 break
             means = {f"train.{name}": float(value) / progress.step for name, value in sums.items()}
             epoch = progress.epoch + 1
@@ -238,6 +243,7 @@ def train(
             save_last()
             bar.clear()
             say(_epoch_line(progress, epochs, total_steps, means, figures))
+            cut = False
             if signals.received:
                 break
         if progress.step or not (progress.epoch or guess):  # else the last checkpoint holds all of this

@@ -281,8 +281,8 @@ def test_resuming_with_more_steps_trains_on(scnf: Callable[..., Any], finished: 
     run = Run(tmp_path / "logs" / finished.name)
     shutil.copytree(finished, run.path)
     assert scnf("train --resume last --max_steps 60").code == 0
-    assert [row["step"] for row in run.read_metrics()] == [22, 44, 60]
-    assert rows(run)[:2] == rows(Run(finished))[:2]
+    assert [row["step"] for row in run.read_metrics()] == [22, 44, 50, 60]
+    assert rows(run)[:3] == rows(Run(finished))
     assert run.read_json("summary.json")["steps"] == 60
     assert "max_steps: 60" in (run.path / "config.yaml").read_text()
 
@@ -294,9 +294,69 @@ def test_an_epoch_that_a_number_of_steps_cut_goes_on_where_it_was(
     shutil.copytree(finished, run.path)
     outcome = scnf("train --resume last --max_steps null --epochs 4")
     assert outcome.code == 0 and "epoch   4/4" in outcome.out and "epoch   5/4" not in outcome.out
-    assert [(row["epoch"], row["step"]) for row in run.read_metrics()] == [(1, 22), (2, 44), (3, 66), (4, 88)]
+    assert [(row["epoch"], row["step"]) for row in run.read_metrics()] == [
+        *((1, 22), (2, 44), (3, 50), (3, 66), (4, 88))
+    ]
     summary = run.read_json("summary.json")
     assert (summary["epochs"], summary["steps"]) == (4, 88)
+
+
+def test_an_epoch_that_is_cut_where_the_training_had_stopped_is_evaluated(
+    digits: Callable[..., Any],
+    scnf: Callable[..., Any],
+    last_run: Callable[[], Run],
+    interrupt_at: Callable[[list[tuple[int, int]]], None],
+) -> None:
+    interrupt_at([(0, 10)])
+    assert digits("--max_steps 50").code == 130
+    run = last_run()
+    stopped = int(load_tensors(run.checkpoint("last"))[1]["total_step"])
+    assert not run.checkpoint("best").is_file()
+    assert scnf("train --resume last --max_steps 5").code == 0
+    assert [(row["epoch"], row["step"]) for row in run.read_metrics()] == [(1, stopped)]
+    assert run.checkpoint("best").is_file() and run.read_json("summary.json")["selected_epoch"] == 1
+
+
+def test_an_earlier_end_is_gone_while_a_run_goes_on(
+    scnf: Callable[..., Any],
+    finished: Path,
+    tmp_path: Path,
+    interrupt_at: Callable[[list[tuple[int, int]]], None],
+) -> None:
+    run = Run(tmp_path / "logs" / finished.name)
+    shutil.copytree(finished, run.path)
+    interrupt_at([(2, 12)])
+    assert scnf("train --resume last --max_steps 60").code == 130
+    left = {path.name for path in run.path.iterdir()}
+    assert not left & {"model.safetensors", "samples.png", "curves.png"}
+    assert run.read_json("summary.json")["status"] == "interrupted"
+    assert scnf("evaluate last").code == 0
+
+
+def test_an_end_that_cannot_go_on_stays(scnf: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "logs" / finished.name)
+    shutil.copytree(finished, run.path)
+    shutil.move(run.path / "config.yaml", tmp_path / "config.yaml")
+    (run.path / "config.yaml").symlink_to(tmp_path / "config.yaml")
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    outcome = scnf("train --resume last --max_steps 60")
+    assert outcome.code == 2 and "symbolic link" in outcome.err
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "curves.png", "summary.json"])
+def test_what_is_missing_at_the_end_is_made_again(
+    scnf: Callable[..., Any], finished: Path, tmp_path: Path, name: str
+) -> None:
+    run = Run(tmp_path / "logs" / finished.name)
+    shutil.copytree(finished, run.path)
+    if name == "summary.json":
+        (run.path / name).write_text("[]")
+    else:
+        (run.path / name).unlink()
+    assert scnf("train --resume last").code == 0
+    same_end(run, Run(finished))
+    assert (run.path / "curves.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,21 @@ def test_a_resume_says_what_keeps_it_from_the_same_bits(scnf: Callable[..., Any]
     assert "note: threads from 2 to 1, reversible" not in scnf("train --resume 1 --max_steps 53").out
 
 
+def test_weights_are_refused_where_settings_would_make_another_model_of_them(
+    scnf: Callable[..., Any], digits: Callable[..., Any], copied: Run
+) -> None:
+    message = f"error: model.scale is symmetric in {copied.path}, not sigmoid: with it the weights make another model"
+    for command in ("evaluate 1", "sample 1", "compare 1"):
+        outcome = scnf(command, "--model.scale sigmoid")
+        assert outcome.code == 2 and message.replace(f"{copied.path}", "logs") in outcome.err.replace(
+            f"{copied.path}", "logs"
+        ).replace(f"logs/{copied.path.name}", "logs")
+    for words in ("", "--adapt"):
+        outcome = digits("--epochs 0 --model.scale sigmoid --pretrained", copied.path, words)
+        assert outcome.code == 2 and message in outcome.err
+    assert scnf("evaluate 1 --model.scale symmetric --class_chunk 5").code == 0
+
+
 def test_weights_that_are_no_good_are_refused_wherever_they_are_read(
     scnf: Callable[..., Any], digits: Callable[..., Any], copied: Run
 ) -> None:
