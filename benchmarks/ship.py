@@ -23,6 +23,7 @@ import torch
 
 from scnf import cli, config
 from scnf.data.sources import load
+from scnf.errors import UserError
 from scnf.files import write_bytes, write_text
 from scnf.runs import Run
 from scnf.training.metrics import NOISE_DRAWS, figures_text
@@ -112,22 +113,16 @@ def refresh(folder: Path, root: Path, facts: Mapping[str, Any]) -> None:
     facts = {**facts, **measure(folder, root)}
     write_text(folder / "card.json", json.dumps(facts, indent=1) + "\n")
     write_text(folder / "README.md", render(folder))
-    print(f"{folder}: test {figures_text(facts['figures']['test'])}")
+    print(f"{folder.name}: test {figures_text(facts['figures']['test'])}")
 
 
 def ship(run: Run, command: str, machine: str, root: Path) -> None:
     """Copy what ships of `run` to its recipe's directory, and make the card."""
     summary, environment = run.read_json("summary.json"), run.read_json("env.json")
     if summary["status"] != "finished" or environment["dirty"]:
-        raise SystemExit(f"{run.path} is not finished, or was trained with changes that no commit holds")
+        raise UserError(f"{run.path} is not finished, or was trained with changes that no commit holds")
     settings = config.load(run.path / "config.yaml", [])
     settings.data.root, settings.runs = config.DataSettings().root, config.RunSettings()  # no paths of this machine
-    folder = SHIPPED / settings.model.recipe
-    for name in ("model.safetensors", "split.json"):
-        write_bytes(folder / name, (run.path / name).read_bytes())
-    write_text(folder / "config.yaml", config.to_yaml(settings))
-    sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
-    write_text(folder / "model.safetensors.sha256", f"{sha256}  model.safetensors\n")
     facts = {
         "config": command,
         "commit": environment["commit"][:7],
@@ -139,14 +134,33 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
         "selected": summary["selected_epoch"],
         "epochs": summary["epochs"],
     }
-    refresh(folder, root, facts)
+    sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    with tempfile.TemporaryDirectory() as scratch:  # what ships is as it was until the new card is there
+        made, folder = Path(scratch) / settings.model.recipe, SHIPPED / settings.model.recipe
+        for name in ("model.safetensors", "split.json"):
+            write_bytes(made / name, (run.path / name).read_bytes())
+        write_text(made / "config.yaml", config.to_yaml(settings))
+        write_text(made / "model.safetensors.sha256", f"{sha256}  model.safetensors\n")
+        refresh(made, root, facts)
+        for path in sorted(made.iterdir()):
+            write_bytes(folder / path.name, path.read_bytes())
+    print(f"all of it is in {folder}")
 
 
 def main() -> int:
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="an id, a directory, or `last`")
-    parser.add_argument("--refresh", nargs="+", default=[], metavar="NAME", help="evaluate again, write the cards anew")
-    parser.add_argument("--check", nargs="+", default=[], metavar="NAME", help="evaluate again, compare with the cards")
+    names: dict[str, Any] = dict(nargs="+", default=[], choices=sorted(path.name for path in SHIPPED.iterdir()))
+    parser.add_argument("--refresh", **names, metavar="NAME", help="evaluate again, write the cards anew")
+    parser.add_argument("--check", **names, metavar="NAME", help="evaluate again, compare with the cards")
     parser.add_argument("--config", help="the configuration of the run, as users name it, and what else they add")
     parser.add_argument("--machine", help="what the run was trained on")
     parser.add_argument("--logs", type=Path, default=Path("logs"), help="directory of the runs (logs)")
