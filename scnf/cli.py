@@ -424,6 +424,8 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         f"{len(batches.labelled)} labelled of {len(batches.x):,} training rows, {bench.device}",
         flush=True,
     )
+    if batches.num_labelled == 0 and len(batches.labelled):
+        print("note: no label is read, for data.labelled_share is 0", flush=True)
     chosen = settings.objective
 
     def objective(output: Any, y: Any, done: float) -> Any:
@@ -605,6 +607,8 @@ def sample(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=_path, default=Path("samples.png"), help="the PNG to write (samples.png)")
     parser.add_argument("--sample-seed", type=_whole(0, 2**63 - 1), default=0, help="decides the draw (0)")
     options, overrides = parser.parse_known_args(words)
+    if options.out.suffix.lower() in (".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise UserError(f"samples are written as PNG: name the file {options.out.with_suffix('.png').name}")
     bench = _bench_of(options.weights, options.logs, overrides)
     classes = bench.dataset.num_classes
     if options.label is not None and not 0 <= options.label < classes:

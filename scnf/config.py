@@ -699,6 +699,11 @@ def _check_values(settings: Settings) -> None:
             "batches have no unlabelled rows for propagated labels: set data.labelled_share below 1, or "
             "objective.propagations to 0"
         )
+    if objective.consistency_weight and data.labelled_share == 1:
+        raise UserError(
+            "batches have no unlabelled rows to take views of: set data.labelled_share below 1, or "
+            "objective.consistency_weight to 0"
+        )
     if objective.distortion and objective.self_training:
         raise UserError(
             "the first neighbours are those by distortion or those of self-training, choose one: set "

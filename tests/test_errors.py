@@ -64,6 +64,7 @@ def place(tmp_path: Path, finished: Path) -> Path:
     os.mkfifo(tmp_path / "a-fifo")
     weights = (run / "model.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(weights[: len(weights) // 2])
+    (tmp_path / "alone.safetensors").write_bytes(weights)
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(), 4))
     torch.save({"weight": Payload()}, tmp_path / "torch.pt")
     bare = tmp_path / "bare"
@@ -104,6 +105,7 @@ BAD: list[Any] = [
     ("evaluate last --foo 3", "there is no setting 'foo'"),
     ("sample last --label 10", "--label must lie between 0 and 9, not at 10"),
     ("sample last --label -1", "--label must lie between 0 and 9"),
+    ("sample last --out x.jpg", "samples are written as PNG: name the file x.png"),
     ("sample last --num 0", "--num: it must be a whole number between 1 and 10000, not '0'"),
     ("sample last --num 1e9", "--num: it must be a whole number between 1 and 10000, not '1e9'"),
     ("sample last --sample-seed -1", "--sample-seed: it must be a whole number between 0 and"),
@@ -167,13 +169,15 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations 1 --self_training 1 --distortion true", "choose one: set objective.self_training to 0"),
     (f"{DIGITS} --propagations 1 --distortion 2", "objective.distortion"),
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),
+    (f"{DIGITS} --propagations 0 --consistency_weight 1 --labelled_share 1", "no unlabelled rows to take views of"),
     (f"{POINTS} --eval_views 2", "points have no views: set train.eval_views to 0"),
     (f"{POINTS} --propagations 1", "set objective.propagations to 0"),
     (f"{DIGITS} --prior [0.5,0.5]", "a prior over 10 classes needs 10 positive numbers"),
     (f"{DIGITS} --prior even", "not 'even'"),
     pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),
     # weights
-    (f"{DIGITS} --pretrained 1", "network.enter.weight is [8, 2, 3, 3] in the file and [32, 2, 3, 3] in the model; "),
+    (f"{DIGITS} --pretrained 1", "not 32: with it the weights make another model. Leave it out, or train anew"),
+    (f"{DIGITS} --pretrained alone.safetensors", "is [8, 2, 3, 3] in the file and [32, 2, 3, 3] in the model; "),
     (f"{POINTS} --pretrained 1", "do not fit this model"),
     (f"{DIGITS} --pretrained empty.safetensors", "cannot read weights from empty.safetensors"),
     (f"{DIGITS} --pretrained text.safetensors", "cannot read weights from text.safetensors"),

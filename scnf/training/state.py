@@ -183,7 +183,7 @@ def restore(
         model: of the same recipe and settings as the run's.
         optimizer: of the same kind, over the parameters of `model`.
         batches: that training goes on with.
-        run: whose `metrics.csv` loses the rows after the checkpoint.
+        run: its directory.
         ema: as in :func:`scnf.training.loop.train`.
         split: SHA-256 of the label split.
         guesses: whether labels are guessed in this training.
@@ -222,6 +222,7 @@ def restore(
     if problems:
         raise _misfit(path, problems)
     _check_best(checkpoint, model, run)
+    run.read_metrics()  # a damaged table is refused before anything changes
 
     model.load_state_dict(under_prefix("model", tensors))
     if averaged is not None:
