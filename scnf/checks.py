@@ -5,6 +5,8 @@ check always, a step of training where the values are at hand (:func:`at_hand`).
 no class on a GPU, is refused by the look-up itself.
 """
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -16,16 +18,55 @@ def at_hand(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True) -> None:
+def check_count(name: str, value: int, low: int = 1) -> None:
+    """Refuse what is no whole number of `low` or more (ValueError).
+
+    Example:
+        >>> check_count("batch_size", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: batch_size must be a whole number of 1 or more, not 0
+    """
+    if not isinstance(value, Integral) or value < low:
+        raise ValueError(f"{name} must be a whole number of {low} or more, not {value!r}")
+
+
+def check_share(name: str, value: float, ends: bool = True) -> None:
+    """Refuse what is no number from 0 to 1, or without `ends` what is 0 or 1 (ValueError).
+
+    Example:
+        >>> check_share("alpha", 1.0, ends=False)
+        Traceback (most recent call last):
+        ...
+        ValueError: alpha must lie in (0, 1), not at 1.0
+    """
+    if not isinstance(value, Real) or not (0 <= value <= 1 if ends else 0 < value < 1):
+        raise ValueError(f"{name} must lie in {'[0, 1]' if ends else '(0, 1)'}, not at {value!r}")
+
+
+def check_tensor(name: str, value: Tensor) -> None:
+    """Refuse arrays and lists (ValueError)."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}: torch.as_tensor makes one")
+
+
+def check_rows(rows: int, labels: int) -> None:
+    """Refuse labels that are not as many as the rows they are of (ValueError)."""
+    if rows != labels:
+        raise ValueError(f"there are {rows} rows and {labels} labels")
+
+
+def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True, rows: int | None = None) -> None:
     """Refuse what is no vector of labels.
 
     Args:
         y: int64 [N].
         num_classes: K; labels may be of any class by default.
         hidden: whether some may be UNLABELLED.
+        rows: N, where it is known.
 
     Raises:
-        ValueError: another type or shape, or a number that is no label.
+        ValueError: another type, shape or length, or a number that is no label.
 
     Example:
         >>> check_labels(torch.tensor([0, 2, UNLABELLED]), num_classes=3)
@@ -34,8 +75,11 @@ def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True)
         ...
         ValueError: labels are 0 or more, or UNLABELLED (-1) where they are hidden; these run from -100 to 0
     """
+    check_tensor("y", y)
     if y.dtype != torch.int64 or y.dim() != 1:
         raise ValueError(f"labels are int64 of shape [N], not {y.dtype} of shape {list(y.shape)}")
+    if rows is not None:
+        check_rows(rows, len(y))
     if not len(y):
         return
     low, high = (int(end) for end in y.aminmax())
@@ -45,8 +89,17 @@ def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True)
         raise ValueError(f"labels are {some}; these run from {low} to {high}")
 
 
+def check_images(x: Tensor) -> None:
+    """Refuse what are no images [N, C, H, W], one at least, with a pixel at least (ValueError)."""
+    check_tensor("x", x)
+    if x.dim() != 4:
+        raise ValueError(f"images are of shape [N, C, H, W], not {list(x.shape)}")
+    if not x.numel():
+        raise ValueError(f"these images of shape {list(x.shape)} hold no pixel")
+
+
 def check_data(x: Tensor, levels: int | None) -> None:
-    """Refuse what are no data: images in whole grey levels, or points.
+    """Refuse what are no data: images in whole grey levels, or points; one row at least.
 
     Args:
         x: whole numbers 0..levels-1, uint8 for up to 256 levels, [N, C, H, W]; or points, floats [N, D].
@@ -61,12 +114,15 @@ def check_data(x: Tensor, levels: int | None) -> None:
         ...
         ValueError: 16 grey levels are 0 to 15; these run from 0 to 16
     """
+    check_tensor("x", x)
     if levels is None:
         if not x.is_floating_point() or x.dim() != 2:
             raise ValueError(
                 f"points are floats of shape [N, D], not {x.dtype} of shape {list(x.shape)}; of images, say how many "
                 "grey levels they have"
             )
+        if not x.numel():
+            raise ValueError(f"these points of shape {list(x.shape)} hold no number")
         if not bool(x.isfinite().all()):
             raise ValueError("some of these points are not finite")
         return
@@ -76,9 +132,8 @@ def check_data(x: Tensor, levels: int | None) -> None:
             f"images of {levels} grey levels are whole numbers, not {x.dtype}: of floats in [0, 1], "
             f"(x * {levels - 1}).round().to({kind}) makes them"
         )
-    if x.dim() != 4:
-        raise ValueError(f"images are of shape [N, C, H, W], not {list(x.shape)}")
-    low, high = (int(end) for end in x.aminmax()) if x.numel() else (0, 0)
+    check_images(x)
+    low, high = (int(end) for end in x.aminmax())
     if low < 0 or high >= levels:
         raise ValueError(f"{levels} grey levels are 0 to {levels - 1}; these run from {low} to {high}")
 
@@ -94,6 +149,7 @@ def check_inputs(x: Tensor, low: float = -torch.inf, high: float = torch.inf) ->
     Raises:
         ValueError: another type or range.
     """
+    check_tensor("x", x)
     if not x.is_floating_point():
         raise ValueError(
             f"a model takes floats, not {x.dtype}: scnf.data.batches.dequantize makes pixels in [0, 1) of grey levels"

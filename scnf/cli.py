@@ -309,13 +309,16 @@ class _Workbench:
             )
 
     def figures(self, split: str, model: Any = None) -> dict[str, float]:
-        """Figures on "validation" or "test" of the workbench's model; of another from one draw, without views."""
-        from scnf.training.metrics import NOISE_DRAWS, evaluate
+        """Figures on "validation" or "test" of the workbench's model; of another from one draw, without views.
+
+        Those of the workbench's model are reported: UserError where one is NaN. A training goes on from such a figure.
+        """
+        from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate
 
         data, rows = self.dataset, self.split.validation
         x, y = (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
         train = self.settings.train
-        return evaluate(
+        figures = evaluate(
             self.model if model is None else model,
             x.to(self.device),
             y.to(self.device),
@@ -325,6 +328,9 @@ class _Workbench:
             views=train.eval_views if model is None else 0,
             augment=self.settings.data.augment,
         )
+        if model is None:
+            check_figures(figures, split)
+        return figures
 
 
 def train(words: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.checks import at_hand, check_labels
+from scnf.checks import at_hand, check_labels, check_tensor
 from scnf.models.base import JointOutput, at_label
 
 
@@ -80,6 +80,7 @@ def semi_supervised_loss(
         >>> loss
         tensor(4.)
     """
+    check_tensor("y", y)
     if at_hand(y):
         check_labels(y, output.class_log_probs.shape[1])
     views = consistency.views if consistency else 0

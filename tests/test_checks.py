@@ -1,6 +1,8 @@
 """The doors: what is no label and no data is refused where it comes in, by every way in."""
 
+import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -8,18 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.analysis.compare import measure
 from scnf.data.augment import random_affine
 from scnf.data.batches import Batches, dequantize
-from scnf.data.distortion import distortion_labels
+from scnf.data.distortion import deslanted, distortion_labels, distortion_neighbours
+from scnf.data.gradients import oriented_gradients
 from scnf.data.labels import draw_split
-from scnf.data.propagation import propagate, spread
+from scnf.data.propagation import nearest_neighbours, propagate, spread
 from scnf.distributions import ClassPrior
 from scnf.models.architectures import build
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
+from scnf.models.flow import OnLatents, SemiConditionalFlow
 from scnf.objectives import Consistency, semi_supervised_loss
 from scnf.training.loop import without_density
-from scnf.training.metrics import brier_score, evaluate, expected_calibration_error
+from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
+from scnf.training.state import averaged_model
 
 K, ROWS, SHAPE = 3, 8, (1, 8, 8)
 GOOD = torch.tensor([0, 1, 2, UNLABELLED, 2, 1, 0, UNLABELLED])
@@ -91,6 +97,8 @@ def test_every_door_refuses_what_is_no_label(
     for y in wrong:
         with pytest.raises(ValueError, match="labels are"):
             take(y)
+    with pytest.raises(ValueError, match="must be a tensor, not list"):
+        take(good.tolist())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -141,11 +149,146 @@ def test_points_are_finite_floats() -> None:
             Batches(wrong, GOOD, 4, 0.5, 0, levels=None)
 
 
-def test_rows_and_labels_are_as_many() -> None:
-    with pytest.raises(ValueError, match="there are 8 rows and 7 labels"):
-        batches(GOOD[1:])
-    with pytest.raises(ValueError, match="there are 8 rows and 7 labels"):
-        model("scnf-digits")(x(), GOOD[1:])
+OF_ROWS = [name for name in OF_LABELS if name not in ("loss", "prior", "split") and not name.endswith("-sample")]
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_rows_and_labels_are_as_many(name: str) -> None:
+    take, hidden, _ = OF_LABELS[name]
+    y = GOOD if hidden else KNOWN
+    for wrong in (y[1:], y[:1], y[:0], y.repeat(2)):
+        with pytest.raises(ValueError, match=f"there are 8 rows and {len(wrong)} labels"):
+            take(wrong)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_read(
+    name: str, at_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scnf.models.base.at_hand", lambda values: at_hand)
+    network = model(name)
+    network(x(), GOOD, views=0), network(x(), GOOD, views=ROWS)
+    for views in (-1, ROWS + 1):
+        with pytest.raises(ValueError, match="views must be 0 to 8"):
+            network(x(), GOOD, views=views)
+    with pytest.raises(ValueError, match="8 rows and 7 labels"):
+        network(x(), GOOD[1:])
+    with pytest.raises(ValueError, match="x must be a tensor, not ndarray"):
+        network(x().numpy(), GOOD)
+    if name != "classifier":  # which is composed by hand here, and knows no shape
+        with pytest.raises(ValueError, match=r"of shape \['N', 1, 8, 8\], not \[8, 1, 16, 16\]"):
+            network(x().repeat(1, 1, 2, 2), GOOD)
+
+
+WRONG_SHAPE: dict[str, Callable[[Any, Tensor], object]] = {
+    "initialize": lambda m, x: m.initialize(dequantize(x, 17), GOOD),
+    "log-likelihood": lambda m, x: m.log_likelihood(dequantize(x, 17)),
+    "evaluate": lambda m, x: evaluate(m, x, KNOWN, 17),
+    "representations": lambda m, x: representations(m, x, 17),
+    "compare": lambda m, x: measure(m, x, KNOWN, 17),
+}
+
+
+@pytest.mark.parametrize("name", ["scnf-digits", "m2"])
+@pytest.mark.parametrize("take", WRONG_SHAPE.values(), ids=WRONG_SHAPE)
+def test_a_model_refuses_images_of_another_shape(name: str, take: Callable[[Any, Tensor], object]) -> None:
+    with pytest.raises(ValueError, match="this model takes inputs of shape"):
+        take(model(name), grey().repeat(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="this model takes inputs of shape"):
+        take(model(name), grey().repeat(1, 3, 1, 1))
+
+
+def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
+    flow = model("scnf-digits")
+    average = averaged_model(flow, 0.9)
+    assert average is not None
+    assert deepcopy(flow).shape == average.module.shape == OnLatents(flow).on_inputs().shape == SHAPE
+    assert not any("shape" in name for name in flow.state_dict())
+    by_hand = SemiConditionalFlow(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
+    assert by_hand.shape is None and OnLatents(flow).shape is None
+    assert by_hand(x(), GOOD).log_likelihood.isfinite().all()
+
+
+def rows(**words: Any) -> Batches:
+    return Batches(**(dict(x=grey(), y=GOOD, batch_size=4, labelled_share=0.5, seed=0, levels=17) | words))
+
+
+def figures(**words: Any) -> object:
+    return evaluate(model("scnf-digits"), **(dict(x=grey(), y=KNOWN, levels=17, augment=1.0) | words))
+
+
+def over_cosines(**words: Any) -> object:
+    return propagate(**(dict(features=x().flatten(1), y=GOOD) | words))
+
+
+def over_graph(**words: Any) -> object:
+    graph = dict(indices=torch.zeros(ROWS, 1).long(), weights=torch.ones(ROWS, 1))
+    return spread(**(graph | dict(y=GOOD, alpha=0.9, steps=3) | words))
+
+
+def by_distortion(**words: Any) -> object:
+    return distortion_neighbours(**(dict(x=x()) | words))
+
+
+COUNTS = "must be a whole number of"
+WRONG_ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
+    *[(figures, {"batch_size": value}, COUNTS) for value in (0, -1, 2.5)],
+    *[(figures, {name: value}, COUNTS) for name, value in (("views", -1), ("draws", 0))],
+    *[(rows, {"batch_size": value}, COUNTS) for value in (0, -4)],
+    (rows, {"passes": 0}, COUNTS),
+    *[(rows, {"labelled_share": value}, r"must lie in \[0, 1\]") for value in (-0.1, 1.5, math.nan)],
+    *[
+        (call, {"alpha": a}, r"must lie in \(0, 1\)")
+        for call in (over_cosines, over_graph)
+        for a in (0, 1, 2, -1, math.nan)
+    ],
+    *[(call, {"steps": -1}, COUNTS) for call in (over_cosines, over_graph)],
+    *[(call, {"neighbours": value}, COUNTS) for call in (over_cosines, by_distortion) for value in (0, -1)],
+    (by_distortion, {"neighbours": 3, "candidates": 2}, "candidates must be a whole number of 3 or more, not 2"),
+    (lambda neighbours=7: nearest_neighbours(x().flatten(1), neighbours), {"neighbours": ROWS}, "0 to 7 neighbours"),
+    (lambda **words: nearest_neighbours(x().flatten(1), 2, **words), {"chunk": 0}, COUNTS),
+    (lambda **words: expected_calibration_error(torch.zeros(ROWS, K), KNOWN, **words), {"bins": 0}, COUNTS),
+]
+
+
+@pytest.mark.parametrize(("call", "words", "message"), WRONG_ARGUMENTS)
+def test_numbers_out_of_range_are_refused(call: Callable[..., object], words: dict[str, Any], message: str) -> None:
+    call()
+    with pytest.raises(ValueError, match=message):
+        call(**words)
+
+
+OF_ARRAYS: dict[str, Callable[[Any], object]] = {
+    "batches": lambda x: rows(x=x),
+    "evaluate": lambda x: figures(x=x),
+    "compare": lambda x: measure(model("scnf-digits"), x, KNOWN, 17),
+    "distortion": lambda x: by_distortion(x=x),
+    "distortion-labels": lambda x: distortion_labels(x, GOOD),
+    "deslanted": deslanted,
+    "gradients": oriented_gradients,
+    "propagate": lambda x: over_cosines(features=x.reshape(len(x), -1)),
+    "neighbours": lambda x: nearest_neighbours(x.reshape(len(x), -1), 2),
+    "initialize": lambda x: model("scnf-digits").initialize(x, GOOD),
+}
+
+
+@pytest.mark.parametrize("take", OF_ARRAYS.values(), ids=OF_ARRAYS)
+def test_arrays_are_refused_where_tensors_are_wanted(take: Callable[[Any], object]) -> None:
+    with pytest.raises(ValueError, match="must be a tensor, not ndarray"):
+        take(grey().numpy())
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ARRAYS if name not in ("propagate", "neighbours", "initialize")])
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (ROWS, 1, 8, 0)])
+def test_images_that_hold_no_pixel_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="hold no pixel"):
+        OF_ARRAYS[name](torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_points_that_hold_no_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="hold no number"):
+        rows(x=torch.zeros(0, 2), levels=None)
 
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2", "logistic"])

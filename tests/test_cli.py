@@ -15,9 +15,10 @@ import torch
 import yaml
 from matplotlib import image
 
+from conftest import TINY
 from scnf import cli, config
 from scnf.runs import Run
-from scnf.training.checkpoint import load_tensors
+from scnf.training.checkpoint import load_tensors, save_tensors
 
 
 @pytest.fixture
@@ -119,6 +120,18 @@ def test_evaluate_runs_elsewhere(scnf: Callable[..., Any], finished: Path) -> No
     for words in ("evaluate 1 --logs", "evaluate 1 --runs.root"):
         assert scnf(words, finished.parent).code == 0
     assert scnf("evaluate", finished).code == 0
+
+
+@pytest.mark.parametrize("words", ["evaluate last", "compare last", "train --config digits.yaml --epochs 0"])
+def test_figures_that_are_no_numbers_are_an_error(scnf: Callable[..., Any], copied: Run, words: str) -> None:
+    tensors, metadata = load_tensors(copied.weights)
+    huge = {name: value * 1e5 if value.is_floating_point() else value for name, value in tensors.items()}
+    save_tensors(copied.weights, huge, metadata)
+    outcome = scnf(words, *([*TINY, "--pretrained", "last"] if words.startswith("train") else []))
+    assert outcome.code == 2 and "nan" not in outcome.out
+    assert re.fullmatch(r"error: .*: .*nll.*bits_per_dim.* came out as NaN.*smaller train\.lr\n", outcome.err)
+    assert not (copied.path.parent / "comparison").exists()
+    assert all((run / "summary.json").is_file() is (run == copied.path) for run in copied.path.parent.glob("00*"))
 
 
 # --- from weights

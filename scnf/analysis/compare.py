@@ -16,7 +16,16 @@ from scnf.analysis import plots
 from scnf.files import write_text
 from scnf.models.base import JointModel, JointOutput
 from scnf.streams import printable
-from scnf.training.metrics import bits_per_dim, brier_score, evaluating, figures_of, noisy_batches, over_draws
+from scnf.training.metrics import (
+    bits_per_dim,
+    brier_score,
+    check_figures,
+    check_split,
+    evaluating,
+    figures_of,
+    noisy_batches,
+    over_draws,
+)
 
 _Result = TypeVar("_Result")
 
@@ -76,6 +85,10 @@ def measure(
         the same posterior. "density_images_per_second" of log p(x), exact or with one sample, and
         "posterior_images_per_second". "parameters". None for what there is not.
 
+    Raises:
+        ValueError: x are no such data, or y no labels of the model's classes, one for each row.
+        UserError: a figure is NaN.
+
     Example:
         >>> from scnf.models.architectures import build
         >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4, likelihood="logistic")
@@ -86,6 +99,7 @@ def measure(
     """
     from tqdm import tqdm
 
+    check_split(x, y, levels)
     device, first = x.device, x[:batch_size]
     density, bound = model.likelihood_of != "labels", not model.exact
 
@@ -106,6 +120,7 @@ def measure(
     row["likelihood_of"] = model.likelihood_of
     drawn = over_draws(model, x, levels, batch_size, seed)
     figures = figures_of(model, drawn, y, levels, math.prod(x.shape[1:]))
+    check_figures(figures, title or "this model")  # before the passes that are timed
     row |= {key: value for key, value in figures.items() if key in row}
     row["brier"] = brier_score(drawn.class_log_probs, y)
     total = (1 + density + bound) * len(x) + len(first)
@@ -124,6 +139,7 @@ def measure(
         assert levels is not None
         row["iwae_bits_per_dim"] = float(bits_per_dim(row["iwae_nats"], math.prod(x.shape[1:]), levels))
         row["gap_bits_per_dim"] = row["bits_per_dim"] - row["iwae_bits_per_dim"]
+    check_figures(row, title or "this model")
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return row
 

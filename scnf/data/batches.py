@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.checks import check_data, check_inputs, check_labels
+from scnf.checks import check_count, check_data, check_inputs, check_labels, check_share
 from scnf.data.augment import random_affine
 from scnf.errors import UserError
 
@@ -69,7 +69,8 @@ class Batches:
         num_extra: both together, the last rows of a batch.
 
     Raises:
-        ValueError: x are no such rows, or y no labels.
+        ValueError: x are no such rows, or y no labels of theirs; `batch_size` or `passes` is below 1, or
+            `labelled_share` outside [0, 1].
         UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
             augmented.
 
@@ -96,9 +97,10 @@ class Batches:
         in_place: bool = False,
     ) -> None:
         self._check(x, levels)
-        check_labels(y)
-        if len(x) != len(y):
-            raise ValueError(f"there are {len(x)} rows and {len(y)} labels")
+        check_labels(y, rows=len(x))
+        check_count("batch_size", batch_size)
+        check_count("passes", passes)
+        check_share("labelled_share", labelled_share)
         self.x, self.y, self.seed, self.levels, self.passes, self.in_place = x, y, seed, levels, passes, in_place
         self.guesses: Tensor | None = None
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scnf.checks import check_labels
-from scnf.data.gradients import by_parts, oriented_gradients
-from scnf.data.propagation import nearest_neighbours, spread
+from scnf.checks import check_count, check_images
+from scnf.data.gradients import by_parts, oriented_gradients, rescaled
+from scnf.data.propagation import check_spread, nearest_neighbours, spread
 
 REACH = 2
 """Pixels by which the place of the best match may differ, down and to the right."""
@@ -39,18 +39,22 @@ def deslanted(x: Tensor, chunk: int = 2**22) -> Tensor:
     Returns:
         float32 [N, C, H, W] in the same range; an image of one colour is what it was.
 
+    Raises:
+        ValueError: x are no images, or none.
+
     Example:
         >>> slash = torch.eye(9).flip(0)[None, None]
         >>> deslanted(slash)[0, 0, :, 4].sum() > 0.9 * slash.sum()
         tensor(True)
     """
+    check_images(x)
     return by_parts(_upright, x, max(1, chunk // x[0].numel()))
 
 
 def _upright(x: Tensor) -> Tensor:
     x = x.float()
     height, width = x.shape[2:]
-    light = x.mean(dim=1)
+    light = rescaled(x).mean(dim=1)
     light = light / light.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     places = partial(torch.arange, device=x.device, dtype=x.dtype)
     down = ((2 * places(height) + 1) / height - 1).view(1, -1, 1)  # as affine_grid counts
@@ -145,7 +149,8 @@ def distortion_neighbours(
         indices [N, k], the nearest first, and weights [N, k] in [0, 1].
 
     Raises:
-        ValueError: fewer than two images, a number that is negative or not finite, or distances that are too large.
+        ValueError: fewer than two images, or images without a pixel; a number that is negative or not finite; fewer
+            than one neighbour, or fewer candidates than neighbours.
 
     Example:
         >>> x = torch.rand(2, 1, 28, 28)
@@ -155,9 +160,12 @@ def distortion_neighbours(
     """
     from tqdm import tqdm
 
+    check_images(x)
+    check_count("neighbours", neighbours)
+    check_count("candidates", candidates, neighbours)
     if len(x) < 2 or not bool((x.isfinite() & (x >= 0)).all()):
         raise ValueError("neighbours by distortion are of two images or more, of finite numbers that are not negative")
-    upright = deslanted(x)
+    upright = deslanted(rescaled(x))
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
     gradients = by_parts(sobel_gradients, upright, 1000)  # convolutions take much memory
     del upright
@@ -170,8 +178,6 @@ def distortion_neighbours(
             into.copy_(pairs.view(into.shape))
             bar.update(len(own))
     distances, order = found.topk(min(neighbours, count), dim=1, largest=False)
-    if not bool(distances.isfinite().all()):
-        raise ValueError("the numbers in these images are too large to compare")
     indices, scales = indices.gather(1, order), distances[:, -1].sqrt()
     reach = (scales.unsqueeze(1) * scales[indices]).clamp_min(torch.finfo(distances.dtype).tiny)
     return indices, (-SHARPNESS * distances / reach).exp()
@@ -188,12 +194,13 @@ def distortion_labels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         labels [N], and how certain each is, in [0, 1], as of :func:`scnf.data.propagation.spread`.
 
     Raises:
-        ValueError: as of :func:`distortion_neighbours`, no row has a label, or y are no labels.
+        ValueError: as of :func:`distortion_neighbours`, no row has a label, or y are no labels of the images.
 
     Example:
         >>> x = torch.rand(2, 1, 28, 28)
         >>> distortion_labels(torch.cat([x, x.roll(1, dims=3)]), torch.tensor([0, 1, -1, -1]))[0]
         tensor([0, 1, 0, 1])
     """
-    check_labels(y)  # before what takes minutes
+    check_images(x)
+    check_spread(y, len(x), ALPHA, STEPS)
     return spread(*distortion_neighbours(x), y, ALPHA, STEPS)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scnf.checks import check_images
+
 ORIENTATIONS = 12
 CELLS = 9
 """Along each side, about: cells of three pixels in images of 28."""
@@ -40,6 +42,27 @@ def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tens
     return results
 
 
+def rescaled(x: Tensor) -> Tensor:
+    """Multiply x by the power of two that brings its largest absolute value into (1/2, 1], as floats.
+
+    So squares and products neither overflow nor vanish, whatever the range of x. The factor costs no bit: what does
+    not depend on the range comes out as it would without it.
+
+    Args:
+        x: numbers of any type, one at least; where one is not finite, all stay as they are.
+
+    Example:
+        >>> rescaled(torch.tensor([3.0, -8.0, 1.0]))
+        tensor([ 0.3750, -1.0000,  0.1250])
+    """
+    x = x if x.is_floating_point() else x.float()
+    low, high = (float(end) for end in x.aminmax())
+    mantissa, exponent = math.frexp(max(-low, high))
+    exponent -= mantissa == 0.5
+    half = exponent // 2  # the whole factor may be no number
+    return (x * 2.0**-half).mul_(2.0 ** (half - exponent))
+
+
 @torch.no_grad()
 def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
     """How much of an image's edges runs in each direction around each place.
@@ -57,17 +80,21 @@ def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
     Returns:
         float32 [N, D], D being 972 for 28x28 and for 8x8.
 
+    Raises:
+        ValueError: x are no images, or none.
+
     Example:
         >>> features = oriented_gradients(torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8))
         >>> features.shape, bool(torch.allclose(features.norm(dim=1), torch.ones(5)))
         (torch.Size([5, 972]), True)
     """
+    check_images(x)
     images = max(1, chunk // math.prod(x.shape[2:]))
     return by_parts(_histograms, x, images)
 
 
 def _histograms(x: Tensor) -> Tensor:
-    x = x.float()
+    x = rescaled(x).float()
     across, down = F.pad(x, (1, 1, 0, 0), "replicate"), F.pad(x, (0, 0, 1, 1), "replicate")
     gradients = torch.stack([across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]])
     longest = gradients.square().sum(dim=0).argmax(dim=1, keepdim=True)

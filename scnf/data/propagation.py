@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.checks import check_labels
+from scnf.checks import check_count, check_labels, check_share, check_tensor
+from scnf.data.gradients import rescaled
 
 COMPONENTS = 64
 """Principal components that distances are measured in: fewer numbers, and less noise."""
@@ -21,7 +22,7 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
     """The rows of largest cosine to each row, by the leading principal components of the centred features.
 
     Args:
-        features: [N, D].
+        features: [N, D], of any range.
         neighbours: k, fewer than N.
         chunk: rows compared with all others at once, which takes chunk * N numbers of memory.
 
@@ -29,12 +30,19 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
         indices [N, k], and cosines [N, k].
 
     Raises:
-        ValueError: a feature is not finite, or so large that products are not.
+        ValueError: these are no features, or one is not finite; there are not so many neighbours.
     """
-    centred = features.float() - features.float().mean(dim=0)
+    check_tensor("features", features)
+    check_count("chunk", chunk)
+    if features.dim() != 2 or not features.numel():
+        raise ValueError(f"features are of shape [N, D], of a row at least, not {list(features.shape)}")
+    if not 0 <= neighbours < len(features):
+        raise ValueError(f"a row has 0 to {len(features) - 1} neighbours among {len(features)} rows, not {neighbours}")
+    if not bool(features.isfinite().all()):
+        raise ValueError("there are no neighbours by features that are not finite")
+    features = rescaled(features).float()
+    centred = features - features.mean(dim=0)
     products = centred.T @ centred
-    if not bool(products.isfinite().all()):
-        raise ValueError("there are no neighbours by features that are not finite, or too large")
     if len(products) > COMPONENTS:
         # in double precision: in single, where few rows or copies make an eigenvalue come often, the algorithm may not
         # converge, or give vectors that are no numbers
@@ -72,7 +80,8 @@ def propagate(
         labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
 
     Raises:
-        ValueError: no row has a label, y are no labels, or a feature is not finite, or too large.
+        ValueError: no row has a label, y are no labels of the rows, or a feature is not finite; `neighbours`, `alpha`
+            or `steps` is out of range.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
@@ -80,8 +89,20 @@ def propagate(
         >>> labels
         tensor([0, 0, 0, 1, 1, 1])
     """
+    check_tensor("features", features)
+    check_count("neighbours", neighbours)
+    check_spread(y, len(features), alpha, steps)
     indices, cosines = nearest_neighbours(features, min(neighbours, len(features) - 1))
     return spread(indices, cosines.clamp_min(0).pow(4), y, alpha, steps)
+
+
+def check_spread(y: Tensor, rows: int, alpha: float, steps: int) -> None:
+    """Refuse what :func:`spread` cannot start from, before neighbours are looked for, which takes long (ValueError)."""
+    check_labels(y, rows=rows)
+    check_share("alpha", alpha, ends=False)
+    check_count("steps", steps, 0)
+    if not bool((y != UNLABELLED).any()):
+        raise ValueError("labels cannot spread where no row has one")
 
 
 def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +116,7 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
 
     Args:
         indices: [N, k], the neighbours of each row.
-        weights: [N, k], of these, 0 or more.
+        weights: [N, k], of these, 0 or more, of any range.
         y: [N], UNLABELLED where hidden; some row has a label.
         alpha: how much comes from the neighbours, in (0, 1).
         steps: iterations.
@@ -104,7 +125,8 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
         labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
 
     Raises:
-        ValueError: no row has a label, y are no labels, or a weight is negative or not finite.
+        ValueError: no row has a label, y are no labels of the rows, or a weight is negative or not finite; indices
+            are no rows, or are not as many as the weights; `alpha` or `steps` is out of range.
 
     Example:
         >>> chain = torch.tensor([[1], [2], [3], [2]])
@@ -112,12 +134,18 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
         >>> labels
         tensor([0, 0, 1, 1])
     """
-    check_labels(y)
+    check_tensor("indices", indices)
+    check_tensor("weights", weights)
+    check_spread(y, len(indices), alpha, steps)
+    if indices.dim() != 2 or indices.shape != weights.shape or not bool(((indices >= 0) & (indices < len(y))).all()):
+        raise ValueError(
+            f"neighbours are rows 0 to {len(y) - 1}, as many as their weights: [N, k], not {list(indices.shape)} and "
+            f"{list(weights.shape)}"
+        )
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         raise ValueError("weights of neighbours are 0 or more, and finite")
     labelled = y != UNLABELLED
-    if not bool(labelled.any()):
-        raise ValueError("labels cannot spread where no row has one")
+    weights = rescaled(weights) if weights.numel() else weights
     rows = torch.arange(len(y), device=y.device).unsqueeze(1).expand_as(indices)
     there = torch.stack([rows, indices]).flatten(1)
     edges = torch.cat([there, there.flip(0)], dim=1)

@@ -503,7 +503,7 @@ def build(
         **arguments: settings of the recipe, in place of its defaults.
 
     Returns:
-        a :class:`scnf.models.base.JointModel`.
+        a :class:`scnf.models.base.JointModel`, which takes inputs of this shape alone.
 
     Raises:
         ValueError: unknown recipe or argument, or a shape that the recipe cannot take.
@@ -516,11 +516,11 @@ def build(
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
     num_classes, levels = int(num_classes), None if levels is None else int(levels)
-    given = {name: _plain(value) for name, value in arguments.items()}
+    given, sizes = {name: _plain(value) for name, value in arguments.items()}, tuple(map(int, shape))
     try:
-        return RECIPES[recipe].build(
-            tuple(map(int, shape)), num_classes, prior or ClassPrior(num_classes), levels, given
-        )
+        model = RECIPES[recipe].build(sizes, num_classes, prior or ClassPrior(num_classes), levels, given)
     except (ValueError, KeyError) as error:
         reason = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"the recipe {recipe} cannot be built for inputs of shape {list(shape)}: {reason}") from error
+    model.shape = sizes
+    return model

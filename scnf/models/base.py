@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
-from scnf.checks import at_hand, check_inputs, check_labels
+from scnf.checks import at_hand, check_inputs, check_labels, check_rows, check_tensor
 from scnf.distributions import Temperature
 from scnf.transforms import start_from
 
@@ -69,12 +69,14 @@ class JointModel(nn.Module):
             bits/dim compare; "binary", binarised images; "labels", nothing but labels: the model knows no p(x).
         num_classes: K.
         pixels: the least and the most that a pixel of an image may be.
+        shape: of one input, (C, H, W) or (D,), which a recipe was built for; None for any.
     """
 
     exact: bool
     likelihood_of: Literal["levels", "binary", "labels"] = "levels"
     num_classes: int
     pixels: tuple[float, float] = (-torch.inf, torch.inf)
+    shape: tuple[int, ...] | None = None
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
         """Refuse what are no inputs x [N, ...] of the model, or no labels y [N] of theirs.
@@ -83,21 +85,34 @@ class JointModel(nn.Module):
             ValueError: of another type, shape or range.
         """
         check_inputs(x, *self.pixels)
+        self._check_shape(x)
         if y is not None:
-            check_labels(y, self.num_classes)
-            if len(y) != len(x):
-                raise ValueError(f"there are {len(x)} rows and {len(y)} labels")
+            check_labels(y, self.num_classes, rows=len(x))
 
-    def _check_step(self, x: Tensor, y: Tensor) -> None:
-        """The same in :meth:`forward`, where that waits for no device."""
+    def _check_shape(self, x: Tensor) -> None:
+        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"this model takes inputs of shape {['N', *self.shape]}, not {list(x.shape)}")
+
+    def _check_step(self, x: Tensor, y: Tensor, views: int = 0) -> None:
+        """The same in :meth:`forward`, and its views; values only where no device is waited for."""
+        check_tensor("x", x)
+        check_tensor("y", y)
         if at_hand(x):
             self.check(x, y)
+        else:
+            self._check_shape(x)
+            check_rows(len(x), len(y))
+        if not 0 <= views <= len(x):
+            raise ValueError(f"views must be 0 to {len(x)} of these {len(x)} rows, not {views}")
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden.
 
         Of the last `views` rows nothing but the class posterior is wanted: a model that can saves itself the rest, and
         gives 0 for it.
+
+        Raises:
+            ValueError: x, y or the number of views is none that the model takes.
         """
         raise NotImplementedError
 

@@ -32,7 +32,7 @@ class Classifier(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
-        self._check_step(x, y)
+        self._check_step(x, y, views)
         log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
         return JointOutput(torch.where(y == UNLABELLED, 0.0, at_label(log_q, y)), log_q)
 

@@ -76,7 +76,7 @@ class SemiConditionalFlow(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
-        self._check_step(x, y)
+        self._check_step(x, y, views)
         z_f, common = self._shared(x, views)
         by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
         table = common.unsqueeze(1) + by_class[: len(common)]
@@ -137,13 +137,17 @@ class OnLatents(SemiConditionalFlow):
 
     def __init__(self, flow: SemiConditionalFlow) -> None:
         super().__init__(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
+        self._shape_of_inputs = flow.shape
         for part in (flow.transform, flow.auxiliary):
             if part is not None:
                 part.requires_grad_(False)
 
     def on_inputs(self) -> SemiConditionalFlow:
         """The same modules as a flow of x again."""
-        return SemiConditionalFlow(self.transform, self.auxiliary, self.conditional, self.prior, self.semantic_features)
+        parts = self.transform, self.auxiliary, self.conditional, self.prior
+        flow = SemiConditionalFlow(*parts, self.semantic_features)
+        flow.shape = self._shape_of_inputs
+        return flow
 
     def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
         return x[:, :-1], x[: len(x) - views, -1]

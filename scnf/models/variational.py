@@ -103,7 +103,7 @@ class VariationalModel(JointModel):
 
     def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
         """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
-        self._check_step(x, y)
+        self._check_step(x, y, views)
         samples, own = self.num_samples, len(x) - views
         seen = self.likelihood.observe(x)
         if not own:

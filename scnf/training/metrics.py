@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.checks import check_data, check_labels
+from scnf.checks import check_count, check_data, check_labels, check_tensor
 from scnf.data.augment import random_affine
 from scnf.data.batches import dequantize
+from scnf.errors import UserError
 from scnf.models.base import JointModel
 
 NOISE_DRAWS = 8
@@ -41,9 +42,10 @@ def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 1
         bins: number of bins.
 
     Raises:
-        ValueError: y are no such labels.
+        ValueError: y are no labels of these rows, or there are no bins.
     """
-    check_labels(y, class_log_probs.shape[1], hidden=False)
+    _check_scored(class_log_probs, y)
+    check_count("bins", bins)
     confidence, prediction = class_log_probs.exp().max(dim=1)
     index = (confidence * bins).long().clamp(0, bins - 1)
     gap = (prediction == y).double() - confidence.double()
@@ -58,13 +60,13 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
         y: true labels [N].
 
     Raises:
-        ValueError: y are no such labels.
+        ValueError: y are no labels of these rows.
 
     Example:
         >>> brier_score(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).log(), torch.tensor([0, 0]))
         1.25
     """
-    check_labels(y, class_log_probs.shape[1], hidden=False)
+    _check_scored(class_log_probs, y)
     probs = class_log_probs.double().exp()
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
@@ -77,9 +79,10 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     are drawn on the CPU, and so are the same on every device. The random state of the caller comes back at the end.
 
     Raises:
-        ValueError: x are no such data.
+        ValueError: x are no such data, or `batch_size` is below 1.
     """
     check_data(x, levels)
+    check_count("batch_size", batch_size)
     seed, batch_size = int(seed), int(batch_size)  # of numpy, too, which PyTorch refuses
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
@@ -195,8 +198,8 @@ def evaluate(
         https://arxiv.org/abs/1509.00519, eq. 8, with the noise as the latent variable).
 
     Raises:
-        ValueError: x are no such data, or y no labels of the model's classes; no draw is asked for, or views that
-            nothing moves.
+        ValueError: x are no such data, or y no labels of the model's classes, one for each row; `batch_size` or
+            `draws` is below 1, `views` below 0, or nothing moves the views.
 
     Example:
         >>> from scnf.models.architectures import build
@@ -208,8 +211,10 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    if draws < 1:
-        raise ValueError(f"figures need at least one draw of the noise, not {draws}")
+    check_split(x, y, levels)
+    check_count("batch_size", batch_size)
+    check_count("draws", draws)
+    check_count("views", views, 0)
     if views and not augment:
         raise ValueError("views are moved versions of an image: augment must be above 0; draws vary the noise alone")
 
@@ -223,8 +228,36 @@ def evaluate(
                 hidden = torch.full((int(batch_size),), UNLABELLED, device=x.device)
                 outputs = [model(batch, hidden[: len(batch)], views=len(batch)) for batch in moved]
                 posterior = posterior + torch.cat([output.class_log_probs for output in outputs]).exp()
-        figures["views_accuracy"] = float((posterior.argmax(dim=1) == y).double().mean())
+        unknown = bool(posterior.isnan().any())  # which argmax would take for a class
+        figures["views_accuracy"] = math.nan if unknown else float((posterior.argmax(dim=1) == y).double().mean())
     return figures
+
+
+def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:
+    """Refuse what are no rows x, or no true labels y of them, before a pass over all (ValueError)."""
+    check_data(x, levels)
+    check_labels(y, hidden=False, rows=len(x))
+
+
+def check_figures(figures: Mapping[str, Any], of: str) -> None:
+    """Refuse figures that are no numbers, which nobody may take for a result; infinite ones are of density 0.
+
+    Args:
+        figures: that are reported, by name; others than floats do not matter.
+        of: what they are of, for the message.
+
+    Raises:
+        UserError: a figure is NaN.
+
+    Example:
+        >>> check_figures({"accuracy": 0.1, "nll": float("inf")}, "test")
+    """
+    wrong = [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
+    if wrong:
+        raise UserError(
+            f"{of}: {', '.join(wrong)} came out as NaN, no number: these weights are too large, or went wrong in "
+            "training. Take others, of an earlier checkpoint say, or train anew with a smaller train.lr"
+        )
 
 
 def figures_of(model: JointModel, drawn: Draws, y: Tensor, levels: int | None, dims: int) -> dict[str, float]:
@@ -237,6 +270,7 @@ def figures_of(model: JointModel, drawn: Draws, y: Tensor, levels: int | None, d
         levels: grey levels; None for points.
         dims: numbers in a row of x.
     """
+    _check_scored(drawn.class_log_probs, y)
     right = (drawn.predictions == y).double().mean(dim=1)
     several = len(right) > 1
     figures = {"accuracy": float((drawn.class_log_probs.argmax(dim=1) == y).double().mean())}
@@ -256,7 +290,11 @@ def figures_of(model: JointModel, drawn: Draws, y: Tensor, levels: int | None, d
 def representations(model: JointModel, x: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0) -> Tensor:
     """What the model makes of each row, [N, D], for distances between rows; arguments as in :func:`evaluate`."""
     with evaluating(model):
-        return torch.cat([model.representation(batch) for batch in noisy_batches(x, levels, batch_size, seed)])
+        parts = []
+        for batch in noisy_batches(x, levels, batch_size, seed):
+            model.check(batch)
+            parts.append(model.representation(batch))
+        return torch.cat(parts)
 
 
 def likelihood_text(figures: Mapping[str, float]) -> str:
@@ -284,6 +322,13 @@ def figures_text(figures: Mapping[str, float]) -> str:
         beside.append(f"over views {100 * figures['views_accuracy']:.2f} %")
     others = f" ({'; '.join(beside)})" if beside else ""
     return f"accuracy {100 * figures['accuracy']:.2f} %{others}, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
+
+
+def _check_scored(class_log_probs: Tensor, y: Tensor) -> None:
+    check_tensor("class_log_probs", class_log_probs)
+    if class_log_probs.dim() != 2 or not len(class_log_probs):
+        raise ValueError(f"log p(y | x) is of shape [N, K], of a row at least, not {list(class_log_probs.shape)}")
+    check_labels(y, class_log_probs.shape[1], hidden=False, rows=len(class_log_probs))
 
 
 def _has_bits(model: JointModel, levels: int | None) -> bool:

@@ -12,6 +12,7 @@ from scnf.data.distortion import (
     distortion_neighbours,
     sobel_gradients,
 )
+from scnf.data.gradients import oriented_gradients
 from scnf.data.labels import draw_split
 from scnf.data.propagation import propagate
 from scnf.data.sources import load
@@ -168,6 +169,24 @@ def test_the_range_of_numbers_does_not_count_nor_does_the_chunk() -> None:
         torch.testing.assert_close(other[1], weights, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-30, 1e-15, 1e15, 1e30, 1e300])
+def test_neighbours_by_distortion_do_not_depend_on_the_range_of_images(factor: float) -> None:
+    x = digits()[0][:60].double()
+    indices, weights = distortion_neighbours(x)
+    other = distortion_neighbours(x * factor)
+    assert (other[0] == indices).double().mean() > 0.99  # a factor that is no power of two rounds
+    torch.testing.assert_close(other[1], weights, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-100, -60, 60, 100])
+def test_a_power_of_two_times_images_changes_no_bit(power: int) -> None:
+    x = digits()[0][:40].float()
+    times = x * 2.0**power
+    assert torch.equal(deslanted(times), deslanted(x) * 2.0**power)
+    assert torch.equal(oriented_gradients(times), oriented_gradients(x))
+    assert all(torch.equal(*pair) for pair in zip(distortion_neighbours(times), distortion_neighbours(x), strict=True))
+
+
 def test_copies_of_an_image_have_weight_one() -> None:
     x = digits()[0][:10].repeat(3, 1, 1, 1)
     weights = distortion_neighbours(x, neighbours=2)[1]
@@ -180,9 +199,9 @@ def test_copies_of_an_image_have_weight_one() -> None:
         (torch.rand(1, 1, 8, 8), "two images or more"),
         (torch.rand(3, 1, 8, 8) - 0.5, "not negative"),
         (torch.full((3, 1, 8, 8), torch.nan), "finite"),
-        (1e25 * torch.rand(3, 1, 8, 8), "too large"),
+        (torch.full((3, 1, 8, 8), torch.inf), "finite"),
     ],
-    ids=["one", "negative", "nan", "huge"],
+    ids=["one", "negative", "nan", "infinite"],
 )
 def test_images_that_nothing_is_near_to_are_refused(x: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -103,13 +103,42 @@ def test_features_that_are_not_finite_are_refused() -> None:
         propagate(features, torch.zeros(20, dtype=torch.long))
 
 
-@pytest.mark.parametrize("value", [torch.inf, -torch.inf, 1e30])
-def test_neighbours_by_features_that_no_product_is_of_are_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_neighbours_by_features_that_are_not_finite_are_refused(value: float) -> None:
     for width in (3, 100):
         features = torch.randn(20, width)
         features[3, 1] = value
-        with pytest.raises(ValueError, match="not finite, or too large"):
+        with pytest.raises(ValueError, match="not finite"):
             nearest_neighbours(features, 3)
+
+
+@pytest.mark.parametrize("factor", [2.0**-140, 1e-30, 1e-20, 2.0**60, 1e30])
+def test_propagation_does_not_depend_on_the_range_of_features(factor: float) -> None:
+    for width in (3, 100):
+        y = few(torch.arange(40) % 2, 4)
+        features = torch.randn(40, width) + y.clamp_min(0).unsqueeze(1)
+        factors = features.double() * factor  # which single precision would round, or lose
+        for found, expected in zip(nearest_neighbours(factors, 3), nearest_neighbours(features, 3), strict=True):
+            torch.testing.assert_close(found, expected)
+        assert torch.equal(propagate(factors, y)[0], propagate(features, y)[0])
+        exact = nearest_neighbours(features * 2.0**-40, 3), nearest_neighbours(features, 3)
+        assert all(torch.equal(*pair) for pair in zip(*exact, strict=True))
+
+
+@pytest.mark.parametrize("factor", [2.0**-100, 1e-30, 1e-20, 2.0**60, 1e30])
+def test_spread_does_not_depend_on_the_range_of_weights(factor: float) -> None:
+    y = few(torch.arange(40) % 3)
+    indices, weights = torch.randint(40, (40, 4)), torch.rand(40, 4)
+    labels, certainty = spread(indices, weights, y, 0.9, 30)
+    found = spread(indices, weights * factor, y, 0.9, 30)
+    assert torch.equal(found[0], labels)
+    torch.testing.assert_close(found[1], certainty)
+
+
+@pytest.mark.parametrize("indices", [[[1], [2]], [[1], [-1]], [1, 0], [[1, 0], [0, 1]]])
+def test_spread_refuses_indices_that_are_no_neighbours(indices: list[object]) -> None:
+    with pytest.raises(ValueError, match="neighbours are rows 0 to 1"):
+        spread(torch.tensor(indices), torch.ones(2, 1), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 
 def test_neighbours_of_few_images_that_come_often_are_their_copies() -> None:

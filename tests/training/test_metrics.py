@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.errors import UserError
 from scnf.models.architectures import build
 from scnf.models.base import JointModel, JointOutput
-from scnf.training.metrics import NOISE_DRAWS, bits_per_dim, evaluate, expected_calibration_error, noisy_batches
+from scnf.training.metrics import (
+    NOISE_DRAWS,
+    bits_per_dim,
+    check_figures,
+    evaluate,
+    expected_calibration_error,
+    noisy_batches,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +96,36 @@ def test_views_are_averaged_with_the_image_itself(model: JointModel) -> None:
     assert plain["accuracy"] < 1 and figures == {**plain, "views_accuracy": 1.0}
 
 
-@pytest.mark.parametrize("words", [{"views": 2}, {"draws": 0}])
-def test_evaluate_refuses_views_that_nothing_moves_and_no_draws(model: JointModel, words: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"augment must be above 0|at least one draw"):
-        evaluate(model, X, Y, 17, **words)
+def test_evaluate_refuses_views_that_nothing_moves(model: JointModel) -> None:
+    with pytest.raises(ValueError, match=r"augment must be above 0"):
+        evaluate(model, X, Y, 17, views=2)
+
+
+class Broken(JointModel):
+    """log p(x) is as it is told, and the posterior no number where an image is moved."""
+
+    exact = True
+
+    def __init__(self, nats: float) -> None:
+        super().__init__()
+        self.nats = nats
+
+    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+        posterior = torch.full((len(x), 3), math.nan if views else -math.log(3.0))
+        return JointOutput(torch.full((len(x),), self.nats), posterior)
+
+
+def test_figures_that_are_no_numbers_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"^test: nll, bits_per_dim, bits_per_dim_over_draws came out as NaN"):
+        check_figures(evaluate(Broken(math.nan), X, Y, 17, draws=2), "test")
+    with pytest.raises(UserError, match=r"^test: views_accuracy came out as NaN"):
+        check_figures(evaluate(Broken(0.0), X, Y, 17, views=1, augment=1.0), "test")
+
+
+def test_infinite_figures_of_density_zero_are_figures() -> None:
+    figures = evaluate(Broken(-math.inf), X, Y, 17, draws=2)
+    check_figures(figures, "test")
+    assert figures["nll"] == figures["bits_per_dim_over_draws"] == math.inf
 
 
 # --- several draws of the noise
