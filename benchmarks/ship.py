@@ -122,7 +122,8 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     if summary["status"] != "finished" or environment["dirty"]:
         raise UserError(f"{run.path} is not finished, or was trained with changes that no commit holds")
     settings = config.load(run.path / "config.yaml", [])
-    settings.data.root, settings.runs = config.DataSettings().root, config.RunSettings()  # no paths of this machine
+    fresh = config.Settings()  # nothing of this machine
+    settings.data.root, settings.runs, settings.threads = fresh.data.root, fresh.runs, fresh.threads
     facts = {
         "config": command,
         "commit": environment["commit"][:7],
