@@ -43,7 +43,7 @@ def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tens
 
 
 def rescaled(x: Tensor) -> Tensor:
-    """Multiply x by the power of two that brings its largest absolute value into (1/2, 1], as floats.
+    """Multiply x by a power of two where its largest absolute value is below 2^-32 or above 2^32, to bring it near 1.
 
     So squares and products neither overflow nor vanish, whatever the range of x. The factor costs no bit: what does
     not depend on the range comes out as it would without it.
@@ -51,16 +51,20 @@ def rescaled(x: Tensor) -> Tensor:
     Args:
         x: numbers of any type, one at least; where one is not finite, all stay as they are.
 
+    Returns:
+        x itself where nothing is to do, floats otherwise.
+
     Example:
-        >>> rescaled(torch.tensor([3.0, -8.0, 1.0]))
-        tensor([ 0.3750, -1.0000,  0.1250])
+        >>> rescaled(torch.tensor([3.0, -8.0, 1.0])), rescaled(torch.tensor([0.0, 2.0**100]))
+        (tensor([ 3., -8.,  1.]), tensor([0., 1.]))
     """
-    x = x if x.is_floating_point() else x.float()
     low, high = (float(end) for end in x.aminmax())
     mantissa, exponent = math.frexp(max(-low, high))
     exponent -= mantissa == 0.5
+    if abs(exponent) <= 32:
+        return x
     half = exponent // 2  # the whole factor may be no number
-    return (x * 2.0**-half).mul_(2.0 ** (half - exponent))
+    return ((x if x.is_floating_point() else x.float()) * 2.0**-half).mul_(2.0 ** (half - exponent))
 
 
 @torch.no_grad()
