@@ -338,15 +338,13 @@ def test_a_resume_says_what_keeps_it_from_the_same_bits(scnf: Callable[..., Any]
 def test_weights_are_refused_where_settings_would_make_another_model_of_them(
     scnf: Callable[..., Any], digits: Callable[..., Any], copied: Run
 ) -> None:
-    message = f"error: model.scale is symmetric in {copied.path}, not sigmoid: with it the weights make another model"
+    message = "error: model.scale is symmetric in {}, not sigmoid: with it the weights make another model"
     for command in ("evaluate 1", "sample 1", "compare 1"):
         outcome = scnf(command, "--model.scale sigmoid")
-        assert outcome.code == 2 and message.replace(f"{copied.path}", "logs") in outcome.err.replace(
-            f"{copied.path}", "logs"
-        ).replace(f"logs/{copied.path.name}", "logs")
+        assert outcome.code == 2 and message.format(f"logs/{copied.path.name}") in outcome.err
     for words in ("", "--adapt"):
         outcome = digits("--epochs 0 --model.scale sigmoid --pretrained", copied.path, words)
-        assert outcome.code == 2 and message in outcome.err
+        assert outcome.code == 2 and message.format(copied.path) in outcome.err
     assert scnf("evaluate 1 --model.scale symmetric --class_chunk 5").code == 0
 
 
