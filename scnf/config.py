@@ -604,7 +604,7 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """
     words = _expand(overrides)
     kinds, tree = _leaves(), {} if config is None else _read(config)
-    given = _given_as_text(tree, words)
+    given = {name: text for name, text in _given_as_text(tree, words).items() if name in kinds}
     if tree:
         words = [f"--config={yaml.dump(tree, Dumper=_Dumper)}", *words]  # as content: the file is read once
     with warnings.catch_warnings():
@@ -629,14 +629,14 @@ def load(config: Path | None, overrides: Sequence[str] = ()) -> Settings:
 
 
 def _given_as_text(tree: Mapping[str, Any], words: Sequence[str]) -> dict[str, str]:
-    """The settings that a file or `--name=text` gives as text, by full name; `null` on the command line is none."""
+    """What a file or `--name=text` gives as text, by full name; `null` on the command line is none."""
     given = dict(tree)
     for section, values in tree.items():
         given |= {f"{section}.{leaf}": value for leaf, value in values.items()} if isinstance(values, dict) else {}
     for word in words:
         name, _, text = word.removeprefix("--").partition("=")
         given[name] = None if text == "null" else text
-    return {name: text for name, text in given.items() if name in _leaves() and isinstance(text, str)}
+    return {name: text for name, text in given.items() if isinstance(text, str)}
 
 
 def _instantiate(namespace: Any) -> Settings:
