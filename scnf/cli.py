@@ -797,8 +797,10 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
     directory, weights = _find_weights(ref, settings)
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no config.yaml, which says what the weights belong to")
-    settings = config.load(directory / "config.yaml", overrides)
-    _check_model(config.load(directory / "config.yaml"), settings, directory)
+    kept, settings = config.load(directory / "config.yaml"), config.load(directory / "config.yaml", overrides)
+    if settings.pretrained != kept.pretrained:
+        raise UserError(f"this reads the weights of {ref}: name others in their place, without --pretrained")
+    _check_model(kept, settings, directory)
     bench = _Workbench(settings, directory)
     if (directory / "split.json").is_file():
         _check_split(Run(directory), bench)

@@ -103,6 +103,8 @@ BAD: list[Any] = [
     (f"{DIGITS} stray", "'stray' stands alone"),
     (f"{DIGITS} --resume last", "leave --config out"),
     ("evaluate last --foo 3", "there is no setting 'foo'"),
+    ("evaluate last --pretrained shipped", "this reads the weights of last: name others in their place, without"),
+    ("sample last --pretrained 1", "this reads the weights of last"),
     ("sample last --label 10", "--label must lie between 0 and 9, not at 10"),
     ("sample last --label -1", "--label must lie between 0 and 9"),
     ("sample last --out x.jpg", "samples are written as PNG: name the file x.png"),
