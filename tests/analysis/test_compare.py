@@ -59,15 +59,19 @@ def table(directory: Path) -> dict[str, dict[str, str]]:
         return {row["run"].split()[-1]: row for row in csv.DictReader(handle)}
 
 
-@pytest.fixture
-def compared(scnf: Scnf, finished: Path, runs: dict[str, Path], tmp_path: Path) -> dict[str, dict[str, str]]:
-    """The table of one run of each kind that goes together, in logs/comparison."""
+@pytest.fixture(scope="module")
+def folder(finished: Path, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a comparison of one run of each kind that goes together. Tests only read it."""
     refs = [runs["classifier"], runs["bernoulli"], runs["m2"], finished]
-    outcome = scnf("compare", *refs, "--k 20 --limit 0")
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.endswith("comparison.csv, .md and .png are in logs/comparison\n")
-    assert outcome.out.startswith((tmp_path / "logs/comparison/comparison.md").read_text())
-    return table(tmp_path / "logs/comparison")
+    out = tmp_path_factory.mktemp("comparison")
+    assert main(["compare", *map(str, refs), "--k", "20", "--limit", "0", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def compared(folder: Path) -> dict[str, dict[str, str]]:
+    """Its table."""
+    return table(folder)
 
 
 def test_a_flow_has_the_exact_figures_of_evaluate(compared: dict[str, dict[str, str]], finished: Path) -> None:
@@ -89,11 +93,11 @@ def test_the_elbo_lies_below_the_importance_weighted_bound(compared: dict[str, d
     assert float(row["gap_bits_per_dim"]) == pytest.approx(gap / 64 / math.log(2))
 
 
-def test_binarised_pixels_are_marked_and_have_no_bits(compared: dict[str, dict[str, str]], tmp_path: Path) -> None:
+def test_binarised_pixels_are_marked_and_have_no_bits(compared: dict[str, dict[str, str]], folder: Path) -> None:
     row = compared["bernoulli"]
     assert row["likelihood_of"] == "binary" and float(row["nats"]) < float(row["iwae_nats"])
     assert {row[key] for key in ("bits_per_dim", "iwae_bits_per_dim", "gap_bits_per_dim")} == {""}
-    lines = (tmp_path / "logs/comparison/comparison.md").read_text().splitlines()
+    lines = (folder / "comparison.md").read_text().splitlines()
     starred = [line for line in lines if "*" in line]
     assert len(starred) == 2 and "bernoulli" in starred[0] and starred[0].count("* |") == 3
     assert starred[1] == "*) binarised pixels: not comparable with bits/dim"
@@ -106,21 +110,19 @@ def test_a_classifier_has_no_likelihood(compared: dict[str, dict[str, str]]) -> 
     assert 0 <= float(row["accuracy"]) <= 1 and 0 <= float(row["brier"]) <= 2
 
 
-def test_the_table_is_ranked_by_density_and_the_files_parse(
-    compared: dict[str, dict[str, str]], tmp_path: Path
-) -> None:
+def test_the_table_is_ranked_by_density_and_the_files_parse(compared: dict[str, dict[str, str]], folder: Path) -> None:
     *comparable, before_last, last = compared.values()
     bits = [float(row["iwae_bits_per_dim"] or row["bits_per_dim"]) for row in comparable]
     assert len(bits) == 2 and bits == sorted(bits)
     assert [before_last["recipe"], last["recipe"]] == ["classifier", "m2"]  # as they were typed
     for row in compared.values():
         assert float(row["posterior_images_per_second"]) > 0 and int(row["parameters"]) > 0
-    lines = (tmp_path / "logs/comparison/comparison.md").read_text().splitlines()
+    lines = (folder / "comparison.md").read_text().splitlines()
     assert lines[0].startswith("250 validation images of digits.") and "20 importance samples" in lines[0]
     assert len({line.count("|") for line in lines[2:8]}) == 1
-    with Image.open(tmp_path / "logs/comparison/comparison.png") as image:
+    with Image.open(folder / "comparison.png") as image:
         assert image.width > 500
-    assert len(list((tmp_path / "logs/comparison").iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_importance_samples_of_training_are_no_elbo(scnf: Scnf, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -133,6 +135,8 @@ def test_importance_samples_of_training_are_no_elbo(scnf: Scnf, runs: dict[str, 
 def test_the_limit_takes_the_first_images(scnf: Scnf, finished: Path, tmp_path: Path) -> None:
     outcome = scnf("compare", finished, "--limit 7")
     assert outcome.code == 0 and outcome.out.startswith("7 validation images of digits.")
+    assert outcome.out.endswith("comparison.csv, .md and .png are in logs/comparison\n")
+    assert outcome.out.startswith((tmp_path / "logs/comparison/comparison.md").read_text())
     assert 7 * float(table(tmp_path / "logs/comparison")["digits-scnf-digits"]["accuracy"]) % 1 == pytest.approx(0)
 
 
