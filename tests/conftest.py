@@ -15,7 +15,7 @@ import torch
 
 from scnf.cli import main
 from scnf.interrupt import WATCHED
-from scnf.native import operators
+from scnf.native import library, operators
 from scnf.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -31,6 +31,9 @@ TINY = [
 for _number in WATCHED:
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+if library() is None:
+    os.environ["SCNF_NATIVE"] = "0"  # said once: processes that tests start would each say it again
 
 
 @dataclass
