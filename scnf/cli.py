@@ -104,6 +104,7 @@ class _Workbench:
         from scnf.data.sources import load
         from scnf.distributions import make_prior
         from scnf.models.architectures import build
+        from scnf.threads import one_thread
 
         self.settings = settings
         self.m1_files: dict[str, Path] = {}
@@ -127,7 +128,8 @@ class _Workbench:
             prior = make_prior(settings.model.prior, classes, self.visible)
             parts = {"m1": self._m1(settings.model.m1, near)} if settings.model.m1 else {}
             recipe, levels = settings.model.recipe, self.dataset.levels
-            self.model = build(recipe, self.shape, classes, prior, levels, **settings.model.arguments(), **parts)
+            with one_thread():
+                self.model = build(recipe, self.shape, classes, prior, levels, **settings.model.arguments(), **parts)
         except ValueError as error:
             raise UserError(str(error)) from error
         self.model.to(self.device)
@@ -457,8 +459,15 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         weight_decay=train.weight_decay,
     )
 
-    def begin() -> Callable[[], None]:
-        """A training step on a copy of the model."""
+    def begin() -> Callable[[], Any]:
+        """A training step on a copy of the model; where none is to come, or latents are not there yet, an evaluation's.
+
+        Batches are encoded later, when it is known with how many threads.
+        """
+        if not planned_steps(batches, train.epochs, train.max_steps) or (
+            train.adapt and not isinstance(batches, EncodedBatches)
+        ):
+            return bench.evaluation()
         copied = deepcopy(model).train()
         with torch.random.fork_rng([]):
             x, y = next(batches.epoch(0))
@@ -471,9 +480,8 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
 
         return step
 
-    threads = None
-    if kept is not None:
-        threads = bench.settle_threads(begin, kept.binding.machine.get("threads"))
+    # before any number is computed: bits hang on how many threads there are
+    threads = bench.settle_threads(begin, None if kept is None else kept.binding.machine.get("threads"))
     binding = Binding(run.key, bench.split.sha256, config.lasting(settings), bench.arithmetic())
     restart = None
     if kept is not None:
@@ -514,10 +522,6 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             model.initialize(x[:own], y[:own])
         except ValueError as error:
             raise UserError(str(error)) from error
-    if kept is None:
-        threads = bench.settle_threads(
-            begin if planned_steps(batches, train.epochs, train.max_steps) else bench.evaluation
-        )
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(

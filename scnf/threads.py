@@ -3,7 +3,8 @@
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +71,17 @@ class Threads:
         if latest > _SLOWER * self._usual:
             self.say("steps have become slow: how many threads are best is tried again")
             self.choose()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For numbers that must not hang on how many threads there are, such as initial weights."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

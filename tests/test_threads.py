@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_a_training_chooses_its_threads_and_a_resume_keeps_them(
         assert process.returncode == 0, err
         return Run.find(tmp_path / "logs", "last"), out
 
-    words = ["--config", "digits.yaml", *TINY, "--max_steps"]
+    words = ["--config", "digits.yaml", *TINY, "--threads", "auto", "--max_steps"]
     chosen, out = run(*words, "3")
     number = chosen.read_json("summary.json")["threads"]
     assert out.count(f"\nthreads: {number} (a step takes ") == 1 and number in (1, 2)
@@ -126,3 +127,19 @@ def test_a_training_chooses_its_threads_and_a_resume_keeps_them(
     assert "threads:" not in out and "bit for bit" not in out
     summary = Run.find(tmp_path / "logs", "1").read_json("summary.json")
     assert (summary["threads"], summary["steps"]) == (number, 5)
+
+
+@pytest.mark.parametrize("adapt", ["", "--adapt --pretrained shipped --augment 0"], ids=["from data", "adapted"])
+def test_bits_hang_on_the_threads_that_a_run_has_and_not_on_those_that_there_are(
+    scnf: Callable[..., Any], last_run: Callable[[], Run], adapt: str
+) -> None:
+    def weights(there: int, threads: int | str) -> bytes:
+        torch.set_num_threads(there)
+        words = "train --config digits.yaml --max_steps 2 --batch_size 256 --classifier_weight 1 --consistency_weight 0"
+        assert scnf(words, adapt, "--threads", str(threads)).code == 0
+        return last_run().weights.read_bytes()
+
+    one = weights(1, 1)
+    assert weights(2, 1) == one
+    chosen = weights(2, "auto")
+    assert weights(2, last_run().read_json("summary.json")["threads"]) == chosen
