@@ -300,7 +300,7 @@ def test_noise_comes_from_the_generator() -> None:
     state = torch.get_rng_state()
     first, second = (dequantize(x, 256, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(dequantize(x, 256), first)
+    assert not torch.equal(dequantize(x, 256, torch.Generator().manual_seed(8)), first)
 
 
 def test_points_are_left_as_they_are() -> None:
