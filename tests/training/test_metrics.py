@@ -136,7 +136,7 @@ def test_draws_are_averaged_in_probability_and_each_has_a_seed_of_its_own(model:
     alone = [evaluate(model, X, Y, 17, 20, seed) for seed in seeds]
     figures = evaluate(model, X, Y, 17, 20, draws=4)
     accuracies = torch.tensor([each["accuracy"] for each in alone], dtype=torch.double)
-    assert accuracies.unique().numel() > 1
+    assert len({each["nll"] for each in alone}) == 4  # accuracies may happen to be the same
     assert figures["one_draw_accuracy"] == pytest.approx(accuracies.mean().item())
     assert figures["one_draw_accuracy_std"] == pytest.approx(accuracies.std().item())
     for key in ("nll", "bits_per_dim"):  # the mean of what one draw says
