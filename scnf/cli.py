@@ -453,6 +453,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     def figures(kept: Any) -> dict[str, float]:
         return bench.figures("validation", kept.on_inputs() if train.adapt else kept)
 
+    steps = planned_steps(batches, train.epochs, train.max_steps)
     optimizer = OPTIMIZERS[train.optimizer](
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.lr,
@@ -460,13 +461,12 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     )
 
     def begin() -> Callable[[], Any]:
-        """A training step on a copy of the model; where none is to come, or latents are not there yet, an evaluation's.
+        """A training step on a copy of the model, or a piece of an evaluation where no step is to come.
 
-        Batches are encoded later, when it is known with how many threads.
+        So it is with `train.adapt` before the rows are encoded, which waits for the number of threads.
         """
-        if not planned_steps(batches, train.epochs, train.max_steps) or (
-            train.adapt and not isinstance(batches, EncodedBatches)
-        ):
+        encoded = isinstance(batches, EncodedBatches)
+        if not steps or encoded != train.adapt:
             return bench.evaluation()
         copied = deepcopy(model).train()
         with torch.random.fork_rng([]):
@@ -489,7 +489,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         found = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
         finished = isinstance(found, dict) and found.get("status") == "finished"
         made = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
-        left = planned_steps(batches, train.epochs, train.max_steps) - restart.progress.total_step
+        left = steps - restart.progress.total_step
         if left <= 0 and finished and made:
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0

@@ -30,7 +30,7 @@ def test_labels_propagated_over_its_features_are_better_than_over_pixels(
     features = self_trained_features(x, y, 17, rounds=2, augment=0.5)
     assert features.shape == (len(x), self_training.HIDDEN) and features.dtype == torch.float32
     errors = [int((propagate(each, y)[0] != truth).sum()) for each in (x.flatten(1), features)]
-    assert errors[1] < errors[0]  # over six seeds 47 to 69, where pixels have 86
+    assert errors[1] < errors[0]  # ten seeds: 47 to 70, pixels 86; networks without a step 92 or more
 
 
 def test_no_round_gives_the_pixels(digits: tuple[Tensor, Tensor, Tensor]) -> None:
