@@ -13,6 +13,8 @@ _TRIALS, _PATIENCE = 5, 2.0
 """How often a piece of work is timed with each number of threads, and the seconds after which once is enough."""
 _WORTH, _SLOWER = 0.95, 3.0
 """Fewer threads must take this share of the time; steps that take so many times as long ask for another trial."""
+_AGAIN = 100
+"""Steps with fewer threads before all are tried again, each time twice as many."""
 
 
 class Threads:
@@ -20,7 +22,7 @@ class Threads:
 
     Threads wait for the slowest of them: where another process keeps a core busy, one thread is twice as fast as two.
     Call :meth:`choose` before the work, and the object itself after each step of it: when steps come to take several
-    times as long, it chooses anew.
+    times as long, it chooses anew. So it does now and then where it took fewer than there are, for neighbours leave.
 
     Args:
         begin: () -> a piece of the work to time, which leaves nothing behind.
@@ -42,9 +44,33 @@ class Threads:
         self._started = 0.0
         self._latest: deque[float] = deque(maxlen=_TRIALS)
         self._usual: float | None = None  # seconds of a step since the last choice
+        self._left = self._wait = 0  # steps until all threads are tried again; 0: they are not
 
     def choose(self) -> int:
         """Time the work with each number of threads and keep to the best."""
+        self._wait = _AGAIN
+        self._choose()
+        return torch.get_num_threads()
+
+    def __call__(self) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self._latest.append(now - self._started)
+        self._started = now
+        self._left -= 1
+        if len(self._latest) < _TRIALS:
+            return
+        latest = statistics.median(self._latest)  # evaluations come between steps, too
+        self._usual = latest if self._usual is None else min(latest, self._usual)
+        if latest > _SLOWER * self._usual:
+            self.say("steps have become slow: how many threads are best is tried again")
+            self.choose()
+        elif self._left <= 0 < self._wait and torch.get_num_threads() < self.counts[0]:
+            self._wait *= 2
+            self._choose(unless=torch.get_num_threads())
+
+    def _choose(self, unless: int | None = None) -> None:
+        """Take the best number of threads, and say so but where it is `unless`."""
         if len(self.counts) > 1:
             work, seconds = self.begin(), {}
             for count in self.counts:
@@ -53,24 +79,11 @@ class Threads:
             best = min(self.counts, key=seconds.__getitem__)
             best = best if seconds[best] < _WORTH * seconds[self.counts[0]] else self.counts[0]
             torch.set_num_threads(best)
-            found = ", ".join(f"{1000 * taken:.0f} ms with {count}" for count, taken in seconds.items())
-            self.say(f"threads: {best} (a step takes {found})")
+            if best != unless:
+                found = ", ".join(f"{1000 * taken:.0f} ms with {count}" for count, taken in seconds.items())
+                self.say(f"threads: {best} (a step takes {found})")
         self._latest.clear()
-        self._usual, self._started = None, time.perf_counter()
-        return torch.get_num_threads()
-
-    def __call__(self) -> None:
-        """A step is done."""
-        now = time.perf_counter()
-        self._latest.append(now - self._started)
-        self._started = now
-        if len(self._latest) < _TRIALS:
-            return
-        latest = statistics.median(self._latest)  # evaluations come between steps, too
-        self._usual = latest if self._usual is None else min(latest, self._usual)
-        if latest > _SLOWER * self._usual:
-            self.say("steps have become slow: how many threads are best is tried again")
-            self.choose()
+        self._usual, self._left, self._started = None, self._wait, time.perf_counter()
 
 
 @contextmanager

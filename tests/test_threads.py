@@ -104,6 +104,34 @@ def test_threads_are_chosen_anew_when_steps_get_slow(on: Callable[[dict[int, flo
     assert len(machine.said) == 3
 
 
+def test_all_threads_are_tried_again_when_a_neighbour_may_have_left(on: Callable[[dict[int, float]], Machine]) -> None:
+    machine = on({2: 0.3, 1: 0.06})
+    threads = machine.threads()
+    threads.choose()
+    trial = 6 * (0.3 + 0.06)
+    for steps in (100, 200, 400):  # the neighbour is still there
+        started = machine.now
+        machine.steps(threads, steps - 1)
+        assert machine.now - started == pytest.approx((steps - 1) * 0.06)
+        machine.steps(threads, 1)
+        assert machine.now - started == pytest.approx(steps * 0.06 + trial, abs=0.7)  # a slow trial may be cut short
+    assert torch.get_num_threads() == 1 and len(machine.said) == 1
+    machine.seconds[2] = 0.04
+    machine.steps(threads, 800)
+    assert torch.get_num_threads() == 2 and len(machine.said) == 2
+    started = machine.now
+    machine.steps(threads, 3000)  # with all of them, there is nothing more to try
+    assert machine.now - started == pytest.approx(3000 * 0.04)
+
+
+def test_a_resume_keeps_to_fewer_threads(on: Callable[[dict[int, float]], Machine]) -> None:
+    machine = on({2: 0.04, 1: 0.06})
+    threads = machine.threads()  # which has not chosen
+    torch.set_num_threads(1)
+    machine.steps(threads, 1000)
+    assert torch.get_num_threads() == 1 and machine.said == []
+
+
 # --- in a training
 
 
