@@ -24,6 +24,7 @@ from scnf.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 README_ROWS = 6
+NOISE_DRAWS = 8  # of figures in cards, as in scnf.training.metrics
 NORMAL_95 = 1.959964
 KNOWN = {
     *("id", "table", "label", "command", "config", "card", "commit", "reported", "current", "machine", "short_machine"),
@@ -72,7 +73,7 @@ def card_figures(folder: Path) -> dict[str, Any]:
         "machine": card["machine"],
         "torch": card["torch"],
         "test_images": test["rows"],
-        "draws": 8,
+        "draws": NOISE_DRAWS,
         "error": 100 * (1 - test["accuracy"]),
         "error_one_draw": {"mean": 100 * (1 - test["one_draw_accuracy"]), "sd": 100 * test["one_draw_accuracy_std"]},
         "bits_per_dim": test["bits_per_dim"],
@@ -147,7 +148,9 @@ def one_draw(row: Row) -> str:
 
 
 def over_draws(row: Row) -> str:
-    return each_seed(row, "error") + (f", {row['draws']} draws" if "error" in row and row["draws"] != 8 else "")
+    return each_seed(row, "error") + (
+        f", {row['draws']} draws" if "error" in row and row["draws"] != NOISE_DRAWS else ""
+    )
 
 
 def name(row: Row) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from scnf import config
 from scnf.models.architectures import build
+from scnf.training.metrics import NOISE_DRAWS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import results
@@ -117,6 +118,10 @@ def test_results_show_each_row_once_and_a_configuration_that_exists() -> None:
     assert len(set(shown)) == len(shown) and set(shown) <= set(rows)
     for row in rows.values():
         assert (REPOSITORY / "configs" / row["config"]).is_file() and row["config"] in row["command"]
+
+
+def test_results_count_draws_of_the_noise_as_cards_do() -> None:
+    assert results.NOISE_DRAWS == NOISE_DRAWS
 
 
 def test_results_interval_is_wilsons() -> None:
