@@ -1,6 +1,6 @@
 """Semi-supervised image classification with exact likelihoods.
 
-`import scnf` is light: submodules are imported when they are first used, see the README for the parts.
+`import scnf` is light: submodules are imported when they are first used, see docs/extend.md for the parts.
 """
 
 import os as _os
