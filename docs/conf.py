@@ -40,7 +40,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # other projects, whose documentation an offline build does not see
     ("py:.*", r"(torch|nflows|typing|collections|pathlib|signal|subprocess)\..*"),
-    ("py:class", r"Module|Path|Figure|scnf\.native\.build\.Kernels"),  # annotations by short or internal names
+    ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels"),  # annotations by short or internal names
 ]
 
 
