@@ -1,4 +1,7 @@
-"""Settings of the Sphinx site: `sphinx-build -W -b html docs docs/_build/html` builds it."""
+"""Settings of the Sphinx site.
+
+`pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build/html` builds it.
+"""
 
 from typing import Any
 
