@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
 
     Returns:
-        the exit code: 0; 2 for something that the user can put right, standard output that is full or closed among
-        it; 1 for a bug; 128 + the signal after one of `scnf.interrupt.WATCHED`, and after SIGPIPE, when whoever reads
-        the output has gone. A training that has begun goes on without its output.
+        the exit code, which is 0 on success and 1 for a bug. It is 2 for something that the user can put right,
+        such as standard output that is full or closed. It is 128 + the signal after one of `scnf.interrupt.WATCHED`,
+        and after SIGPIPE, when whoever reads the output has gone. A training that has begun goes on without its output.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     commands = {"train": train, "evaluate": evaluate, "sample": sample, "runs": list_runs, "compare": compare}

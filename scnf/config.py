@@ -22,7 +22,7 @@ from scnf import files, strict_yaml
 from scnf.errors import UserError
 
 SHIPPED = "shipped"
-"""`pretrained: shipped` means pretrained/<recipe>/, which is also what a bare `--pretrained` means."""
+"""The value of `pretrained` that means pretrained/<recipe>/; a bare `--pretrained` means the same."""
 
 
 @dataclass
@@ -397,8 +397,11 @@ MAY_CHANGE = {
     # The label split that these draw is compared itself:
     *("data.num_labels", "data.labels_per_class", "data.balanced", "data.data_seed", "data.num_validation"),
 }
-"""What a resume may set anew. Every other setting stays for the whole of a run: its progress is counted in steps of
-such batches, its weights are of such a model, its best score is of such a kind."""
+"""The settings that a resume may change.
+
+Every other setting stays for the whole of a run, because progress is counted in steps of the same
+batches, the weights belong to the same model, and best scores are of the same metric.
+"""
 
 OTHER_NAMES = {
     "supervised": "data.num_labels",

@@ -66,10 +66,10 @@ def semi_supervised_loss(
         moved: number of rows before the views that are moved versions of labelled rows.
 
     Returns:
-        the loss in nats per image, inf where a row has density 0, and detached metrics: "loss", "labelled_nll" and
-        "unlabelled_nll" (nats per image; 0 where the batch has no such row), "labelled_accuracy", of the rows of the
-        classifier's cross-entropy, and with views "pseudo_labelled", the share of them that have a target; with latents
-        "kl", their mean divergence.
+        the loss in nats per image, inf where a row has density 0, and detached metrics. These are "loss",
+        "labelled_nll" and "unlabelled_nll" (nats per image; 0 where the batch has no such row), and
+        "labelled_accuracy" of the rows of the classifier's cross-entropy. With views there is "pseudo_labelled",
+        the share of views that have a target; with latents there is "kl", their mean divergence.
 
     Raises:
         ValueError: y are no labels.

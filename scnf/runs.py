@@ -169,7 +169,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """What checkpoints are bound to: drawn when the run is made, kept in env.json; "" in a run from before that.
+        """The key that binds checkpoints to the run, drawn when the run is made and kept in env.json; "" in older runs.
 
         Raises:
             UserError: env.json is missing or damaged.

@@ -16,7 +16,7 @@ def read_yaml(path: Path) -> Any:
     is an error, and so is an alias (`*name`), by which a few lines can stand for gigabytes.
 
     Raises:
-        OSError: as of :func:`read_bytes`.
+        OSError: as of :func:`scnf.files.read_bytes`.
         ValueError: no UTF-8, no YAML, a key twice, an alias, or brackets that are nested too deep.
     """
     try:

@@ -21,7 +21,7 @@ REACH = 2
 SHARPNESS = 4.0
 """How fast weights fall with distance."""
 ALPHA, STEPS = 0.999, 150
-"""How far labels spread: further than over cosines, for these neighbours are more often of one class."""
+"""Labels spread further over distortion neighbours than over cosines, because more of them share a class."""
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def distortion_distances(inputs: Tensor, others: Tensor) -> Tensor:
 
     With g and h the gradients of a pair, 0 outside, the sum over pixels i of
 
-        min over moves d, of up to 2 pixels along each axis, of sum_c |g(i + c) - h(i + d + c)|^2
+        `min over moves d, of up to 2 pixels along each axis, of sum_c |g(i + c) - h(i + d + c)|^2`
 
     where c goes over the pixel and its eight neighbours. It is no metric: pixels of `others` may stay unmatched.
 

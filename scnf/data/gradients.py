@@ -15,7 +15,7 @@ from scnf.checks import check_images
 
 ORIENTATIONS = 12
 CELLS = 9
-"""Along each side, about: cells of three pixels in images of 28."""
+"""The approximate number of cells along each side, which gives cells of three pixels in images of 28."""
 
 
 def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:

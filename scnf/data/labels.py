@@ -32,7 +32,7 @@ class Split:
 
     @property
     def train(self) -> Tensor:
-        """int64 [N - V], the rows to train on: all but validation, ascending."""
+        """The rows to train on, int64 [N - V], which are all but the validation rows, ascending."""
         keep = torch.ones(self.num_rows, dtype=torch.bool)
         keep[self.validation] = False
         return keep.nonzero().squeeze(1)

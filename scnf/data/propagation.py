@@ -14,7 +14,7 @@ from scnf.checks import check_count, check_labels, check_share, check_tensor
 from scnf.data.gradients import rescaled
 
 COMPONENTS = 64
-"""Principal components that distances are measured in: fewer numbers, and less noise."""
+"""The number of principal components in which distances are measured, to save time and drop noise."""
 
 
 @torch.no_grad()

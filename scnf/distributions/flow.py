@@ -11,7 +11,7 @@ from scnf.transforms.base import Transform
 
 
 class FlowDistribution(nn.Module):
-    """log p(z) = log N(f(z); 0, diag(scale)^2) + log |det df/dz|, with learned scales.
+    """`log p(z) = log N(f(z); 0, diag(scale)^2) + log |det df/dz|`, with learned scales.
 
     Args:
         transform: f, of vectors [N, D].
@@ -40,7 +40,7 @@ class FlowDistribution(nn.Module):
 
 
 class ClassConditionalFlow(ClassConditional):
-    """log p(z | y) = log N(h(z; y)) + log |det dh/dz|  (arXiv 1905.00505, section 3).
+    """`log p(z | y) = log N(h(z; y)) + log |det dh/dz|` (arXiv 1905.00505, section 3).
 
     The label enters as a learned embedding, given to the transform as its context.
 
@@ -49,7 +49,7 @@ class ClassConditionalFlow(ClassConditional):
         features: D.
         num_classes: K.
         embedding: width of the label embedding.
-        chunk: as in :class:`ClassConditional`.
+        chunk: as in :class:`~scnf.distributions.base.ClassConditional`.
 
     Example:
         >>> from scnf.nn import MLP

@@ -69,7 +69,7 @@ class ClassConditionalGaussian(ClassConditional):
         learn_means: whether training moves the means.
         scales: "shared" by all classes or each its "own".
         learn_scales: whether training changes the scales, 1 at the start.
-        chunk: as in :class:`ClassConditional`.
+        chunk: as in :class:`~scnf.distributions.base.ClassConditional`.
 
     Raises:
         ValueError: `means` or `scales` is unknown, or the simplex does not fit into D.

@@ -102,7 +102,7 @@ LABEL_DRAWS: dict[str, tuple[type[LabelDraw], bool]] = {
     "log-gamma": (LogGammaLabel, False),
     "score": (ScoreFunctionLabel, False),
 }
-"""By name: the class, and whether it is straight-through."""
+"""The class of each kind of draw by its name, and whether it is straight-through."""
 
 
 def make_label_draw(kind: str, temperature: float = 0.67, final_temperature: float | None = None) -> LabelDraw | None:

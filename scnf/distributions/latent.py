@@ -68,7 +68,7 @@ def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
         second: the same.
 
     Returns:
-        parameters [M, 2 D]: precision the sum of both, mean the average weighted by precision.
+        parameters [M, 2 D], whose precision is the sum of both and whose mean is their precision-weighted average.
 
     Example:
         >>> merge_gaussians(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
@@ -88,7 +88,7 @@ class GaussianLatent(nn.Module):
     Args:
         features: D.
         transform: a flow z_0 -> z on the posterior (normalizing flows, https://arxiv.org/abs/1505.05770), any
-            :class:`Transform` of vectors [M, D]; its forward direction is used.
+            `Transform` of vectors [M, D]; its forward direction is used.
         context_features: width of the context that the encoder gives to the transform, 0 for none.
 
     Attributes:

@@ -250,10 +250,10 @@ def hybrid_flow(
 ) -> SharedFlow:
     """One band of the Haar wavelet, given the three others by a network that sees the whole image, tells the classes.
 
-    The image is squeezed and mixed as in scnf-fast, by a matrix that starts as the Haar wavelet. The last band, which
-    starts as the diagonal details, those that say least of all about an image, is scaled and shifted twice given the
-    others: by a convolutional network, and by a :class:`GlobalConvNet`, which is to move it to where p(z_f | y) has its
-    class. The other bands are z_aux: see `hybrid_auxiliary`.
+    The image is squeezed and mixed as in scnf-fast, by a matrix that starts as the Haar wavelet. The last band starts
+    as the diagonal details, which say least about an image. It is scaled and shifted twice given the other bands, first
+    by a convolutional network and then by a :class:`~scnf.nn.GlobalConvNet`. The second coupling is to move it to where
+    p(z_f | y) has its class. The other bands are z_aux: see `hybrid_auxiliary`.
     """
     _require_image(shape)
     if not _even(shape):

@@ -12,7 +12,7 @@ from scnf.transforms import GreyLevels, Logit, Transform
 
 
 class SemiConditionalFlow(JointModel):
-    """log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|, with [z_aux, z_f] = f(x).
+    """`log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|`, with `[z_aux, z_f] = f(x)`.
 
     Atanov et al., "Semi-Conditional Normalizing Flows for Semi-Supervised Learning"
     (https://arxiv.org/abs/1905.00505), section 3. The shared flow f runs once for an image, only the small
@@ -57,12 +57,12 @@ class SemiConditionalFlow(JointModel):
             self.pixels = (-1.0, 2.0)  # samples may pass [0, 1] by a little, and have a density all the same
 
     def latents(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(z_aux [N, D - d], z_f [N, d], log |det df/dx| [N])."""
+        """(z_aux [N, D - d], z_f [N, d], `log |det df/dx|` [N])."""
         z, logabsdet = self.transform(x)
         return z[:, : -self.semantic_features], z[:, -self.semantic_features :], logabsdet
 
     def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
-        """z_f [N, d], and what all classes have in common [N - views]: log p(z_aux) + log |det df/dx|."""
+        """z_f [N, d], and what all classes have in common [N - views]: `log p(z_aux) + log |det df/dx|`."""
         z_aux, z_f, logabsdet = self.latents(x)
         own = len(x) - views
         if self.auxiliary is not None and own:
@@ -122,7 +122,7 @@ class OnLatents(SemiConditionalFlow):
     """A flow whose shared part stays as it is, so that what that part gives needs to be computed but once.
 
     The same modules by the same names, but rows [N, d + 1] of :meth:`SemiConditionalFlow.latent_rows` in place of x:
-    z_f, and log p(z_aux) + log |det df/dx|. All likelihoods are those of x.
+    z_f, and `log p(z_aux) + log |det df/dx|`. All likelihoods are those of x.
 
     Args:
         flow: whose parameters outside of the class-conditional part and the prior are frozen from here on.

@@ -40,7 +40,7 @@ class M2(VariationalModel):
         decoder: (z_1 [M, D_1], y [M, K]) -> parameters of the likelihood.
         classifier: x [N, ...] -> logits of q(y | x) [N, K].
         labels: how a hidden label is drawn; None enumerates.
-        num_samples: as in :class:`VariationalModel`.
+        num_samples: as in :class:`~scnf.models.variational.VariationalModel`.
         importance_samples: likewise.
         class_chunk: classes enumerated at once; all by default.
 
@@ -94,7 +94,7 @@ class M2(VariationalModel):
         return torch.stack([self.likelihood.log_prob(seen, self.decoder(drawn[0], y)), kl], dim=1)
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row and label; see :class:`Table`."""
+        """One draw for each row and label; see :class:`~scnf.models.variational.Table`."""
         features, class_logits = self.encode(seen)
 
         def one_class(*inputs: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class M1M2(VariationalModel):
         return z, self.likelihood.log_prob(seen, self.m1.decoder(z)) - log_q
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row and label; see :class:`Table`."""
+        """One draw for each row and label; see :class:`~scnf.models.variational.Table`."""
         z, common = self._lift(seen)
         table = self.m2.table(z, analytic)
         return table._replace(log_joint=table.log_joint + common.unsqueeze(1))

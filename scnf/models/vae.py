@@ -27,7 +27,7 @@ class VAE(VariationalModel):
         decoder: z_1 [M, D_1] -> parameters of the likelihood.
         classifier: [z_1, ..., z_L] [M, sum of D_l] -> logits of p(y | z) [M, K].
         num_classes: K.
-        num_samples: as in :class:`VariationalModel`.
+        num_samples: as in :class:`~scnf.models.variational.VariationalModel`.
         importance_samples: likewise.
 
     Example:
@@ -61,7 +61,7 @@ class VAE(VariationalModel):
         return torch.log_softmax(single_or_better(self.classifier(torch.cat(list(drawn), dim=1).detach())), dim=1)
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row; see :class:`Table`."""
+        """One draw for each row; see :class:`~scnf.models.variational.Table`."""
         log_w, log_q, kl = self._terms(seen, analytic)
         return Table(log_w.unsqueeze(1) + log_q, log_q, kl.unsqueeze(1).expand_as(log_q))
 

@@ -57,7 +57,7 @@ def coupling_posterior(features: int, steps: int) -> Transform:
 
 
 POSTERIORS = {"planar": planar_posterior, "coupling": coupling_posterior}
-"""Flows on a Gaussian posterior, by name: (width, steps) -> transform with a context of `CONTEXT` features."""
+"""Flows on a Gaussian posterior by name, as (width, steps) -> transform with a context of `CONTEXT` features."""
 
 
 def gaussian_latent(features: int, posterior: str = "gaussian", posterior_steps: int = 4) -> GaussianLatent:

@@ -170,9 +170,9 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
         weights: weight and bias of each layer: [M, C, 3, 3], [M], [M, M, 1, 1], [M], [D, M, 3, 3], [D], like x.
 
     Returns:
-        [N, D, H, W]; None where there is no kernel, or it is not for these: other types, devices or shapes, layers of
-        more than a million numbers an image, the transforms of torch.func, forward-mode derivatives. Autocast changes
-        nothing: on the CPU all is sooner done here than by PyTorch in bf16.
+        [N, D, H, W]; None where there is no kernel for these inputs. There is none for other types, devices or shapes,
+        layers of more than a million numbers an image, the transforms of torch.func, or forward-mode derivatives.
+        Autocast changes nothing, because on the CPU the kernel is faster than PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]

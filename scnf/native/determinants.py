@@ -44,7 +44,7 @@ class _LogAbsDet(torch.autograd.Function):
 
 
 def log_abs_det(matrix: Tensor) -> Tensor | None:
-    """Log |det W|, with the inverse that its gradient is, in one elimination: PyTorch calls LAPACK three times.
+    """`log |det W|` with its inverse, which is its gradient, in one elimination; PyTorch calls LAPACK three times.
 
     Args:
         matrix: W [D, D], float32 or float64, on the CPU.

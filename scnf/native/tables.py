@@ -73,8 +73,8 @@ def look_up(table: Tensor, index: Tensor) -> Tensor | None:
         index: int32, of any shape, each in [0, K).
 
     Returns:
-        shaped like index; None where it is not for these: other types or devices, no entries or more than 65,536, the
-        transforms of torch.func, forward-mode derivatives.
+        shaped like index; None where there is no kernel for these inputs. There is none for other types or devices, for
+        no entries or more than 65,536, in the transforms of torch.func, or for forward-mode derivatives.
 
     Raises:
         IndexError: an index outside of the table, where there is no kernel; a kernel gives NaN.

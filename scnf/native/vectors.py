@@ -122,9 +122,9 @@ def mlp(x: Tensor, *weights: Tensor) -> Tensor | None:
             and [D, M], [D], like x.
 
     Returns:
-        [N, D]; None where there is no kernel, or it is not for these: other types, devices or shapes, more than 131,072
-        weights, the transforms of torch.func, forward-mode derivatives. Autocast changes nothing: on the CPU all is
-        sooner done here than by PyTorch in bf16.
+        [N, D]; None where there is no kernel for these inputs. There is none for other types, devices or shapes, more
+        than 131,072 weights, the transforms of torch.func, or forward-mode derivatives. Autocast changes nothing,
+        because on the CPU the kernel is faster than PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2), (8,), (8, 8), (8,), (8, 8), (8,), (4, 8), (4,))]

@@ -35,7 +35,7 @@ SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "bits_per_dim": lambda figures: -figures["nll"],  # of binary images, nats
     "last": lambda figures: math.inf,
 }
-"""What makes one set of validation figures better than another: the higher score is kept, ties go to the later."""
+"""Scores of validation figures by `train.select`; the highest score is kept, and ties go to the later epoch."""
 
 
 def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:

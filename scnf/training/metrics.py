@@ -16,7 +16,7 @@ from scnf.errors import UserError
 from scnf.models.base import JointModel
 
 NOISE_DRAWS = 8
-"""Draws of the noise for figures that are reported: another one moves an accuracy as much as other labels may."""
+"""Noise draws behind reported figures, because one other draw moves an accuracy as much as other labels may."""
 _NEXT = 1_000_003
 """From the seed of one draw, or view, to that of the next."""
 
@@ -185,10 +185,11 @@ def evaluate(
         augment: strength of the random affine maps that move them.
 
     Returns:
-        "accuracy" and "ece" (a fraction) of the mean of p(y | x) over the draws: an estimate of p(y | grey levels), but
-        with the noise of training in place of the model's own. With more than one draw, "one_draw_accuracy" and
-        "one_draw_accuracy_std", mean and standard deviation over the draws of the accuracy that each has alone. With
-        `views`, "views_accuracy", of the mean of p(y | x) over one draw of an image and its versions.
+        "accuracy" and "ece" (a fraction) of the mean of p(y | x) over the draws. This mean estimates p(y | grey
+        levels), but with the noise of training in place of the model's own. With more than one draw,
+        "one_draw_accuracy" and "one_draw_accuracy_std", mean and standard deviation over the draws of the accuracy that
+        each has alone. With `views`, "views_accuracy", of the mean of p(y | x) over one draw of an image and its
+        versions.
 
         Where the model knows p(x), "nll", nats per row: minus the mean over rows and draws of log p(x), or of a lower
         bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised

@@ -17,8 +17,8 @@ from scnf.transforms.base import Transform, Undone, full_precision, gradients
 def haar_matrix(channels: int) -> Tensor:
     """Orthogonal [4C, 4C] from the four pixels of a squeezed 2x2 block to three details and, last, their mean.
 
-    The layout is that of :class:`scnf.transforms.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C details
-    come first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
+    The layout is that of :class:`~scnf.transforms.shape.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C
+    details come first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
     """
     pattern = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, 1]]) / 2
     per_channel = torch.kron(torch.eye(channels), pattern)
@@ -45,7 +45,7 @@ class InvertibleLinear(Transform):
         raise NotImplementedError
 
     def logabsdet(self) -> Tensor:
-        """The scalar log |det W|."""
+        """The scalar `log |det W|`."""
         raise NotImplementedError
 
     def _logabsdet_of_all(self, inputs: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _product(weight: Tensor, inputs: Tensor) -> Tensor:
 
 
 class FullLinear(InvertibleLinear):
-    """Every entry of the matrix is a parameter; log |det| by elimination, O(D^3) a call.
+    """Every entry of the matrix is a parameter; `log |det W|` by elimination costs O(D^3) a call.
 
     Args:
         size: number of channels or features, D.
@@ -104,13 +104,13 @@ class FullLinear(InvertibleLinear):
         return self.weight
 
     def logabsdet(self) -> Tensor:
-        """The scalar log |det W|."""
+        """The scalar `log |det W|`."""
         found = log_abs_det(self.weight)
         return torch.linalg.slogdet(self.weight).logabsdet if found is None else found
 
 
 class PLULinear(InvertibleLinear):
-    """W = P L (U + diag(s)) with a fixed permutation P; log |det W| = sum log |s| costs O(D).
+    """`W = P L (U + diag(s))` with a fixed permutation P; `log |det W| = sum log |s|` costs O(D).
 
     The sign of each diagonal entry is fixed at the start and its logarithm learned, so W stays invertible.
 
@@ -140,7 +140,7 @@ class PLULinear(InvertibleLinear):
         return self.permutation @ lower @ upper
 
     def logabsdet(self) -> Tensor:
-        """The scalar log |det W|."""
+        """The scalar `log |det W|`."""
         return self.log_diagonal.sum()
 
 
@@ -151,7 +151,7 @@ def _orthogonal(raw: Tensor) -> Tensor:
 
 
 class HouseholderLinear(InvertibleLinear):
-    """An orthogonal matrix as a product of D Householder reflections: log |det W| = 0, perfectly conditioned.
+    """An orthogonal matrix as a product of D Householder reflections: `log |det W|` = 0, perfectly conditioned.
 
     Args:
         size: number of channels or features, D.
@@ -166,7 +166,7 @@ class HouseholderLinear(InvertibleLinear):
         return _orthogonal(self.vectors)
 
     def logabsdet(self) -> Tensor:
-        """The scalar log |det W| = 0."""
+        """The scalar `log |det W|` = 0."""
         return self.vectors.new_zeros(())
 
 
@@ -189,7 +189,7 @@ class QRLinear(InvertibleLinear):
         return _orthogonal(self.vectors) @ triangular
 
     def logabsdet(self) -> Tensor:
-        """The scalar log |det W|."""
+        """The scalar `log |det W|`."""
         return self.log_diagonal.sum()
 
 

@@ -60,10 +60,10 @@ class GreyLevels(StartsFromData):
     falls short by log2(2 pi e / 12) / 2 = 0.25 bits, and an affine coupling makes a Gaussian of what it knows all else
     about: in images of strokes on black, of four pixels in five. So y = Phi^-1(tail + (1 - 2 tail) levels x) for
     x < 1/levels, which falls short by -log2(1 - 2 tail) = 0.015 bits, and y goes on from Phi^-1(1 - tail) with a slope
-    for each level. Levels that many pixels have, such as full ink, get more room than others: at the start half of it
-    is dealt out by a first batch (:func:`start_from`), by its numbers of pixels, the other half evenly. The mean slope
-    starts at 10 times the root of the odds of a pixel not to be of the darkest level, taken to lie between 1e-3 and
-    1e3: at 5 for MNIST, at 10 where it is one in two.
+    for each level. Levels that many pixels have, such as full ink, get more room than others. A first batch sets the
+    slopes (:func:`~scnf.transforms.normalization.start_from`): half of the room is dealt out by its numbers of pixels,
+    the other half evenly. The mean slope starts at 10 times the root of the odds that a pixel is not of the darkest
+    level, these odds being clamped to [1e-3, 1e3]: at 5 for MNIST, at 10 where the odds are even.
 
     Samples may lie outside of [0, 1], as pixels that are darker or lighter than any: clamp them before showing them. No
     sample has a pixel darker than -tail / ((1 - 2 tail) levels): there the density is 0, logabsdet -inf.

@@ -42,7 +42,7 @@ class Unsqueeze(InverseTransform):
 
 
 class Flatten(Transform):
-    """[N, *shape] -> [N, D].
+    """`[N, *shape]` -> [N, D].
 
     Args:
         shape: shape of one input, without the batch.
@@ -57,7 +57,7 @@ class Flatten(Transform):
         return inputs.flatten(1), inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs [N, *shape], zeros [N])."""
+        """Noise -> data: (outputs `[N, *shape]`, zeros [N])."""
         return inputs.unflatten(1, self.shape), inputs.new_zeros(inputs.shape[0])
 
 
@@ -152,7 +152,7 @@ class FactorOut(Transform):
         return torch.cat([aside.flatten(1), outputs], dim=1), logabsdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs [N, *shape], logabsdet [N])."""
+        """Noise -> data: (outputs `[N, *shape]`, logabsdet [N])."""
         size = math.prod(self.aside_shape)
         kept, logabsdet = self.inner.inverse(inputs[:, size:], context)
         aside = inputs[:, :size].unflatten(1, self.aside_shape)
