@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "experiments.md"]  # docs/research/ holds its text by topics
+exclude_patterns = ["_build"]
 
 default_role = "code"  # docstrings mark code by single backticks
 

@@ -95,7 +95,7 @@ class ModelSettings:
         learn_scales: whether training changes them.
         class_chunk: classes enumerated at once; fewer need less memory, in training for about a third more time. All by
             default.
-        likelihood: p(x | latents): bernoulli (binarised pixels), logistic (256 grey levels) or gaussian.
+        likelihood: p(x | latents): bernoulli (binarised pixels), logistic (the grey levels of the data) or gaussian.
         latent: width of the latent variable; a list, bottom first, makes a ladder.
         auxiliary: width of the auxiliary variable (adgm).
         variables: number of one-hot latents (gumbel-autoencoder).
@@ -182,11 +182,13 @@ class ObjectiveSettings:
     Attributes:
         labelled_weight: weight of a labelled row, beside 1 for an unlabelled one.
         labelled_decay: share of all steps in which that weight comes to 1, evenly; 0 to keep it.
-        classifier_weight: weight of the cross-entropy of p(y | x) on labelled rows.
+        classifier_weight: weight of the cross-entropy of p(y | x) on labelled rows: on moved versions of them where
+            data.augment is above 0. Rows with a propagated label count as labelled where there are no views.
         temperature: of p(y | x) in cross-entropies and confidences.
-        consistency_weight: weight of the cross-entropy between an augmented view and what the model is sure of.
+        consistency_weight: weight of the cross-entropy between a view of an unlabelled row (moved by data.augment, with
+            noise of its own) and its target: the class that the model is sure of for the row, or its propagated label.
         consistency_ramp: share of all steps in which that weight rises from 0.
-        confidence: how sure is sure.
+        confidence: posterior probability above which a class becomes the target of a view.
         propagations: how often in a training, at even distances, labels are propagated over nearest neighbours: first
             of pixels, then of what the model has made of them. They are the targets of views, or without views
             (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.

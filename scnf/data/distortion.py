@@ -17,7 +17,7 @@ from scnf.data.gradients import by_parts, oriented_gradients, rescaled
 from scnf.data.propagation import check_spread, nearest_neighbours, spread
 
 REACH = 2
-"""Pixels by which the place of the best match may differ, down and to the right."""
+"""Pixels by which the place of the best match may differ, either way along each axis."""
 SHARPNESS = 4.0
 """How fast weights fall with distance."""
 ALPHA, STEPS = 0.999, 150
