@@ -48,10 +48,19 @@ def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
     """A function or module through `torch.compile`; on a GPU as CUDA graphs, whose results last until the next call.
 
     Backward runs without autocast, as it does where nothing is compiled: what forward did in float32 stays so.
+
+    PyTorch keeps compiled code for other processes, by its settings. Which vector instructions it is made of depends on
+    the processor and on the variable `ATEN_CPU_CAPABILITY`, which are not among these (torch 2.14): code for others
+    gives wrong numbers without a word. So the width of the vectors is made a setting.
     """
     import torch._functorch.config as of_backward
 
     of_backward.backward_pass_autocast = "off"  # read when the first call compiles
+    if device.type == "cpu":
+        import torch._inductor.config as of_code
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        of_code.cpp.simdlen = pick_vec_isa().bit_width()
     # densities are float32, not TF32, and to stay so
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
     return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)

@@ -1,11 +1,14 @@
 """What is asked of the machine underneath."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import needs_compiler
 from scnf.machine import description, has_bfloat16
 
 FAULTS = """
@@ -93,3 +96,26 @@ assert compile_for(torch.cos, torch.device("cpu"), backend="aot_eager")(torch.ze
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+COMPILED = """
+import torch
+from scnf.machine import compile_for
+
+def function(x):
+    return (2 * x).tanh()
+
+x = torch.randn(4, 2, 5, 5)
+print(float((compile_for(function, x.device)(x) - function(x)).abs().max()))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_f"), reason="with AVX2 alone there is no other code")
+def test_compiled_code_that_was_kept_for_other_instructions_is_not_taken(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)
+    for capability in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}):
+        command = [sys.executable, "-c", COMPILED]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | capability)
+        assert float(done.stdout) < 1e-6, capability

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
+from scnf.machine import compile_for
 from scnf.native import build, operators
 from scnf.nn import ConvNet, GlobalConvNet
 from scnf.transforms import FullLinear
@@ -29,6 +30,7 @@ needs_kernel = pytest.mark.skipif(native.library() is None, reason="no kernel ca
 fresh = native.library.__wrapped__
 OPERATOR_TESTS = ["test_schema", "test_faketensor"]
 # images, channels, hidden, outputs, height, width
+CPU = torch.device("cpu")
 SIZES = [
     (64, 2, 64, 4, 14, 14),
     (5, 3, 32, 2, 14, 14),
@@ -206,14 +208,14 @@ def test_compiled_it_is_one_operator_of_the_graph() -> None:
         return native.conv_net(2 * x, *weights).tanh()
 
     arrays = drawn((4, 2, 8, 2, 5, 5))
-    compiled = torch.compile(around, fullgraph=True)
+    compiled = compile_for(around, CPU, fullgraph=True)
     torch.testing.assert_close(outputs_and_gradients(compiled, arrays), outputs_and_gradients(around, arrays))
 
 
 @needs_kernel
 def test_a_compiled_graph_is_for_any_number_of_images_of_any_size() -> None:
     x, *weights = drawn((6, 2, 8, 2, 5, 7))
-    compiled = torch.compile(native.conv_net, fullgraph=True, dynamic=True)
+    compiled = compile_for(native.conv_net, CPU, fullgraph=True, dynamic=True)
     for images, rows in ((6, 5), (4, 3)):
         part = x[:images, :, :rows].clone().requires_grad_()
         for dimension in (0, 2, 3):
@@ -416,7 +418,7 @@ def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> No
         scale = torch.linspace(0.5, 2, expected[0].numel(), dtype=torch.float64).view_as(expected[0])
         found = torch.autograd.grad((scale * native.conv3x3(leaf, *weights)).sum(), weights)
         torch.testing.assert_close(list(found), expected[2:])
-    compiled = torch.compile(native.conv3x3, fullgraph=True)
+    compiled = compile_for(native.conv3x3, CPU, fullgraph=True)
     torch.testing.assert_close(outputs_and_gradients(compiled, [x, weight, bias]), expected)
     weight, bias = weight.detach().requires_grad_(), bias.detach()
     jacobians = [

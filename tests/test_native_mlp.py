@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_native import (
+    CPU,
     OPERATOR_TESTS,
     check_that_autocast_changes_nothing,
     gradients_of_a_gradient,
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import native
 from scnf.distributions.flow import ClassConditionalFlow
+from scnf.machine import compile_for
 from scnf.nn import MLP
 from scnf.transforms import AffineCoupling, ChannelPartition
 
@@ -135,7 +137,7 @@ def test_any_layout_will_do_and_what_needs_no_gradient_gets_none() -> None:
 @needs_kernel
 def test_compiled_it_is_one_graph_for_any_number_of_vectors() -> None:
     x, *weights = drawn((6, 3, 8, 1, 4))
-    compiled = torch.compile(lambda *arrays: native.mlp(*arrays).tanh(), fullgraph=True, dynamic=True)
+    compiled = compile_for(lambda *arrays: native.mlp(*arrays).tanh(), CPU, fullgraph=True, dynamic=True)
     for vectors in (6, 4):
         part = x[:vectors].clone()
         torch._dynamo.mark_dynamic(part, 0)  # an error, where the graph holds for one number alone
