@@ -184,8 +184,8 @@ def compare(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]], j
             continue
         changed += 1
         print(f"{name}: {verdict}")
-    for name in sorted(jobs.keys() - before.keys()):
-        print(f"{name}: not in the file, not compared")
+    if new := sorted(jobs.keys() - before.keys()):
+        print(f"not in the file, and so not compared: {', '.join(new)}")
     compared = len(before.keys() & now.keys())
     print(f"{compared} trainings compared: " + (f"{changed} changed" if changed else "no weight has changed"))
     return changed

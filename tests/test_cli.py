@@ -15,7 +15,7 @@ import torch
 import yaml
 from matplotlib import image
 
-from conftest import REPOSITORY, TINY
+from conftest import TINY
 from scnf import __version__, cli, config
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors, save_tensors
@@ -60,10 +60,6 @@ def test_version_is_printed_by_the_module(start: Callable[..., Any]) -> None:
 def test_version_imports_nothing_heavy(start: Callable[..., Any]) -> None:
     code = "import sys; from scnf.__main__ import main; main(['--version']); print({'torch', 'numpy'} & {*sys.modules})"
     assert start("-c", code).communicate() == (f"scnf {__version__}\nset()\n", "")
-
-
-def test_version_is_the_one_to_cite() -> None:
-    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == __version__
 
 
 def test_no_words_at_all(scnf: Callable[..., Any]) -> None:
