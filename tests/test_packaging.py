@@ -28,8 +28,3 @@ def test_hooks_have_the_versions_of_the_dev_extra(tool: str) -> None:
     named = {"ruff": r"ruff==([\d.]+)", "mypy": r"mypy \(([\d.]+)\)"}[tool]
     found = {version for hook in hooks for version in re.findall(named, str(hook))}
     assert len(pinned) == 1 and found == set(pinned)
-
-
-def test_contributing_is_short() -> None:
-    lines = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 80 and max(map(len, lines)) <= 100
