@@ -13,6 +13,7 @@ its `model.safetensors` is there, before the test split is evaluated. Existing s
 
 The file holds two SHA-256 of each job: one of `model.safetensors`, one of its tensors (names, types, shapes, numbers).
 The tensors decide. Another processor or another torch changes the last bits, so compare on one machine.
+The 33 trainings take 4.5 minutes one after the other (`--jobs 1`, AMD EPYC, beside other work).
 The exit code is 0 where no tensor has changed, 1 where one has, and 2 where a training failed.
 """
 
