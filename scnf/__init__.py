@@ -5,7 +5,7 @@
 
 import os as _os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Threads of OpenMP that wait for each other spin, by default almost for good: where another process keeps a core busy,
 # a step then takes a hundred times as long. So they are to sleep after so many turns. GNU's OpenMP reads this when

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scnf import config, interrupt, runs, streams
+from scnf import __version__, config, interrupt, runs, shipped, streams
 from scnf.config import SHIPPED, Range, Settings
 from scnf.errors import UserError
 from scnf.failures import explain, traceback_in
@@ -34,8 +34,9 @@ USAGE = """usage: scnf COMMAND ...
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
   compare    models side by side on one split: scnf compare RUN RUN ... [--k 50] [--split test]
 
-RUN is an id, a directory or `last`; PATH also a .safetensors file, or `shipped` for the main job's weights.
-scnf COMMAND --help tells more."""
+RUN is an id, a directory or `last`. PATH is also a .safetensors file, the name of weights that ship, such as
+scnf-digits, or `shipped` for the main job's weights.
+scnf COMMAND --help tells more. scnf --version prints the version."""
 
 
 M1_COPY = "m1"
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if not words or words[0] in ("-h", "--help"):
                     print(USAGE)
                     return 0 if words else 2
+                if words[0] == "--version":
+                    print(f"scnf {__version__}")
+                    return 0
                 if words[0] not in commands:
                     raise UserError(f"there is no command {words[0]!r}: choose one of {', '.join(commands)}")
                 return commands[words[0]](words[1:])
@@ -788,7 +792,10 @@ def _small_parser(command: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "weights", type=expand, metavar="RUN|PATH", help="a run (id, directory, last), a directory or .safetensors file"
+        "weights",
+        type=expand,
+        metavar="RUN|PATH",
+        help="a run (id, directory, last), a directory, a .safetensors file, or weights that ship (shipped, or a name)",
     )
     _add_logs(parser)
     return parser
@@ -829,17 +836,19 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
         return directory, weights
     if ref == SHIPPED:
         recipe = settings.model.recipe
-        places = [Path("pretrained") / recipe, Path(__file__).parent.parent / "pretrained" / recipe]
-        for place in places:
-            if (place / "model.safetensors").is_file():
-                return place, place / "model.safetensors"
-        raise UserError(f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without")
+        if (place := shipped.find_weights(recipe)) is None:
+            raise UserError(
+                f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without"
+            )
+        return place, place / "model.safetensors"
     path = Path(ref)
     if path.is_file():
         inside = path.parent.name == "checkpoints"  # of a run, whose config.yaml lies one up
         return (path.parent.parent if inside else path.parent), path
     if path.suffix == ".safetensors":
         raise UserError(f"there is no file {path}")
+    if not path.exists() and (place := shipped.find_weights(ref)) is not None:
+        return place, place / "model.safetensors"
     directory = path if (path / "model.safetensors").is_file() else Run.find(Path(settings.runs.root), ref).path
     for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if weights.is_file():

@@ -18,11 +18,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from scnf import files, strict_yaml
+from scnf import files, shipped, strict_yaml
 from scnf.errors import UserError
 
 SHIPPED = "shipped"
-"""The value of `pretrained` that means pretrained/<recipe>/; a bare `--pretrained` means the same."""
+"""The value of `pretrained` that means the weights that ship for the recipe; a bare `--pretrained` means the same."""
 
 
 @dataclass
@@ -286,7 +286,8 @@ class Settings:
         device: auto takes CUDA where there is one.
         threads: of the CPU. auto times a step with as many as there are and with fewer, and takes what is soonest done.
         pretrained: weights to start from: a directory, a run, or a .safetensors file; "shipped" for those that come
-            with the project. A run keeps the file's path and, after `#sha256=`, its check sum.
+            with the project for this recipe, or their name, such as scnf-digits. A run keeps the file's path and,
+            after `#sha256=`, its check sum.
         data: what to learn from.
         model: which p(x, y).
         objective: the loss.
@@ -534,8 +535,8 @@ def _expand(argv: Sequence[str]) -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """A configuration as given, then in `configs/` here, then in the project's own `configs/`."""
-    places = [Path(name), Path("configs") / name, Path(__file__).parent.parent / "configs" / name]
+    """A configuration as given, then in `configs/` here, then among those that come with scnf."""
+    places = [Path(name), *shipped.places("configs", name)]
     for place in places:
         if place.is_file():
             return place

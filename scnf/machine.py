@@ -22,7 +22,7 @@ _GROWTH = 1 << 28
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16: a GPU that need not emulate it, a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     have = torch.cpu.get_capabilities()
     return bool(have.get("avx512_bf16") or have.get("amx_bf16"))
 

@@ -55,7 +55,8 @@ class _Residual(nn.Module):
         self.first, self.second = first, second
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs + self.second(F.relu_(self.first(F.relu(inputs))))
+        change: Tensor = self.second(F.relu_(self.first(F.relu(inputs))))
+        return inputs + change
 
 
 class MLP(nn.Module):
@@ -95,7 +96,8 @@ class MLP(nn.Module):
             outputs = native.mlp(inputs, *(cast(Tensor, part) for at in layers for part in (at.weight, at.bias)))
             if outputs is not None:
                 return outputs
-        return self.leave(F.relu(self.blocks(self.enter(inputs))))
+        plain: Tensor = self.leave(F.relu(self.blocks(self.enter(inputs))))
+        return plain
 
 
 class ConvNet(nn.Module):
@@ -153,7 +155,8 @@ class ConvNet(nn.Module):
             outputs = native.conv_net(inputs, *weights)
             if outputs is not None:
                 return outputs
-        return self.leave(F.relu_(self.blocks(self.enter(inputs))))
+        plain: Tensor = self.leave(F.relu_(self.blocks(self.enter(inputs))))
+        return plain
 
 
 class _BatchNorm(nn.BatchNorm1d):
@@ -265,7 +268,8 @@ class GlobalConvNet(nn.Module):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]; there is no context."""
-        return self.leave(self.features(inputs)).unflatten(1, self.out_shape)
+        outputs: Tensor = self.leave(self.features(inputs)).unflatten(1, self.out_shape)
+        return outputs
 
 
 class Encoder(nn.Module):
@@ -283,12 +287,14 @@ class Encoder(nn.Module):
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Map [N, ...] to [N, out_features]."""
         hidden = self.body(inputs)
-        return self.head(hidden) if context is None else self.head(hidden, context)
+        outputs: Tensor = self.head(hidden) if context is None else self.head(hidden, context)
+        return outputs
 
 
 def before_head(network: nn.Module, inputs: Tensor) -> Tensor:
     """What an :class:`Encoder` knows of its inputs, [N, hidden]; of another network, its outputs."""
-    return network.body(inputs) if isinstance(network, Encoder) else network(inputs)
+    features: Tensor = network.body(inputs) if isinstance(network, Encoder) else network(inputs)
+    return features
 
 
 class ConvDecoder(nn.Module):
@@ -327,7 +333,8 @@ class ConvDecoder(nn.Module):
         """Map [M, in_features] to [M, C * H * W]."""
         if context is not None and self.context_features:
             inputs = torch.cat([inputs, context.to(inputs.dtype)], dim=1)
-        return self.grow(self.enter(inputs).unflatten(1, self.start)).flatten(1)
+        outputs: Tensor = self.grow(self.enter(inputs).unflatten(1, self.start)).flatten(1)
+        return outputs
 
 
 _NORMS: dict[str, Callable[[int], list[nn.Module]]] = {

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -32,7 +32,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = cast(yaml.SafeLoader, self).peek_event()
             raise yaml.composer.ComposerError(
                 None, None, f"write out what the alias *{event.anchor} stands for", event.start_mark
             )

@@ -16,12 +16,13 @@ ANYONE = {"scnf", "scnf.checks", "scnf.errors", "scnf.files", "scnf.interrupt", 
 """What every module may import."""
 
 BELOW = {
-    "scnf.config": set(),
+    "scnf.config": {"scnf.shipped"},
     "scnf.data": {"scnf.data"},
     "scnf.machine": set(),
     "scnf.native": {"scnf.native"},
     "scnf.nn": {"scnf.native"},
     "scnf.runs": set(),
+    "scnf.shipped": set(),
     "scnf.streams": set(),
     "scnf.threads": set(),
     "scnf.transforms": {"scnf.transforms", "scnf.native"},

@@ -16,7 +16,7 @@ import yaml
 from matplotlib import image
 
 from conftest import TINY
-from scnf import cli, config
+from scnf import __version__, cli, config
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors, save_tensors
 
@@ -46,6 +46,20 @@ def test_help(scnf: Callable[..., Any], words: str) -> None:
     outcome = scnf(words)
     assert outcome.code == 0 and outcome.err == ""
     assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs", "compare"))
+
+
+def test_version(scnf: Callable[..., Any]) -> None:
+    outcome = scnf("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"scnf {__version__}\n", "")
+
+
+def test_version_is_printed_by_the_module(start: Callable[..., Any]) -> None:
+    assert start("-m", "scnf", "--version").communicate() == (f"scnf {__version__}\n", "")
+
+
+def test_version_imports_nothing_heavy(start: Callable[..., Any]) -> None:
+    code = "import sys; from scnf.__main__ import main; main(['--version']); print({'torch', 'numpy'} & {*sys.modules})"
+    assert start("-c", code).communicate() == (f"scnf {__version__}\nset()\n", "")
 
 
 def test_no_words_at_all(scnf: Callable[..., Any]) -> None:

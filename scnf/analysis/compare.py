@@ -114,7 +114,8 @@ def measure(
         return results, len(rows) / seconds
 
     def classify(images: Tensor) -> JointOutput:
-        return model(images, torch.full((len(images),), UNLABELLED, device=device))
+        output: JointOutput = model(images, torch.full((len(images),), UNLABELLED, device=device))
+        return output
 
     row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))
     row["likelihood_of"] = model.likelihood_of
@@ -229,7 +230,7 @@ def _rank(row: Mapping[str, Any]) -> float:
     """The highest log p(x) first; figures that are of something else come last, as they came."""
     if row["likelihood_of"] != "levels":
         return math.inf
-    return -(row["nats"] if row["iwae_nats"] is None else row["iwae_nats"])
+    return -float(row["nats"] if row["iwae_nats"] is None else row["iwae_nats"])
 
 
 def _mean(parts: Sequence[Tensor]) -> float:

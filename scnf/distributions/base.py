@@ -1,10 +1,11 @@
 """What every class-conditional distribution answers, and the one place where classes are enumerated."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, kl_divergence, register_kl
+from torch.distributions import Distribution, Independent, kl_divergence, register_kl
 from torch.utils.checkpoint import checkpoint
 
 
@@ -13,7 +14,13 @@ def single_or_better(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-class Rows(Independent):
+if TYPE_CHECKING:
+    _Independent = Independent[Distribution]
+else:
+    _Independent = Independent
+
+
+class Rows(_Independent):
     """Independent dimensions [M, D, ...] as one distribution over rows, of which there may be none.
 
     PyTorch's own sum over dimensions makes an error of M = 0.
@@ -21,12 +28,15 @@ class Rows(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p [M], in nats."""
-        return self.base_dist.log_prob(value).sum(-1)
+        log_probs: Tensor = self.base_dist.log_prob(value)
+        return log_probs.sum(-1)
 
 
-@register_kl(Rows, Rows)
 def _kl_of_rows(p: Rows, q: Rows) -> Tensor:
     return kl_divergence(p.base_dist, q.base_dist).sum(-1)
+
+
+register_kl(Rows, Rows)(_kl_of_rows)
 
 
 def enumerate_classes(

@@ -1,6 +1,7 @@
 """Densities of vectors by a flow: alone, or depending on the class, the conditional part of SCNF."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ class ClassConditionalFlow(ClassConditional):
         common = before() if before is not None else 0
         given = self._given
         if common:
-            z, logabsdet = self.transform(z, stop=common)
+            in_parts: Any = self.transform  # what has `before_context` also takes `start` and `stop`
+            z, logabsdet = in_parts(z, stop=common)
             given = partial(self._given, start=common)
         # looked up once: a gradient for each of the rows would be added to the table one by one
         embeddings = self.embedding(torch.arange(self.num_classes, device=z.device))

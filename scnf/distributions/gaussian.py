@@ -51,7 +51,8 @@ def simplex_vertices(num_classes: int, features: int) -> Tensor:
     basis = torch.linalg.svd(centred).U[:, : num_classes - 1]  # the K - 1 directions that the vertices span
     vertices = torch.zeros(num_classes, features, dtype=torch.float64)
     vertices[:, : num_classes - 1] = centred @ basis
-    return (vertices / vertices.norm(dim=1, keepdim=True).clamp_min(1e-12)).float()
+    lengths: Tensor = vertices.norm(dim=1, keepdim=True)
+    return (vertices / lengths.clamp_min(1e-12)).float()
 
 
 class ClassConditionalGaussian(ClassConditional):

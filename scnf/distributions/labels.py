@@ -91,7 +91,8 @@ class ScoreFunctionLabel(LabelDraw):
 
     def relaxed(self, class_logits: Tensor) -> Tensor:
         """A draw [N, K], which carries no gradient."""
-        return OneHotCategorical(logits=class_logits.detach(), validate_args=False).sample()
+        draw: Tensor = OneHotCategorical(logits=class_logits.detach(), validate_args=False).sample()
+        return draw
 
 
 LABEL_DRAWS: dict[str, tuple[type[LabelDraw], bool]] = {

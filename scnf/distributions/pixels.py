@@ -107,11 +107,13 @@ class PixelLikelihood(nn.Module):
 
     def log_prob(self, seen: Tensor, parameters: Tensor) -> Tensor:
         """Log p [M] in nats of what was observed, [M, ...], given parameters [M, numbers * D]."""
-        return self.distribution(single_or_better(parameters)).log_prob(seen.flatten(1))
+        log_prob: Tensor = self.distribution(single_or_better(parameters)).log_prob(seen.flatten(1))
+        return log_prob
 
     def mean(self, parameters: Tensor) -> Tensor:
         """The expected x [M, ...], for parameters [M, numbers * D]: what one looks at as a sample."""
-        return self.distribution(parameters).mean.unflatten(1, self.shape)
+        mean: Tensor = self.distribution(parameters).mean.unflatten(1, self.shape)
+        return mean
 
 
 class BernoulliPixels(PixelLikelihood):

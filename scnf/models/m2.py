@@ -139,7 +139,8 @@ class M2(VariationalModel):
     def generate(self, y: Tensor) -> Tensor:
         """The parameters of p(x | y, z) at a draw of z from its prior, for labels y [M]."""
         label = F.one_hot(y, self.num_classes).to(self.prior.logits.dtype)
-        return self.decoder(self.ladder.generate(len(y), label, label)[0], label)
+        parameters: Tensor = self.decoder(self.ladder.generate(len(y), label, label)[0], label)
+        return parameters
 
     def sample(self, y: Tensor) -> Tensor:
         """One x [M, ...] for each label of y [M]: the mean of p(x | y, z) at a draw of z."""

@@ -39,9 +39,9 @@ def _layout(x: Tensor, hidden: int, outputs: int) -> tuple[int, int]:
     images, pixels = torch.sym_max(x.shape[0], 1), math.prod(x.shape[2:])
     columns = min(_COLUMNS, _BLOCK // max(hidden, 4 * x.shape[1], 4 * outputs))
     together = torch.sym_max((columns + pixels // 2) // pixels, 1) * operators.threads()
-    blocks = torch.sym_min(-(-images // together) * operators.threads(), images)
+    blocks: Any = torch.sym_min(-(-images // together) * operators.threads(), images)
     vector = operators.vector(x.dtype)
-    vectors = -(-(-(-images // blocks) * pixels) // vector)
+    vectors: Any = -(-(-(-images // blocks) * pixels) // vector)
     return blocks, (vectors // 2 * 2 + 1) * vector
 
 
@@ -115,22 +115,25 @@ def _backward(
     grads = [torch.empty_like(w) for w in weights]
     arrays = at(kept), at(grad), at(grad_x), table(grads)
     _call_network("backward", _with_dense_planes(x), weights, kept.shape[::2], *arrays)
-    return cast(Any, (grad_x, *grads))
+    return cast("tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]", (grad_x, *grads))
 
 
-@torch.library.register_fake("scnf::conv_net")
-def _(x: Tensor, *weights: Any) -> Any:
+def _room_for_results(x: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
     return _results(x, weights[2], weights[4], *weights[6:])
 
 
-@torch.library.register_fake("scnf::conv_net_backward")
-def _(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> Any:
+def _room_for_gradients(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     return x.new_empty(x.shape), *(torch.empty_like(w, memory_format=_order(w)) for w in weights)
+
+
+torch.library.register_fake("scnf::conv_net", _room_for_results)
+torch.library.register_fake("scnf::conv_net_backward", _room_for_gradients)
 
 
 @register_flop_formula(torch.ops.scnf.conv_net)
 def _(x: Sequence[int], *weights: Any, **rest: Any) -> int:
-    return 2 * x[0] * math.prod(x[2:]) * sum(math.prod(weights[layer]) for layer in (0, 2, 4))
+    count: int = sum(math.prod(weights[layer]) for layer in (0, 2, 4))
+    return 2 * x[0] * math.prod(x[2:]) * count
 
 
 def _conv_net_of_pytorch(x: Tensor, *weights: Tensor) -> Tensor:
@@ -145,6 +148,7 @@ class _ConvNet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
         x, _, _, middle, _, leave, _ = arrays
+        outputs: Tensor
         outputs, kept = _forward(*arrays, keep, *_layout(x, middle.shape[0], leave.shape[0]))
         if keep:
             ctx.save_for_backward(kept, *arrays)
@@ -196,9 +200,11 @@ def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return found.permute(0, 3, 1, 2)
 
 
-@torch.library.register_fake("scnf::conv3x3_weight_gradient")
-def _(grad: Tensor, x: Tensor) -> Tensor:
+def _room_for_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(grad.shape[1], 3, 3, x.shape[1]).permute(0, 3, 1, 2)
+
+
+torch.library.register_fake("scnf::conv3x3_weight_gradient", _room_for_weight_gradient)
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -267,14 +273,16 @@ def _mix_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     return grad_x, grad_weight
 
 
-@torch.library.register_fake("scnf::mix_channels")
-def _(x: Tensor, weight: Tensor) -> Tensor:
+def _room_for_mixed(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
-@torch.library.register_fake("scnf::mix_channels_backward")
-def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _room_for_mixed_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+torch.library.register_fake("scnf::mix_channels", _room_for_mixed)
+torch.library.register_fake("scnf::mix_channels_backward", _room_for_mixed_gradients)
 
 
 @register_flop_formula(torch.ops.scnf.mix_channels)
@@ -297,7 +305,8 @@ class _Mix(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if differentiated_again():
             return gradients_of_pytorch(_mix_of_pytorch, (x, weight), grad)
-        return cast(Any, _mix_backward(grad, x, weight))
+        grad_x, grad_weight = _mix_backward(grad, x, weight)
+        return grad_x, grad_weight
 
 
 def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:

@@ -19,13 +19,16 @@ def _log_abs_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return found, inverse_transposed
 
 
-@torch.library.register_fake("scnf::log_abs_det")
-def _(matrix: Tensor) -> Any:
+def _results(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return matrix.new_empty(()), matrix.new_empty(matrix.shape)
 
 
+torch.library.register_fake("scnf::log_abs_det", _results)
+
+
 def _of_pytorch(matrix: Tensor) -> Tensor:
-    return torch.linalg.slogdet(matrix).logabsdet
+    logabsdet: Tensor = torch.linalg.slogdet(matrix).logabsdet
+    return logabsdet
 
 
 class _LogAbsDet(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,9 +12,15 @@ from scnf.native.build import library
 
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 _OPERATORS = torch.library.Library("scnf", "DEF")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@torch.compiler.assume_constant_result
+def _constant(function: _Function) -> _Function:
+    """Have torch.compile call a function once and keep its result in the graph."""
+    return cast(_Function, torch.compiler.assume_constant_result(function))
+
+
+@_constant
 def _available() -> bool:
     return library() is not None
 
@@ -46,13 +52,13 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def threads() -> int:
     """How many threads there are."""
     return torch.get_num_threads()
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def vector(dtype: torch.dtype) -> int:
     """How many numbers the kernels have in a vector of the processor."""
     return cast(int, getattr(library(), f"vector_{NAMES[dtype]}")())

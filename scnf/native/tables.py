@@ -37,14 +37,16 @@ def _sums_by_index(values: Tensor, index: Tensor, entries: int) -> Tensor:
     return found
 
 
-@torch.library.register_fake("scnf::look_up")
-def _(table: Tensor, index: Tensor) -> Tensor:
+def _room_for_entries(table: Tensor, index: Tensor) -> Tensor:
     return table.new_empty(index.shape)
 
 
-@torch.library.register_fake("scnf::sums_by_index")
-def _(values: Tensor, index: Tensor, entries: int) -> Tensor:
+def _room_for_sums(values: Tensor, index: Tensor, entries: int) -> Tensor:
     return values.new_empty(entries)
+
+
+torch.library.register_fake("scnf::look_up", _room_for_entries)
+torch.library.register_fake("scnf::sums_by_index", _room_for_sums)
 
 
 def _of_pytorch(table: Tensor, index: Tensor) -> Tensor:

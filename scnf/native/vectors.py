@@ -59,9 +59,11 @@ def _backward(grad: Tensor, kept: Tensor, x: Tensor, weights: Tensor, hidden: in
 torch.library.register_fake("scnf::mlp", _results)
 
 
-@torch.library.register_fake("scnf::mlp_backward")
-def _(grad: Tensor, kept: Tensor, x: Tensor, weights: Tensor, hidden: int) -> Any:
+def _gradients(grad: Tensor, kept: Tensor, x: Tensor, weights: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(weights)
+
+
+torch.library.register_fake("scnf::mlp_backward", _gradients)
 
 
 @register_flop_formula(torch.ops.scnf.mlp)
@@ -94,6 +96,7 @@ def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
 class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keep: bool, x: Tensor, weights: Tensor, hidden: int, outputs: int) -> Tensor:
+        results: Tensor
         results, kept = _forward(x, weights, hidden, outputs, keep)
         if keep:
             ctx.sizes = hidden, outputs

@@ -135,7 +135,8 @@ def _undone(
     kind: Any = type(layer)
     owner: Any = next((base for base in kind.__mro__ if "undo" in vars(base)), None)
     if owner is not None and kind.forward is owner.forward:
-        return owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
+        undone: Undone = owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
+        return undone
     return _passed_again(layer, layer.inverse(outputs, context)[0], context, grad_outputs, grad_logabsdet)
 
 

@@ -147,7 +147,8 @@ class PLULinear(InvertibleLinear):
 def _orthogonal(raw: Tensor) -> Tensor:
     """The product of D reflections I - 2 v v^T / |v|^2, where v_i is column i of `raw` below a leading one at row i."""
     vectors = raw.tril(-1)
-    return torch.linalg.householder_product(vectors, 2.0 / (1.0 + vectors.square().sum(dim=0)))
+    product: Tensor = torch.linalg.householder_product(vectors, 2.0 / (1.0 + vectors.square().sum(dim=0)))
+    return product
 
 
 class HouseholderLinear(InvertibleLinear):
