@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -213,16 +214,15 @@ class _Workbench:
         """A small piece of an evaluation, which leaves nothing behind."""
         import torch
 
-        from scnf import UNLABELLED
+        from scnf.batch import Batch
         from scnf.training.metrics import noisy_batches
 
         model = self.model.eval()
         x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
-        y = torch.full((len(x),), UNLABELLED, device=self.device)
 
         def work() -> None:
             with torch.no_grad(), torch.random.fork_rng([]):
-                model(x, y)
+                model(Batch.unlabelled(x))
 
         return work
 
@@ -409,7 +409,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     from scnf.data.batches import EncodedBatches
     from scnf.machine import FreedMemory
     from scnf.models.flow import OnLatents
-    from scnf.objectives import Consistency, semi_supervised_loss
+    from scnf.objectives import Objective
     from scnf.training.loop import OPTIMIZERS, planned_steps
     from scnf.training.loop import train as train_model
     from scnf.training.state import Binding, restore
@@ -435,20 +435,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     if batches.num_labelled == 0 and len(batches.labelled):
         print("note: no label is read, for data.labelled_share is 0", flush=True)
     chosen = settings.objective
-
-    def objective(output: Any, y: Any, done: float) -> Any:
-        weight = chosen.consistency_weight * min(1.0, done / max(chosen.consistency_ramp, 1e-9))
-        gone = min(1.0, done / chosen.labelled_decay) if chosen.labelled_decay else 0.0
-        return semi_supervised_loss(
-            output,
-            y,
-            chosen.labelled_weight + gone * (1 - chosen.labelled_weight),
-            chosen.classifier_weight,
-            chosen.temperature,
-            Consistency(batches.num_views, weight, chosen.confidence),
-            chosen.kl_weight * (min(1.0, done / chosen.kl_warmup) if chosen.kl_warmup else 1.0),
-            batches.num_moved,
-        )
+    objective = Objective(**{each.name: getattr(chosen, each.name) for each in fields(Objective)})
 
     def figures(kept: Any) -> dict[str, float]:
         return bench.figures("validation", kept.on_inputs() if train.adapt else kept)
@@ -470,13 +457,13 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             return bench.evaluation()
         copied = deepcopy(model).train()
         with torch.random.fork_rng([]):
-            x, y = next(batches.epoch(0))
+            batch = next(batches.epoch(0))
 
         def step() -> None:
             with torch.random.fork_rng([]):
                 with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
-                    output = copied(x, y, batches.num_extra)
-                objective(output, y, 0.0)[0].backward()
+                    output = copied(batch)
+                objective(output, batch, 0.0)[0].backward()
 
         return step
 
@@ -517,9 +504,8 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
 
     if kept is None and (train.adapt or not settings.pretrained):
         try:
-            x, y = next(batches.epoch(0))
-            own = len(y) - batches.num_extra
-            model.initialize(x[:own], y[:own])
+            first = next(batches.epoch(0))
+            model.initialize(first.x, first.y)
         except ValueError as error:
             raise UserError(str(error)) from error
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}

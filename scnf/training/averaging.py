@@ -43,8 +43,8 @@ def renormalize(model: JointModel, batches: Batches, count: int = 50) -> None:
                 layer.momentum = None  # all batches count alike
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(batches.seed)
-                for x, y in islice(batches.epoch(0), count):
-                    model(x, y, batches.num_extra)
+                for batch in islice(batches.epoch(0), count):
+                    model(batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

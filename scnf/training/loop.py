@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scnf.batch import Batch
 from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.interrupt import Interrupted, watch
@@ -24,7 +25,7 @@ from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
 from scnf.training.state import Binding, Progress, Restart, averaged_model, save_best, save_checkpoint
 
-Objective = Callable[[JointOutput, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
+Objective = Callable[[JointOutput, Batch, float], tuple[Tensor, dict[str, Tensor]]]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
@@ -66,10 +67,10 @@ def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
 
 
 @torch.no_grad()
-def without_density(model: JointModel, x: Tensor, y: Tensor, views: int = 0) -> str:
+def without_density(model: JointModel, batch: Batch) -> str:
     """How many rows of a batch have density 0 under `model`, as part of a sentence; nothing where none has."""
-    rows = int((model(x, y, views).log_likelihood == -math.inf).sum())
-    return f"{rows} of {len(x)} rows have density 0, for a pixel that the model rules out, say; " if rows else ""
+    rows = int((model(batch).log_likelihood == -math.inf).sum())
+    return f"{rows} of {len(batch.y)} rows have density 0, for a pixel that the model rules out, say; " if rows else ""
 
 
 def planned_steps(batches: Batches, epochs: int, max_steps: int | None) -> int:
@@ -105,8 +106,8 @@ def train(
 
     Args:
         model: already initialised (layers that start from data have) unless `resume`.
-        objective: (output, y, share of the steps done) -> (loss, metrics), see
-            :func:`scnf.objectives.semi_supervised_loss`.
+        objective: (output, batch, share of the steps done) -> (loss, metrics), such as a
+            :class:`scnf.objectives.Objective`.
         batches: where batches come from.
         optimizer: over the parameters of `model`; its learning rate is taken as the highest.
         run: the directory for metrics and checkpoints.
@@ -148,12 +149,12 @@ def train(
     check_every = 1 if device.type == "cpu" else 25  # reading the loss waits for the device
     started, minutes_before, first_step = time.perf_counter(), progress.minutes, progress.total_step
 
-    def loss_and_metrics(x: Tensor, y: Tensor, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_and_metrics(batch: Batch, run_model: Callable[..., Any]) -> tuple[Tensor, dict[str, Tensor]]:
         done = progress.total_step / total_steps
         model.anneal(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            output = run_model(x, y, batches.num_extra)
-        return objective(output, y, done)
+            output = run_model(batch)
+        return objective(output, batch, done)
 
     def save_last() -> None:
         progress.minutes = minutes_before + (time.perf_counter() - started) / 60
@@ -180,20 +181,20 @@ def train(
                 batches.guesses = batches.guesses if found is None else found
             model.train()
             step_started = time.perf_counter()
-            for x, y in islice(batches.epoch(progress.epoch, start=progress.step), max(0, left)):
+            for batch in islice(batches.epoch(progress.epoch, start=progress.step), max(0, left)):
                 for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
                     group["lr"] = lr * learning_rate_factor(schedule, progress.total_step, total_steps, warmup)
                 optimizer.zero_grad(set_to_none=True)
                 # The first step here may compile for minutes, and nothing is lost with it.
                 with signals.at_once() if progress.total_step == first_step else nullcontext():
-                    loss, metrics = loss_and_metrics(x, y, forward)
+                    loss, metrics = loss_and_metrics(batch, forward)
                     loss.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
                 last = batches.steps_per_epoch - progress.step == 1 or total_steps - progress.total_step == 1
                 check = last or progress.total_step % check_every == 0  # before a checkpoint, always
                 if check and not bool(torch.isfinite(loss + norm)):
-                    reason = first_non_finite(model, lambda x=x, y=y: loss_and_metrics(x, y, model))  # type: ignore[misc]
-                    reason = without_density(model, x, y, batches.num_extra) + reason
+                    reason = first_non_finite(model, partial(loss_and_metrics, batch, model))
+                    reason = without_density(model, batch) + reason
                     raise UserError(
                         f"the loss or its gradient is not finite at step {progress.total_step} (epoch "
                         f"{progress.epoch + 1}): {reason}. Training stopped; {_kept(run)}. Lower train.lr or set "
@@ -205,7 +206,7 @@ def train(
                     sums[name] = sums.get(name, 0) + value
                 progress.step += 1
                 progress.total_step += 1
-                progress.images += len(y) - batches.num_extra
+                progress.images += len(batch.y)
                 bar.update()
                 if after_step is not None:
                     after_step()

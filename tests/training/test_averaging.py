@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scnf.data.batches import Batches
 from scnf.models.architectures import build
 from scnf.models.classifier import Classifier
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
 from scnf.training.averaging import renormalize
@@ -33,7 +33,7 @@ def test_statistics_are_the_means_over_batches_of_what_comes_to_the_layer() -> N
     before = torch.get_rng_state()
     renormalize(model, batches, count=5)
     handle.remove()
-    assert len(seen) == 5 and all(len(inputs) == 24 + batches.num_extra for inputs in seen)
+    assert len(seen) == 5 and all(len(inputs) == 24 + batches.num_moved + batches.num_views for inputs in seen)
     torch.testing.assert_close(norm.running_mean, torch.stack([inputs.mean(dim=0) for inputs in seen]).mean(dim=0))
     torch.testing.assert_close(norm.running_var, torch.stack([inputs.var(dim=0) for inputs in seen]).mean(dim=0))
     assert torch.equal(torch.get_rng_state(), before) and not model.training and norm.momentum == 0.1
@@ -54,7 +54,7 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(tmp_path: P
 
     loop.train(
         model,
-        lambda output, y, done: semi_supervised_loss(output, y, moved=batches.num_moved),
+        Objective(),
         batches,
         torch.optim.Adam(model.parameters(), lr=0.1),
         run,

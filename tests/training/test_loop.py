@@ -16,12 +16,13 @@ import torch
 
 from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.data import distortion, propagation, sources
 from scnf.data.batches import Batches
 from scnf.interrupt import WATCHED
 from scnf.models.architectures import build
 from scnf.models.base import JointModel
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop, self_training
 from scnf.training.checkpoint import load_tensors
@@ -587,10 +588,10 @@ def fit(path: Path, figures: list[dict[str, float]], **options: Any) -> tuple[Jo
     y = torch.full((40,), UNLABELLED)
     y[:4] = torch.tensor([0, 0, 1, 1])
     batches, run, script = Batches(torch.randn(40, 2), y, 25, 0.2, 0, None), Run(path), iter(figures)
-    model.initialize(*next(batches.epoch(0)))
+    model.initialize(*next(batches.epoch(0))[:2])
     progress = loop.train(
         model,
-        lambda output, y, done: semi_supervised_loss(output, y),
+        Objective(),
         batches,
         torch.optim.Adam(model.parameters(), lr=0.01),
         run,
@@ -643,7 +644,7 @@ def test_the_average_is_that_of_pytorch() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
-        model(torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, UNLABELLED]))
+        model(Batch(torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, UNLABELLED])))
         keep_average()
         theirs.update_parameters(model)
     found, expected = ours.state_dict(), theirs.state_dict()

@@ -18,7 +18,7 @@ from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.models.architectures import build
 from scnf.models.base import JointModel
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
 from scnf.training.checkpoint import flatten_optimizer, load_tensors, save_tensors
@@ -41,7 +41,7 @@ class Training:
         assert self.batches.steps_per_epoch == STEPS
         self.binding = Binding("a" * 32, "split", {"train.batch_size": 15}, {"threads": torch.get_num_threads()})
         model, moved = self.parts()
-        model.initialize(*next(self.batches.epoch(0)))
+        model.initialize(*next(self.batches.epoch(0))[:2])
         self.train(model, moved, max_steps=STEPS)
         averaged, progress = averaged_model(model, 0.9), Progress(1, 1, STEPS + 1, 0.1, 1.0, 60, 0.0, 1)
         assert averaged is not None
@@ -61,7 +61,7 @@ class Training:
     def train(self, model: JointModel, optimizer: torch.optim.Optimizer, **options: Any) -> Progress:
         return loop.train(
             model,
-            lambda output, y, done: semi_supervised_loss(output, y, classifier_weight=1.0),
+            Objective(classifier_weight=1.0),
             self.batches,
             optimizer,
             self.run,
