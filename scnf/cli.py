@@ -410,9 +410,10 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     from scnf.machine import FreedMemory
     from scnf.models.flow import OnLatents
     from scnf.objectives import Objective
-    from scnf.training.loop import OPTIMIZERS, planned_steps
+    from scnf.training.averaging import averaged_model
+    from scnf.training.loop import OPTIMIZERS, Plan
     from scnf.training.loop import train as train_model
-    from scnf.training.state import Binding, restore
+    from scnf.training.state import Binding, State, restore
     from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
@@ -440,7 +441,8 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     def figures(kept: Any) -> dict[str, float]:
         return bench.figures("validation", kept.on_inputs() if train.adapt else kept)
 
-    steps = planned_steps(batches, train.epochs, train.max_steps)
+    plan = Plan(**{each.name: getattr(train, each.name) for each in fields(Plan)} | {"autocast": bench.autocast})
+    steps = plan.steps(batches)
     optimizer = OPTIMIZERS[train.optimizer](
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.lr,
@@ -470,17 +472,16 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     # before any number is computed: bits hang on how many threads there are
     threads = bench.settle_threads(begin, None if kept is None else kept.binding.machine.get("threads"))
     binding = Binding(run.key, bench.split.sha256, config.lasting(settings), bench.arithmetic())
-    restart = None
     if kept is not None:
-        restart = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
+        state = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
         found = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
         finished = isinstance(found, dict) and found.get("status") == "finished"
         made = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
-        left = steps - restart.progress.total_step
+        left = steps - state.progress.total_step
         if left <= 0 and finished and made:
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0
-        print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
+        print(f"going on after epoch {state.progress.epoch}, step {state.progress.total_step}", flush=True)
         if other := kept.binding.differences(binding.machine):
             print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
@@ -502,33 +503,25 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         if threads is not None:
             threads()
 
-    if kept is None and (train.adapt or not settings.pretrained):
-        try:
-            first = next(batches.epoch(0))
-            model.initialize(first.x, first.y)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    if kept is None:
+        if train.adapt or not settings.pretrained:
+            try:
+                first = next(batches.epoch(0))
+                model.initialize(first.x, first.y)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        state = State(model, optimizer, averaged_model(model, train.ema))
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
-            model,
+            state,
             objective,
             batches,
-            optimizer,
             run,
-            evaluate=figures,
+            plan,
+            figures,
             guess=partial(bench.propagated, batches) if chosen.propagations else None,
-            epochs=train.epochs,
-            max_steps=train.max_steps,
-            schedule=train.schedule,
-            warmup=train.warmup,
-            grad_clip=train.grad_clip,
-            ema=train.ema,
-            select=train.select,
-            autocast=bench.autocast,
-            compile=train.compile,
             binding=binding,
-            resume=restart,
             say=partial(print, flush=True),
             after_step=after_step,
         )

@@ -24,9 +24,9 @@ from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import OnLatents, SemiConditionalFlow
 from scnf.objectives import Weights, semi_supervised_loss
-from scnf.training.loop import without_density
+from scnf.training.averaging import averaged_model
+from scnf.training.diagnose import without_density
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
-from scnf.training.state import averaged_model
 
 K, ROWS, SHAPE = 3, 8, (1, 8, 8)
 GOOD = torch.tensor([0, 1, 2, UNLABELLED, 2, 1, 0, UNLABELLED])
@@ -207,7 +207,7 @@ def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
     assert not any("shape" in name for name in flow.state_dict())
     by_hand = SemiConditionalFlow(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
     assert by_hand.shape is None and OnLatents(flow).shape is None
-    assert by_hand(x(), GOOD).log_likelihood.isfinite().all()
+    assert by_hand(Batch(x(), GOOD)).log_likelihood.isfinite().all()
 
 
 def rows(**words: Any) -> Batches:
@@ -293,7 +293,7 @@ def test_points_that_hold_no_number_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2", "logistic"])
 def test_a_model_refuses_raw_grey_levels(name: str) -> None:
-    takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(x, GOOD), lambda m, x: m.log_likelihood(x)]
+    takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(Batch(x, GOOD)), lambda m, x: m.log_likelihood(x)]
     for take in takes:
         with pytest.raises(ValueError, match=r"a model takes floats, not torch\.uint8"):
             take(model(name), grey())
@@ -311,12 +311,12 @@ def test_a_pixel_that_a_flow_rules_out_has_density_zero(pixels: str) -> None:
     images = x()
     images[2, 0, 3, 4] = -0.5
     for mode in (True, False):
-        output = flow.train(mode)(images, GOOD)
+        output = flow.train(mode)(Batch(images, GOOD))
         assert output.log_likelihood.isneginf().nonzero().tolist() == [[2]]
         assert output.class_log_probs.isfinite().all()
         assert flow.log_likelihood(images)[2] == -torch.inf
-    assert without_density(flow, images, GOOD).startswith("1 of 8 rows have density 0")
-    assert without_density(flow, x(), GOOD) == ""
+    assert without_density(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
+    assert without_density(flow, Batch(x(), GOOD)) == ""
     output.log_likelihood.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 

@@ -505,7 +505,9 @@ def test_importance_weights_of_a_drawn_label_are_those_of_the_draw() -> None:
     model.classifier.sharpness.fill_(0.3)  # of an exact posterior; a divergence in closed form would break the bound
     x = normal(4, X)
     truth = model.eval().log_likelihood(x, 1)
-    mean, error = mean_and_error(model.train()(x.repeat(300, 1), hidden(x).repeat(300)).log_likelihood.view(300, 4))
+    mean, error = mean_and_error(
+        model.train()(Batch(x.repeat(300, 1), hidden(x).repeat(300))).log_likelihood.view(300, 4)
+    )
     assert (mean < truth + 4 * error).all() and (mean > truth - 0.5).all()
 
 

@@ -313,7 +313,7 @@ def test_of_no_rows_every_recipe_gives_no_rows(recipe: str, arguments: dict[str,
     model.initialize(torch.rand(8, *shape), torch.arange(8) % 3)
     x, y = torch.rand(0, *shape), torch.zeros(0, dtype=torch.long)
     for training in (True, False):
-        output = model.train(training)(x, y)
+        output = model.train(training)(Batch(x, y))
         assert output.log_likelihood.shape == (0,) and output.class_log_probs.shape == (0, 3)
         assert model.representation(x).shape[0] == 0
         if model.likelihood_of != "labels":

@@ -13,8 +13,9 @@ from scnf.models.classifier import Classifier
 from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
-from scnf.training.averaging import renormalize
+from scnf.training.averaging import averaged_model, renormalize
 from scnf.training.checkpoint import load_tensors
+from scnf.training.state import State
 
 
 def images(rows: int = 96) -> Batches:
@@ -53,14 +54,12 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(tmp_path: P
         return {"accuracy": 0.0, "ece": 0.0}
 
     loop.train(
-        model,
+        State(model, torch.optim.Adam(model.parameters(), lr=0.1), averaged_model(model, 0.9)),
         Objective(),
         batches,
-        torch.optim.Adam(model.parameters(), lr=0.1),
         run,
+        loop.Plan(epochs=2, ema=0.9),
         evaluate=evaluate,
-        epochs=2,
-        ema=0.9,
         say=lambda line: None,
     )
     of_steps = load_tensors(run.checkpoint("last"))[0]

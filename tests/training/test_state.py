@@ -21,8 +21,9 @@ from scnf.models.base import JointModel
 from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
+from scnf.training.averaging import averaged_model
 from scnf.training.checkpoint import flatten_optimizer, load_tensors, save_tensors
-from scnf.training.state import Binding, Progress, Restart, averaged_model, load_checkpoint, restore, save_checkpoint
+from scnf.training.state import Binding, Progress, State, load_checkpoint, restore
 
 STEPS, MANY = 3, 2**60
 TYPES = [torch.float64, torch.float32, torch.float16, torch.float8_e4m3fn, torch.int64, torch.int32, torch.bool]
@@ -48,7 +49,7 @@ class Training:
         averaged.n_averaged.fill_(progress.total_step)
         sums = {"loss": torch.tensor(1.5), "grad_norm": torch.tensor(2.5), "labelled_nll": torch.tensor(3.5)}
         guesses = torch.arange(40) % 3 - 1
-        save_checkpoint(model, averaged, moved, progress, sums, guesses, self.run, self.binding)
+        State(model, moved, averaged, progress, sums, guesses).save(self.run, self.binding)
         self.path, self.best = self.run.checkpoint("last"), self.run.checkpoint("best")
         self.tensors, self.metadata = load_tensors(self.path)
         self.model, self.fresh = self.parts()
@@ -60,20 +61,17 @@ class Training:
 
     def train(self, model: JointModel, optimizer: torch.optim.Optimizer, **options: Any) -> Progress:
         return loop.train(
-            model,
+            State(model, optimizer, averaged_model(model, 0.9)),
             Objective(classifier_weight=1.0),
             self.batches,
-            optimizer,
             self.run,
+            loop.Plan(epochs=2, ema=0.9, **options),
             evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0},
-            epochs=2,
-            ema=0.9,
             binding=self.binding,
             say=lambda line: None,
-            **options,
         )
 
-    def restored(self, tensors: dict[str, Tensor] | None = None) -> Restart:
+    def restored(self, tensors: dict[str, Tensor] | None = None) -> State:
         """What a resume starts from, with the checkpoint's tensors or others."""
         kept = load_checkpoint(self.run)
         kept = kept if tensors is None else kept._replace(tensors=tensors)
