@@ -44,6 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scnf import UNLABELLED, transforms
 from scnf.analysis import plots
+from scnf.batch import Batch
 from scnf.distributions.gaussian import gaussian_log_prob
 from scnf.files import write_text
 from scnf.machine import FreedMemory, compile_for, description, has_bfloat16
@@ -263,10 +264,10 @@ def recipe_step(
     for module in model.modules():
         if isinstance(module, transforms.CompositeTransform):
             module.reversible = reversible
-    forward = compile_for(model, DEVICE) if compiled else model
+    forward, rows = compile_for(model, DEVICE) if compiled else model, Batch(x, y)
 
     def loss() -> Tensor:
-        return semi_supervised_loss(forward(x, y), y)[0]
+        return semi_supervised_loss(forward(rows), rows)[0]
 
     return training_step(model, in_bf16(loss) if bf16 else loss), loss
 

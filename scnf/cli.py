@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -217,16 +218,15 @@ class _Workbench:
         """A small piece of an evaluation, which leaves nothing behind."""
         import torch
 
-        from scnf import UNLABELLED
+        from scnf.batch import Batch
         from scnf.training.metrics import noisy_batches
 
         model = self.model.eval()
         x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
-        y = torch.full((len(x),), UNLABELLED, device=self.device)
 
         def work() -> None:
             with torch.no_grad(), torch.random.fork_rng([]):
-                model(x, y)
+                model(Batch.unlabelled(x))
 
         return work
 
@@ -413,10 +413,11 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     from scnf.data.batches import EncodedBatches
     from scnf.machine import FreedMemory
     from scnf.models.flow import OnLatents
-    from scnf.objectives import Consistency, semi_supervised_loss
-    from scnf.training.loop import OPTIMIZERS, planned_steps
+    from scnf.objectives import Objective
+    from scnf.training.averaging import averaged_model
+    from scnf.training.loop import OPTIMIZERS, Plan
     from scnf.training.loop import train as train_model
-    from scnf.training.state import Binding, restore
+    from scnf.training.state import Binding, State, restore
     from scnf.transforms import CompositeTransform
 
     settings, train = bench.settings, bench.settings.train
@@ -439,25 +440,13 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
     if batches.num_labelled == 0 and len(batches.labelled):
         print("note: no label is read, for data.labelled_share is 0", flush=True)
     chosen = settings.objective
-
-    def objective(output: Any, y: Any, done: float) -> Any:
-        weight = chosen.consistency_weight * min(1.0, done / max(chosen.consistency_ramp, 1e-9))
-        gone = min(1.0, done / chosen.labelled_decay) if chosen.labelled_decay else 0.0
-        return semi_supervised_loss(
-            output,
-            y,
-            chosen.labelled_weight + gone * (1 - chosen.labelled_weight),
-            chosen.classifier_weight,
-            chosen.temperature,
-            Consistency(batches.num_views, weight, chosen.confidence),
-            chosen.kl_weight * (min(1.0, done / chosen.kl_warmup) if chosen.kl_warmup else 1.0),
-            batches.num_moved,
-        )
+    objective = Objective(**{each.name: getattr(chosen, each.name) for each in fields(Objective)})
 
     def figures(kept: Any) -> dict[str, float]:
         return bench.figures("validation", kept.on_inputs() if train.adapt else kept)
 
-    steps = planned_steps(batches, train.epochs, train.max_steps)
+    plan = Plan(**{each.name: getattr(train, each.name) for each in fields(Plan)} | {"autocast": bench.autocast})
+    steps = plan.steps(batches)
     optimizer = OPTIMIZERS[train.optimizer](
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.lr,
@@ -474,30 +463,29 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             return bench.evaluation()
         copied = deepcopy(model).train()
         with torch.random.fork_rng([]):
-            x, y = next(batches.epoch(0))
+            batch = next(batches.epoch(0))
 
         def step() -> None:
             with torch.random.fork_rng([]):
                 with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.autocast):
-                    output = copied(x, y, batches.num_extra)
-                objective(output, y, 0.0)[0].backward()
+                    output = copied(batch)
+                objective(output, batch, 0.0)[0].backward()
 
         return step
 
     # before any number is computed: bits hang on how many threads there are
     threads = bench.settle_threads(begin, None if kept is None else kept.binding.machine.get("threads"))
     binding = Binding(run.key, bench.split.sha256, config.lasting(settings), bench.arithmetic())
-    restart = None
     if kept is not None:
-        restart = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
+        state = restore(kept, model, optimizer, batches, run, train.ema, binding.split, chosen.propagations > 0)
         found = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
         finished = isinstance(found, dict) and found.get("status") == "finished"
         made = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
-        left = steps - restart.progress.total_step
+        left = steps - state.progress.total_step
         if left <= 0 and finished and made:
             print("it is finished: nothing is left to do, and the test split is not looked at again")
             return 0
-        print(f"going on after epoch {restart.progress.epoch}, step {restart.progress.total_step}", flush=True)
+        print(f"going on after epoch {state.progress.epoch}, step {state.progress.total_step}", flush=True)
         if other := kept.binding.differences(binding.machine):
             print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
         # only now: settings that the checkpoint does not fit must not stay behind
@@ -519,34 +507,25 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
         if threads is not None:
             threads()
 
-    if kept is None and (train.adapt or not settings.pretrained):
-        try:
-            x, y = next(batches.epoch(0))
-            own = len(y) - batches.num_extra
-            model.initialize(x[:own], y[:own])
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    if kept is None:
+        if train.adapt or not settings.pretrained:
+            try:
+                first = next(batches.epoch(0))
+                model.initialize(first.x, first.y)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        state = State(model, optimizer, averaged_model(model, train.ema))
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
-            model,
+            state,
             objective,
             batches,
-            optimizer,
             run,
-            evaluate=figures,
+            plan,
+            figures,
             guess=partial(bench.propagated, batches) if chosen.propagations else None,
-            epochs=train.epochs,
-            max_steps=train.max_steps,
-            schedule=train.schedule,
-            warmup=train.warmup,
-            grad_clip=train.grad_clip,
-            ema=train.ema,
-            select=train.select,
-            autocast=bench.autocast,
-            compile=train.compile,
             binding=binding,
-            resume=restart,
             say=partial(print, flush=True),
             after_step=after_step,
         )

@@ -1,51 +1,99 @@
 """The one semi-supervised loss, for exact and variational models alike."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.checks import at_hand, check_labels, check_tensor
 from scnf.models.base import JointOutput, at_label
 
 
-class Consistency(NamedTuple):
-    """What is asked of augmented views: the class that somebody is sure of on the image itself.
-
-    The target of a view is its guess, where y has one for it. Elsewhere, after FixMatch (Sohn et al.,
-    https://arxiv.org/abs/2001.07685, eq. 4): where the tempered posterior of an unlabelled row exceeds `confidence`,
-    its class is the target of the row's view. Unlike there, the row itself is not augmented.
+class Weights(NamedTuple):
+    """The weights of :func:`semi_supervised_loss`; as they are by default, its likelihood alone.
 
     Attributes:
-        views: number of views: the last rows of the batch show its last unlabelled rows, in order.
-        weight: times the mean cross-entropy over all views, those without a target counting 0.
-        confidence: the least posterior that makes a target.
+        labelled: how much the likelihood of a labelled row counts, beside 1 for an unlabelled one.
+        classifier: weight of the cross-entropy of labelled rows.
+        consistency: weight of the cross-entropy of views.
+        kl: weight of the divergence between latents and their prior in a variational bound: below 1 to warm up
+            (https://arxiv.org/abs/1602.02282, section 2.3), above 1 for a beta-VAE (Higgins et al., 2017).
     """
 
-    views: int
-    weight: float
+    labelled: float = 1.0
+    classifier: float = 0.0
+    consistency: float = 0.0
+    kl: float = 1.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a training: weights, their schedules over the training, and the temperature of cross-entropies.
+
+    Attributes:
+        labelled_weight: `Weights.labelled` at the start.
+        labelled_decay: share of the training in which that weight moves to 1, linearly; 0 keeps it.
+        classifier_weight: `Weights.classifier`.
+        temperature: as in :func:`semi_supervised_loss`.
+        consistency_weight: `Weights.consistency` after its ramp.
+        consistency_ramp: share of the training in which that weight rises from 0, linearly.
+        confidence: as in :func:`semi_supervised_loss`.
+        kl_weight: `Weights.kl` after its warm-up.
+        kl_warmup: share of the training in which that weight rises from 0, linearly.
+
+    Example:
+        >>> Objective(labelled_weight=4.0, labelled_decay=0.5).weights_at(0.25).labelled
+        2.5
+    """
+
+    labelled_weight: float = 1.0
+    labelled_decay: float = 0.0
+    classifier_weight: float = 0.0
+    temperature: float = 1.0
+    consistency_weight: float = 0.0
+    consistency_ramp: float = 0.3
     confidence: float = 0.9
+    kl_weight: float = 1.0
+    kl_warmup: float = 0.0
+
+    def weights_at(self, done: float) -> Weights:
+        """The weights when a share `done` of the training is done."""
+        gone = min(1.0, done / self.labelled_decay) if self.labelled_decay else 0.0
+        return Weights(
+            self.labelled_weight + gone * (1 - self.labelled_weight),
+            self.classifier_weight,
+            self.consistency_weight * min(1.0, done / max(self.consistency_ramp, 1e-9)),
+            self.kl_weight * (min(1.0, done / self.kl_warmup) if self.kl_warmup else 1.0),
+        )
+
+    def __call__(self, output: JointOutput, batch: Batch, done: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """:func:`semi_supervised_loss` when a share `done` of the training is done."""
+        return semi_supervised_loss(output, batch, self.weights_at(done), self.temperature, self.confidence)
 
 
 def semi_supervised_loss(
     output: JointOutput,
-    y: Tensor,
-    labelled_weight: float = 1.0,
-    classifier_weight: float = 0.0,
+    batch: Batch,
+    weights: Weights = Weights(),  # noqa: B008 (a tuple does not change)
     temperature: float = 1.0,
-    consistency: Consistency | None = None,
-    kl_weight: float = 1.0,
-    moved: int = 0,
+    confidence: float = 0.9,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Negative log-likelihood of the batch, log p(x, y) where y is known and log p(x) where hidden.
+    """Negative log-likelihood of the rows, plus weighted cross-entropies of labels and views.
 
-    L = -mean_i [w_i log p(x_i, y_i or nothing)] + classifier_weight * mean over labelled rows of the cross-entropy,
-    with w_i = labelled_weight on labelled rows and 1 elsewhere, the mean being weighted. The first term is the
-    objective of arXiv 1905.00505; the second is that of Kingma et al. (https://arxiv.org/abs/1406.5298, eq. 9), whose
-    alpha, 0.1 N beside a sum over N rows, is 0.1 here, beside means over the batch. Where a batch holds moved versions
-    of its labelled rows, this cross-entropy is of these instead. With `consistency`, plus its weight times the
-    cross-entropy of views. Moved rows and views count in no likelihood.
+    L = -mean_i [w_i log p(x_i, y_i)] + weights.classifier * CE(labels) + weights.consistency * CE(views).
+
+    In the first term, the objective of arXiv 1905.00505, log p(x_i) stands where y_i is hidden; w_i is
+    weights.labelled for labelled rows and 1 elsewhere, and the mean is weighted. CE(labels) is the mean cross-entropy
+    of labelled rows, or of the batch's moved rows where it has some: that of Kingma et al.
+    (https://arxiv.org/abs/1406.5298, eq. 9), whose alpha, 0.1 N beside a sum over N rows, is 0.1 here, beside means.
+
+    CE(views) is the mean over all views, those without a target counting 0. The target of a view is its guess, where
+    the batch has one for it. Elsewhere, after FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4), it is
+    the class of the row that the view shows, where the tempered posterior of that row exceeds `confidence`. Unlike
+    there, the row itself is not augmented.
 
     Cross-entropies are of softmax(log q(y | x) / temperature): the posterior of a density is surer than it is right,
     for the misfits of all dimensions of what depends on y (z_f in a semi-conditional flow, all of x in M2) add up in
@@ -53,60 +101,57 @@ def semi_supervised_loss(
     host synchronisation.
 
     Args:
-        output: of a model at (x, y).
-        y: [N], UNLABELLED where hidden; for views a guess or UNLABELLED. A guess for any other row counts as its label.
-            Rows come as in :class:`scnf.data.batches.Batches`: those of the likelihood, moved ones, views.
-        labelled_weight: how much a labelled row counts, beside 1 for an unlabelled one.
-        classifier_weight: weight of the cross-entropy on labelled rows.
+        output: of a model for the batch.
+        batch: labels, and how many rows are moved ones and views.
+        weights: of the terms.
         temperature: of the posterior in cross-entropies and confidences.
-        consistency: whether the batch ends in views, and what is asked of them.
-        kl_weight: of the divergence between latents and their prior in a variational bound: below 1 to warm up
-            (https://arxiv.org/abs/1602.02282, section 2.3), above 1 for a beta-VAE (Higgins et al., 2017). The
-            metrics "labelled_nll" and "unlabelled_nll" are those of weight 1 all the same.
-        moved: number of rows before the views that are moved versions of labelled rows.
+        confidence: the least posterior that makes a target.
 
     Returns:
         the loss in nats per image, inf where a row has density 0, and detached metrics. These are "loss",
-        "labelled_nll" and "unlabelled_nll" (nats per image; 0 where the batch has no such row), and
-        "labelled_accuracy" of the rows of the classifier's cross-entropy. With views there is "pseudo_labelled",
-        the share of views that have a target; with latents there is "kl", their mean divergence.
+        "labelled_nll" and "unlabelled_nll" (nats per image, with a KL of weight 1; 0 where the batch has no such
+        row), and "labelled_accuracy" of the rows of CE(labels). With views there is "pseudo_labelled", the share of
+        views that have a target; with latents there is "kl", their mean divergence.
 
     Raises:
-        ValueError: y are no labels.
+        ValueError: batch.y are no labels.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
-        >>> loss, metrics = semi_supervised_loss(output, torch.tensor([0, UNLABELLED]))
+        >>> loss, metrics = semi_supervised_loss(output, Batch(torch.rand(2, 3), torch.tensor([0, UNLABELLED])))
         >>> loss
         tensor(4.)
     """
+    y, nll = batch.y, -output.log_likelihood
     check_tensor("y", y)
     if at_hand(y):
         check_labels(y, output.class_log_probs.shape[1])
-    views = consistency.views if consistency else 0
-    own = len(y) - views - moved
-    told = slice(own, own + moved) if moved else slice(own)  # rows of the classifier's cross-entropy
-    log_q = torch.log_softmax(output.class_log_probs / temperature, dim=1)
-    nll, targets, guesses = -output.log_likelihood[:own], y[told], y[own + moved :]
-    y, telling = y[:own], targets != UNLABELLED
     labelled = y != UNLABELLED
-    weights = 1.0 + (labelled_weight - 1.0) * labelled.to(nll.dtype)
-    weighed = nll if output.kl is None or kl_weight == 1 else nll + (kl_weight - 1) * output.kl[:own]
-    loss = (weights * torch.where(weights == 0, 0.0, weighed)).sum() / weights.sum().clamp_min(1e-8)
-    if classifier_weight:
-        loss = loss - classifier_weight * _mean(at_label(log_q[told], targets), telling)
+    weight = 1.0 + (weights.labelled - 1.0) * labelled.to(nll.dtype)
+    weighed = nll if output.kl is None or weights.kl == 1 else nll + (weights.kl - 1) * output.kl
+    loss = (weight * torch.where(weight == 0, 0.0, weighed)).sum() / weight.sum().clamp_min(1e-8)
+
+    told, truth = (output.class_log_probs, y) if output.moved is None else (output.moved, batch.moved_y)
+    assert truth is not None
+    telling = truth != UNLABELLED
+    if weights.classifier:
+        log_q = torch.log_softmax(told / temperature, dim=1)
+        loss = loss - weights.classifier * _mean(at_label(log_q, truth), telling)
     metrics = {}
-    if consistency and views:
-        sure, target = log_q[own - views : own].detach().exp().max(dim=1)
-        guessed = guesses != UNLABELLED
-        trusted = guessed | (sure > consistency.confidence)
-        target = torch.where(guessed, guesses, target)
-        loss = loss - consistency.weight * torch.where(trusted, at_label(log_q[own + moved :], target), 0.0).mean()
+    if output.views is not None:
+        shown = output.class_log_probs[-len(output.views) :].detach()
+        sure, target = torch.log_softmax(shown / temperature, dim=1).exp().max(dim=1)
+        trusted = sure > confidence
+        if batch.targets is not None:
+            guessed = batch.targets != UNLABELLED
+            trusted, target = guessed | trusted, torch.where(guessed, batch.targets, target)
+        log_q = torch.log_softmax(output.views / temperature, dim=1)
+        loss = loss - weights.consistency * torch.where(trusted, at_label(log_q, target), 0.0).mean()
         metrics["pseudo_labelled"] = trusted.to(nll.dtype).mean()
     if output.kl is not None:
-        metrics["kl"] = output.kl[:own].detach().mean()
+        metrics["kl"] = output.kl.detach().mean()
     with torch.no_grad():
-        hits = (output.class_log_probs[told].argmax(dim=1) == targets).to(nll.dtype)
+        hits = (told.argmax(dim=1) == truth).to(nll.dtype)
         metrics |= {
             "loss": loss.detach(),
             "labelled_nll": _mean(nll, labelled),

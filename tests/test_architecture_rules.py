@@ -17,7 +17,8 @@ ANYONE = {"scnf", "scnf.checks", "scnf.errors", "scnf.files", "scnf.interrupt", 
 
 BELOW = {
     "scnf.config": {"scnf.shipped"},
-    "scnf.data": {"scnf.data"},
+    "scnf.batch": set(),
+    "scnf.data": {"scnf.data", "scnf.batch"},
     "scnf.machine": set(),
     "scnf.native": {"scnf.native"},
     "scnf.nn": {"scnf.native"},
@@ -27,10 +28,19 @@ BELOW = {
     "scnf.threads": set(),
     "scnf.transforms": {"scnf.transforms", "scnf.native"},
     "scnf.distributions": {"scnf.distributions", "scnf.transforms.base"},
-    "scnf.models": {"scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},
-    "scnf.objectives": {"scnf.models.base"},
+    "scnf.models": {"scnf.models", "scnf.batch", "scnf.distributions", "scnf.transforms", "scnf.nn"},
+    "scnf.objectives": {"scnf.models.base", "scnf.batch"},
 }
-LEARNING = {"scnf.training", "scnf.runs", "scnf.objectives", "scnf.models", "scnf.data", "scnf.nn", "scnf.machine"}
+LEARNING = {
+    "scnf.batch",
+    "scnf.training",
+    "scnf.runs",
+    "scnf.objectives",
+    "scnf.models",
+    "scnf.data",
+    "scnf.nn",
+    "scnf.machine",
+}
 PARTS = {part for part in BELOW if part != "scnf.config"} | LEARNING | {"scnf.analysis"}
 
 ALLOWED: dict[str, set[str]] = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.analysis.compare import measure
+from scnf.batch import Batch
 from scnf.data.augment import random_affine
 from scnf.data.batches import Batches, dequantize
 from scnf.data.distortion import deslanted, distortion_labels, distortion_neighbours
@@ -22,10 +23,10 @@ from scnf.models.architectures import build
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import OnLatents, SemiConditionalFlow
-from scnf.objectives import Consistency, semi_supervised_loss
-from scnf.training.loop import without_density
+from scnf.objectives import Weights, semi_supervised_loss
+from scnf.training.averaging import averaged_model
+from scnf.training.diagnose import without_density
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
-from scnf.training.state import averaged_model
 
 K, ROWS, SHAPE = 3, 8, (1, 8, 8)
 GOOD = torch.tensor([0, 1, 2, UNLABELLED, 2, 1, 0, UNLABELLED])
@@ -60,7 +61,7 @@ def batches(y: Tensor) -> Batches:
 
 
 def loss(y: Tensor) -> object:
-    return semi_supervised_loss(JointOutput(torch.zeros(ROWS), torch.zeros(ROWS, K)), y, classifier_weight=1.0)
+    return semi_supervised_loss(JointOutput(torch.zeros(ROWS), torch.zeros(ROWS, K)), Batch(x(), y), Weights(1.0, 1.0))
 
 
 MODELS = ["scnf-digits", "m1", "m2", "m2-drawn", "classifier"]
@@ -75,7 +76,7 @@ OF_LABELS: dict[str, tuple[Callable[[Tensor], object], bool, bool]] = {
     "calibration": (lambda y: expected_calibration_error(torch.zeros(ROWS, K), y), False, True),
     "brier": (lambda y: brier_score(torch.zeros(ROWS, K), y), False, True),
     "evaluate": (lambda y: evaluate(model("scnf-digits"), grey(), y, 17), False, True),
-    **{f"{name}-forward": (lambda y, name=name: model(name)(x(), y), True, True) for name in MODELS},
+    **{f"{name}-forward": (lambda y, name=name: model(name)(Batch(x(), y)), True, True) for name in MODELS},
     **{f"{name}-initialize": (lambda y, name=name: model(name).initialize(x(), y), True, True) for name in MODELS},
     **{f"{name}-sample": (lambda y, name=name: model(name).sample(y), False, True) for name in MODELS[:3]},
     "log-prob": (lambda y: model("scnf-digits").log_prob(x(), y), False, True),
@@ -110,7 +111,7 @@ def test_a_label_of_no_class_is_an_error_also_where_nothing_is_checked(
         monkeypatch.setattr(f"{module}.at_hand", lambda values: False)
     for value in (-100, -2, K):
         with pytest.raises((RuntimeError, IndexError)):
-            model(name)(x(), torch.where(torch.arange(ROWS) == 3, value, GOOD))
+            model(name)(Batch(x(), torch.where(torch.arange(ROWS) == 3, value, GOOD)))
         with pytest.raises((RuntimeError, IndexError)):
             loss(torch.where(torch.arange(ROWS) == 3, value, GOOD))
 
@@ -168,17 +169,16 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
 ) -> None:
     monkeypatch.setattr("scnf.models.base.at_hand", lambda values: at_hand)
     network = model(name)
-    network(x(), GOOD, views=0), network(x(), GOOD, views=ROWS)
-    for views in (-1, ROWS + 1):
-        with pytest.raises(ValueError, match="views must be 0 to 8"):
-            network(x(), GOOD, views=views)
+    network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
     with pytest.raises(ValueError, match="8 rows and 7 labels"):
-        network(x(), GOOD[1:])
+        network(Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]))
+    with pytest.raises(ValueError, match="8 rows and 7 labels"):
+        network(Batch(x(), GOOD[1:]))
     with pytest.raises(ValueError, match="x must be a tensor, not ndarray"):
-        network(x().numpy(), GOOD)
+        network(Batch(x().numpy(), GOOD))
     if name != "classifier":  # which is composed by hand here, and knows no shape
         with pytest.raises(ValueError, match=r"of shape \['N', 1, 8, 8\], not \[8, 1, 16, 16\]"):
-            network(x().repeat(1, 1, 2, 2), GOOD)
+            network(Batch(x().repeat(1, 1, 2, 2), GOOD))
 
 
 WRONG_SHAPE: dict[str, Callable[[Any, Tensor], object]] = {
@@ -207,7 +207,7 @@ def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
     assert not any("shape" in name for name in flow.state_dict())
     by_hand = SemiConditionalFlow(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
     assert by_hand.shape is None and OnLatents(flow).shape is None
-    assert by_hand(x(), GOOD).log_likelihood.isfinite().all()
+    assert by_hand(Batch(x(), GOOD)).log_likelihood.isfinite().all()
 
 
 def rows(**words: Any) -> Batches:
@@ -293,7 +293,7 @@ def test_points_that_hold_no_number_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2", "logistic"])
 def test_a_model_refuses_raw_grey_levels(name: str) -> None:
-    takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(x, GOOD), lambda m, x: m.log_likelihood(x)]
+    takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(Batch(x, GOOD)), lambda m, x: m.log_likelihood(x)]
     for take in takes:
         with pytest.raises(ValueError, match=r"a model takes floats, not torch\.uint8"):
             take(model(name), grey())
@@ -311,12 +311,12 @@ def test_a_pixel_that_a_flow_rules_out_has_density_zero(pixels: str) -> None:
     images = x()
     images[2, 0, 3, 4] = -0.5
     for mode in (True, False):
-        output = flow.train(mode)(images, GOOD)
+        output = flow.train(mode)(Batch(images, GOOD))
         assert output.log_likelihood.isneginf().nonzero().tolist() == [[2]]
         assert output.class_log_probs.isfinite().all()
         assert flow.log_likelihood(images)[2] == -torch.inf
-    assert without_density(flow, images, GOOD).startswith("1 of 8 rows have density 0")
-    assert without_density(flow, x(), GOOD) == ""
+    assert without_density(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
+    assert without_density(flow, Batch(x(), GOOD)) == ""
     output.log_likelihood.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 
@@ -334,11 +334,9 @@ def test_everything_works_where_double_precision_is_the_default(name: str) -> No
     double, rows = model(name), Batches(grey(), GOOD, 4, 0.5, 0, levels=17, augment=1.0, views=True)
     rows.guesses = distortion_labels(grey(), GOOD)[0]
     propagate(grey().flatten(1), GOOD, neighbours=3)
-    images, labels = next(rows.epoch(0))
-    double.initialize(images, labels)
-    consistency = Consistency(rows.num_views, 1.0)
-    output = double(images, labels, rows.num_extra)
-    loss, _ = semi_supervised_loss(output, labels, 1.0, 1.0, consistency=consistency, moved=rows.num_moved)
+    batch = next(rows.epoch(0))
+    double.initialize(batch.x, batch.y)
+    loss, _ = semi_supervised_loss(double(batch), batch, Weights(1.0, 1.0, 1.0))
     loss.backward()
     figures = evaluate(double, grey(), KNOWN, 17, views=1, augment=1.0)
     assert loss.isfinite() and loss.dtype == torch.float64 and 0 <= figures["accuracy"] <= 1

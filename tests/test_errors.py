@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from conftest import TINY
+from scnf.batch import Batch
 from scnf.cli import main
 from scnf.data import sources
 from scnf.errors import UserError
@@ -496,7 +497,7 @@ def test_batch_normalisation_of_one_row_says_what_to_do(recipe: str) -> None:
     arguments = {"norm": "batch", "hidden": 8}
     model = build(recipe, (1, 8, 8), 3, levels=17, **arguments).train()
     with pytest.raises(UserError, match=r"two rows or more .* raise train.batch_size, or set model.norm to layer"):
-        model(torch.rand(1, 1, 8, 8), torch.tensor([0]))
+        model(Batch(torch.rand(1, 1, 8, 8), torch.tensor([0])))
     assert model.eval()(torch.rand(1, 1, 8, 8), torch.tensor([0])).class_log_probs.shape == (1, 3)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.models.base import JointOutput, output_from_table
-from scnf.objectives import Consistency, semi_supervised_loss
+from scnf.objectives import Objective, Weights, semi_supervised_loss
 
 LOG_LIKELIHOOD = (-3.0, -5.0, -10.0, -2.0)
 POSTERIOR = ((0.9, 0.1), (0.2, 0.8), (0.5, 0.5), (0.7, 0.3))
@@ -20,6 +21,11 @@ def output() -> JointOutput:
 
 def labels(*values: int) -> Tensor:
     return torch.tensor(values)
+
+
+def of(y: Tensor, **more: Tensor) -> Batch:
+    """A batch of which the loss reads labels and targets alone."""
+    return Batch(torch.zeros(len(y), 1), y, **more)
 
 
 MIXED, ALL, NONE = labels(0, 0, -1, -1), labels(0, 0, 1, 1), labels(-1, -1, -1, -1)
@@ -43,7 +49,7 @@ CROSS_ENTROPY = -(math.log(0.9) + math.log(0.2)) / 2  # of MIXED
     ],
 )
 def test_loss_by_hand(y: Tensor, labelled_weight: float, classifier_weight: float, expected: float) -> None:
-    loss, metrics = semi_supervised_loss(output(), y, labelled_weight, classifier_weight)
+    loss, metrics = semi_supervised_loss(output(), of(y), Weights(labelled_weight, classifier_weight))
     torch.testing.assert_close(loss, torch.tensor(expected))
     torch.testing.assert_close(metrics["loss"], loss)
 
@@ -56,7 +62,7 @@ def test_metrics_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy
     given = JointOutput(
         torch.tensor(LOG_LIKELIHOOD), torch.tensor(((0.9, 0.1), (0.2, 0.8), (0.6, 0.4), (0.7, 0.3))).log()
     )
-    _, metrics = semi_supervised_loss(given, y)
+    _, metrics = semi_supervised_loss(given, of(y))
     assert set(metrics) == {"loss", "labelled_nll", "unlabelled_nll", "labelled_accuracy"}
     assert float(metrics["labelled_nll"]) == labelled and float(metrics["unlabelled_nll"]) == unlabelled
     assert float(metrics["labelled_accuracy"]) == accuracy
@@ -67,7 +73,7 @@ def test_metrics_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 0.0), (5.0, 2.0)])
 def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[float, float]) -> None:
     table = (100 * torch.randn(4, 2)).requires_grad_()
-    loss, metrics = semi_supervised_loss(output_from_table(table, table, y), y, *weights)
+    loss, metrics = semi_supervised_loss(output_from_table(table, table, y), of(y), Weights(*weights))
     loss.backward()
     assert loss.isfinite() and table.grad is not None and table.grad.isfinite().all()
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
@@ -76,28 +82,29 @@ def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[f
 def test_a_row_of_density_zero_makes_the_loss_infinite_and_no_number_undefined() -> None:
     log_joint = torch.tensor([[-1.0, -2.0], [-torch.inf, -torch.inf], [-3.0, -4.0]])
     given = output_from_table(log_joint, log_joint, labels(1, -1, -1))
-    loss, metrics = semi_supervised_loss(given, labels(1, -1, -1), classifier_weight=1.0)
+    loss, metrics = semi_supervised_loss(given, of(labels(1, -1, -1)), Weights(classifier=1.0))
     assert loss == torch.inf and metrics["unlabelled_nll"] == torch.inf and metrics["labelled_nll"] == 2
     # it does not count where its weight is 0
     given = output_from_table(log_joint, log_joint, labels(-1, 1, -1))
-    loss, metrics = semi_supervised_loss(given, labels(-1, 1, -1), labelled_weight=0.0)
+    loss, metrics = semi_supervised_loss(given, of(labels(-1, 1, -1)), Weights(labelled=0.0))
     torch.testing.assert_close(loss, -torch.logsumexp(log_joint[[0, 2]], dim=1).mean())
     assert metrics["labelled_nll"] == torch.inf and metrics["unlabelled_nll"].isfinite()
 
 
 def test_a_class_of_probability_zero_is_no_matter_where_it_is_not_asked_for() -> None:
-    given = JointOutput(torch.zeros(4), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).log())
-    consistency = Consistency(views=1, weight=1.0, confidence=0.9)
-    loss, metrics = semi_supervised_loss(given, labels(0, 1, -1, -1), 1.0, 1.0, consistency=consistency)
+    posterior = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).log()
+    given = JointOutput(torch.zeros(3), posterior, views=torch.tensor([[0.0, 1.0]]).log())
+    batch, weights = of(labels(0, 1, -1)), Weights(classifier=1.0, consistency=1.0)
+    loss, metrics = semi_supervised_loss(given, batch, weights)
     assert loss == 0 and metrics["labelled_accuracy"] == 1
-    given.class_log_probs[2] = torch.tensor([0.5, 0.5]).log()  # nobody is sure of a class for the view
-    assert semi_supervised_loss(given, labels(0, 1, -1, -1), 1.0, 1.0, consistency=consistency)[0] == 0
+    posterior[2] = torch.tensor([0.5, 0.5]).log()  # nobody is sure of a class for the view
+    assert semi_supervised_loss(given, batch, weights)[0] == 0
 
 
 def test_the_classifier_term_sees_labelled_rows_only() -> None:
     table = torch.zeros(4, 2, requires_grad=True)
     given = output_from_table(torch.zeros(4, 2), table, MIXED)._replace(log_likelihood=torch.zeros(4))
-    semi_supervised_loss(given, MIXED, classifier_weight=1.0)[0].backward()
+    semi_supervised_loss(given, of(MIXED), Weights(classifier=1.0))[0].backward()
     assert table.grad is not None
     torch.testing.assert_close(table.grad, torch.tensor([[-0.25, 0.25], [-0.25, 0.25], [0, 0], [0, 0]]))
 
@@ -105,48 +112,46 @@ def test_the_classifier_term_sees_labelled_rows_only() -> None:
 def test_the_order_of_rows_does_not_matter() -> None:
     order = torch.tensor([2, 0, 3, 1])
     shuffled = JointOutput(*(values[order] for values in output()[:2]))
-    ours, _ = semi_supervised_loss(shuffled, MIXED[order], 3.0, 0.5)
-    torch.testing.assert_close(ours, semi_supervised_loss(output(), MIXED, 3.0, 0.5)[0])
+    ours, _ = semi_supervised_loss(shuffled, of(MIXED[order]), Weights(3.0, 0.5))
+    torch.testing.assert_close(ours, semi_supervised_loss(output(), of(MIXED), Weights(3.0, 0.5))[0])
     assert (MIXED == UNLABELLED).sum() == 2
 
 
-def with_views() -> tuple[JointOutput, Tensor]:
+def with_views() -> JointOutput:
     """One labelled row, two unlabelled ones, and a view of each of these; the first is sure of class 1."""
-    posterior = torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
-    return JointOutput(torch.tensor([-3.0, -5.0, -10.0, -99.0, -99.0]), posterior.log()), labels(0, -1, -1, -1, -1)
+    posterior = torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.6, 0.4]])
+    views = torch.tensor([[0.3, 0.7], [0.2, 0.8]])
+    return JointOutput(torch.tensor([-3.0, -5.0, -10.0]), posterior.log(), views=views.log())
+
+
+ONE_LABEL = labels(0, -1, -1)
 
 
 def test_consistency_by_hand() -> None:
-    given, y = with_views()
-    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
-    assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.7) / 2)  # views do not count in the likelihood
+    loss, metrics = semi_supervised_loss(with_views(), of(ONE_LABEL), Weights(consistency=4.0))
+    assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.7) / 2)
     assert float(metrics["pseudo_labelled"]) == 0.5
     assert float(metrics["unlabelled_nll"]) == 7.5
 
 
 def test_a_guess_goes_before_what_the_model_is_sure_of() -> None:
-    given, y = with_views()
-    y[3:] = labels(0, UNLABELLED)  # the first row is sure of class 1, the second of none
-    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
+    # the first row is sure of class 1, the second of none
+    batch = of(ONE_LABEL, targets=labels(0, UNLABELLED))
+    loss, metrics = semi_supervised_loss(with_views(), batch, Weights(consistency=4.0))
     assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.3) / 2)
     assert float(metrics["pseudo_labelled"]) == 0.5 and float(metrics["labelled_nll"]) == 3.0
-    y[3:] = labels(UNLABELLED, 1)
-    loss, metrics = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=4.0, confidence=0.9))
+    batch = of(ONE_LABEL, targets=labels(UNLABELLED, 1))
+    loss, metrics = semi_supervised_loss(with_views(), batch, Weights(consistency=4.0))
     assert float(loss) == pytest.approx(18 / 3 - 4 * (math.log(0.7) + math.log(0.8)) / 2)
     assert float(metrics["pseudo_labelled"]) == 1.0
 
 
-def with_moved() -> tuple[JointOutput, Tensor]:
-    """Two labelled rows and an unlabelled one, moved versions of the two, and a view of the unlabelled one."""
-    posterior = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.05, 0.95], [0.6, 0.4], [0.7, 0.3], [0.3, 0.7]])
-    given = JointOutput(torch.tensor([-3.0, -5.0, -10.0, -99.0, -99.0, -99.0]), posterior.log())
-    return given, labels(0, 1, -1, 0, 1, -1)
-
-
 def test_moved_rows_take_the_cross_entropy_and_leave_the_likelihood_to_rows_as_they_are() -> None:
-    given, y = with_moved()
-    consistency = Consistency(views=1, weight=4.0, confidence=0.9)
-    loss, metrics = semi_supervised_loss(given, y, 3.0, 2.0, consistency=consistency, moved=2)
+    posterior = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.05, 0.95]]).log()
+    moved, view = torch.tensor([[0.6, 0.4], [0.7, 0.3]]).log(), torch.tensor([[0.3, 0.7]]).log()
+    given = JointOutput(torch.tensor([-3.0, -5.0, -10.0]), posterior, moved=moved, views=view)
+    batch = of(labels(0, 1, -1), moved_y=labels(0, 1), targets=labels(-1))
+    loss, metrics = semi_supervised_loss(given, batch, Weights(3.0, 2.0, 4.0))
     likelihood = (3 * 3 + 3 * 5 + 10) / 7
     cross_entropy = -(math.log(0.6) + math.log(0.3)) / 2
     assert float(loss) == pytest.approx(likelihood + 2 * cross_entropy - 4 * math.log(0.7))
@@ -155,24 +160,42 @@ def test_moved_rows_take_the_cross_entropy_and_leave_the_likelihood_to_rows_as_t
 
 
 def test_views_without_weight_change_nothing() -> None:
-    given, y = with_views()
-    loss, _ = semi_supervised_loss(given, y, consistency=Consistency(views=2, weight=0.0))
-    plain, _ = semi_supervised_loss(JointOutput(*(part[:3] for part in given[:2])), y[:3])
+    loss, _ = semi_supervised_loss(with_views(), of(ONE_LABEL))
+    plain, _ = semi_supervised_loss(with_views()._replace(views=None), of(ONE_LABEL))
     assert float(loss) == float(plain)
 
 
 def test_targets_get_no_gradient() -> None:
-    posterior = torch.tensor([[0.05, 0.95], [0.3, 0.7]], requires_grad=True)
-    given = JointOutput(torch.zeros(2), posterior.log())
-    loss, _ = semi_supervised_loss(given, labels(-1, -1), consistency=Consistency(views=1, weight=1.0))
-    loss.backward()
-    assert posterior.grad is not None
-    assert torch.equal(posterior.grad[0], torch.zeros(2)) and bool((posterior.grad[1] != 0).any())
+    row, view = (torch.tensor([each], requires_grad=True) for each in ([0.05, 0.95], [0.3, 0.7]))
+    given = JointOutput(torch.zeros(1), row.log(), views=view.log())
+    semi_supervised_loss(given, of(labels(-1)), Weights(consistency=1.0))[0].backward()
+    assert row.grad is None and view.grad is not None and bool((view.grad != 0).any())
 
 
 def test_temperature_flattens_the_posterior_of_cross_entropies_and_confidences() -> None:
-    given, y = with_views()
     q = torch.softmax(torch.tensor([0.9, 0.1]).log() / 4, 0)
-    loss, metrics = semi_supervised_loss(given, y, 1.0, 2.0, 4.0, Consistency(views=2, weight=4.0, confidence=0.9))
+    loss, metrics = semi_supervised_loss(with_views(), of(ONE_LABEL), Weights(1.0, 2.0, 4.0), temperature=4.0)
     assert float(loss) == pytest.approx(18 / 3 - 2 * math.log(q[0]))
     assert float(metrics["pseudo_labelled"]) == 0.0  # 0.95 at temperature 4 is 0.68
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [
+        (0.0, Weights(5.0, 7.0, 0.0, 0.0)),
+        (0.1, Weights(4.0, 7.0, 1.0, 0.5)),
+        (0.2, Weights(3.0, 7.0, 2.0, 1.0)),
+        (0.4, Weights(1.0, 7.0, 4.0, 2.0)),
+        (1.0, Weights(1.0, 7.0, 4.0, 2.0)),
+    ],
+)
+def test_weights_follow_their_schedules(done: float, expected: Weights) -> None:
+    objective = Objective(5.0, 0.4, 7.0, 2.0, 4.0, 0.4, 0.8, kl_weight=2.0, kl_warmup=0.4)
+    assert objective.weights_at(done) == pytest.approx(expected)
+    loss, _ = objective(with_views(), of(ONE_LABEL), done)
+    assert loss == semi_supervised_loss(with_views(), of(ONE_LABEL), objective.weights_at(done), 2.0, 0.8)[0]
+
+
+def test_weights_without_a_schedule_stay() -> None:
+    objective = Objective(labelled_weight=3.0, kl_weight=0.5, consistency_weight=2.0, consistency_ramp=0.0)
+    assert objective.weights_at(0.5) == Weights(3.0, 0.0, 2.0, 0.5) and objective.weights_at(0.0).labelled == 3.0

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scnf import UNLABELLED
 from scnf.analysis import plots
+from scnf.batch import Batch
 from scnf.files import write_text
 from scnf.models.base import JointModel, JointOutput
 from scnf.streams import printable
@@ -114,7 +114,7 @@ def measure(
         return results, len(rows) / seconds
 
     def classify(images: Tensor) -> JointOutput:
-        output: JointOutput = model(images, torch.full((len(images),), UNLABELLED, device=device))
+        output: JointOutput = model(Batch.unlabelled(images))
         return output
 
     row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))

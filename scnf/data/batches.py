@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_inputs, check_labels, check_share
 from scnf.data.augment import random_affine
 from scnf.errors import UserError
@@ -46,10 +47,10 @@ class Batches:
     augmentation come from the global generator.
 
     Moved images have another density than images as they are, so the likelihood takes none of them: with `augment`, a
-    batch goes on with a moved version of each labelled row, and with `views` it ends in one of each unlabelled row.
-    These rows, `num_extra` in all, are for cross-entropies alone.
-    `guesses` [N], labels found by propagation, say, may be set between epochs: they are the labels of views, or where
-    there are no views those of the unlabelled rows themselves; UNLABELLED where nobody guesses.
+    batch has a moved version of each labelled row beside it, and with `views` one of each unlabelled row. These are for
+    cross-entropies alone, see :class:`scnf.batch.Batch`.
+    `guesses` [N], labels found by propagation, say, may be set between epochs: they are the targets of views, or where
+    there are no views the labels of the unlabelled rows themselves; UNLABELLED where nobody guesses.
 
     Args:
         x: whole numbers [N, C, H, W], uint8 for up to 256 levels, or float32 [N, D], on the device of the training.
@@ -59,14 +60,15 @@ class Batches:
         seed: decides the order.
         levels: as in :func:`dequantize`.
         augment: strength of the random affine maps of moved rows, see :mod:`scnf.data.augment`.
-        views: whether batches end in moved versions, or views, of their unlabelled rows.
+        views: whether batches have moved versions, or views, of their unlabelled rows.
         passes: over all rows in an epoch.
         in_place: move the labelled rows themselves, for networks p(y | x) that have no likelihood of x.
 
     Attributes:
-        num_moved: rows of a batch that are moved versions of its labelled rows.
-        num_views: rows of a batch that are views of its unlabelled rows.
-        num_extra: both together, the last rows of a batch.
+        num_labelled: labelled rows of a batch.
+        num_unlabelled: unlabelled rows of a batch.
+        num_moved: moved versions of labelled rows that a batch has.
+        num_views: views of unlabelled rows that a batch has.
 
     Raises:
         ValueError: x are no such rows, or y no labels of theirs; `batch_size` or `passes` is below 1, or
@@ -78,8 +80,8 @@ class Batches:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
         >>> y[:4] = torch.arange(4)
         >>> batches = Batches(x, y, batch_size=10, labelled_share=0.2, seed=0, levels=256)
-        >>> images, labels = next(batches.epoch(0))
-        >>> images.shape, int((labels >= 0).sum()), batches.steps_per_epoch
+        >>> batch = next(batches.epoch(0))
+        >>> batch.x.shape, int((batch.y >= 0).sum()), batches.steps_per_epoch
         (torch.Size([10, 1, 4, 4]), 2, 5)
     """
 
@@ -108,7 +110,6 @@ class Batches:
         self.num_unlabelled = batch_size - self.num_labelled
         self.augment, self.num_views = augment, self.num_unlabelled if views else 0
         self.num_moved = self.num_labelled if augment and not in_place else 0
-        self.num_extra = self.num_moved + self.num_views
         if levels is None and (augment or views):
             raise UserError("points have no augmented views: set data.augment and objective.consistency_weight to 0")
         if labelled_share > 0 and not len(self.labelled):
@@ -121,11 +122,8 @@ class Batches:
             )
         self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x float32 in [0, 1), y) of one epoch, from step `start` on: labelled, unlabelled, moved, views.
-
-        y is UNLABELLED where hidden; of a view, or without views of an unlabelled row, it is a guess.
-        """
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch, from step `start` on; labelled rows come first, and images are float32 in [0, 1)."""
         generator = torch.Generator().manual_seed(int(self.seed * 1_000_003 + epoch))
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
@@ -134,20 +132,25 @@ class Batches:
         for step in range(start, self.steps_per_epoch):
             known, others = rows[step].split([self.num_labelled, self.num_unlabelled])
             viewed = others[: self.num_views]
-            own = torch.full_like(others, UNLABELLED) if self.num_views else guesses[others]
-            moved = known[: self.num_moved]
-            labels = torch.cat([self.y[known], own, self.y[moved], guesses[viewed]])
-            yield self._inputs(known, others, viewed), labels
+            sizes = [len(known) + len(others), self.num_moved, self.num_views]
+            x, moved, views = self._inputs(known, others, viewed).split(sizes)
+            y = torch.cat([self.y[known], torch.full_like(others, UNLABELLED) if self.num_views else guesses[others]])
+            batch = Batch(x, y)
+            if self.num_moved:
+                batch = batch._replace(moved=moved, moved_y=self.y[known])
+            if self.num_views:
+                batch = batch._replace(views=views, targets=guesses[viewed])
+            yield batch
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
-        """What a model is given of these rows, in the order of a batch."""
+        """What a batch holds of these rows: they themselves, moved labelled ones and views, in this order."""
         moved = self.x[torch.cat([labelled, viewed])]
         if self.augment and len(moved):
             moved = random_affine(moved, self.augment)
         return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:
-        """The rows of `x` and what was made of them, in the order of a batch."""
+        """The rows of `x` and what was made of them, in the order of :meth:`_inputs`."""
         first = moved if self.in_place else self.x[labelled]
         return torch.cat([first, self.x[unlabelled], moved if self.num_moved else moved[:0], views])
 

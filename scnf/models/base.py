@@ -6,24 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.checks import at_hand, check_inputs, check_labels, check_rows, check_tensor
 from scnf.distributions import Temperature
 from scnf.transforms import start_from
 
 
 class JointOutput(NamedTuple):
-    """One row per image, in nats.
+    """What a model says of a batch, in nats.
 
     Attributes:
         log_likelihood: [N]: log p(x, y) where y is known and log p(x) where it is hidden, or lower bounds of them.
         class_log_probs: [N, K]: log q(y | x), the classifier; the exact posterior for a flow.
         kl: [N]: the divergence of latent variables from their prior that a variational bound has subtracted, for an
             objective that weighs it otherwise; None where there is none.
+        moved: [M, K]: log q(y | x) of the batch's moved rows; None without any.
+        views: [V, K]: log q(y | x) of the batch's views; None without any.
     """
 
     log_likelihood: Tensor
     class_log_probs: Tensor
     kl: Tensor | None = None
+    moved: Tensor | None = None
+    views: Tensor | None = None
 
 
 def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Tensor | None = None) -> JointOutput:
@@ -93,28 +98,53 @@ class JointModel(nn.Module):
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this model takes inputs of shape {['N', *self.shape]}, not {list(x.shape)}")
 
-    def _check_step(self, x: Tensor, y: Tensor, views: int = 0) -> None:
-        """The same in :meth:`forward`, and its views; values only where no device is waited for."""
+    def _check_step(self, x: Tensor, y: Tensor) -> None:
+        """Check inputs x [N, ...] and labels y of a step; values only where no device is waited for."""
         check_tensor("x", x)
         check_tensor("y", y)
         if at_hand(x):
-            self.check(x, y)
+            self.check(x)
+            check_labels(y, self.num_classes)
         else:
             self._check_shape(x)
-            check_rows(len(x), len(y))
-        if not 0 <= views <= len(x):
-            raise ValueError(f"views must be 0 to {len(x)} of these {len(x)} rows, not {views}")
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
-        """Log-likelihood and class posterior of each row; y is UNLABELLED where hidden.
-
-        Of the last `views` rows nothing but the class posterior is wanted: a model that can saves itself the rest, and
-        gives 0 for it.
+    def forward(self, batch: Batch) -> JointOutput:
+        """Log-likelihood and class posterior of the rows of a batch, and class posterior of its moved rows and views.
 
         Raises:
-            ValueError: x, y or the number of views is none that the model takes.
+            ValueError: the rows or labels are none that the model takes.
+        """
+        for rows, labels in ((batch.x, batch.y), (batch.moved, batch.moved_y), (batch.views, batch.targets)):
+            if rows is not None and labels is not None:
+                check_rows(len(rows), len(labels))
+        inputs = batch.inputs()
+        self._check_step(inputs, batch.y)
+        log_likelihood, log_q, kl = self.step(inputs, batch.y)
+        own, moved, views = log_q.split(batch.sizes)
+        return JointOutput(
+            log_likelihood, own, kl, None if batch.moved is None else moved, None if batch.views is None else views
+        )
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What :meth:`forward` computes, in one pass over all inputs.
+
+        Args:
+            x: [N + R, ...]: N rows, and R others of which the class posterior alone is wanted.
+            y: [N], UNLABELLED where hidden.
+
+        Returns:
+            log-likelihoods [N], log q(y | x) [N + R, K], and the divergence [N] of latent variables, None without.
         """
         raise NotImplementedError
+
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        """The classifier, log q(y | x) [N, K]; of one draw where latent variables are drawn.
+
+        Raises:
+            ValueError: x are no inputs of the model.
+        """
+        self.check(x)
+        return self.step(x, torch.zeros(0, dtype=torch.long, device=x.device))[1]
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """Log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
@@ -148,7 +178,7 @@ class JointModel(nn.Module):
             self.train(training)
 
     def _start(self, x: Tensor, y: Tensor) -> None:
-        start_from(self, x, y)
+        start_from(self, Batch(x, y))
 
     def anneal(self, done: float) -> None:
         """Before each optimiser step of training: the share of all steps that are done, for temperatures."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from scnf import UNLABELLED
 from scnf.distributions import single_or_better
 from scnf.errors import UserError
-from scnf.models.base import JointModel, JointOutput, at_label
+from scnf.models.base import JointModel, at_label
 from scnf.nn import before_head
 
 
@@ -18,8 +18,9 @@ class Classifier(JointModel):
         num_classes: K.
 
     Example:
+        >>> from scnf.batch import Batch
         >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), num_classes=10)
-        >>> model(torch.rand(2, 1, 8, 8), torch.tensor([3, -1])).log_likelihood[1]
+        >>> model(Batch(torch.rand(2, 1, 8, 8), torch.tensor([3, -1]))).log_likelihood[1]
         tensor(0., grad_fn=<SelectBackward0>)
     """
 
@@ -30,11 +31,10 @@ class Classifier(JointModel):
         super().__init__()
         self.network, self.num_classes = network, num_classes
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
         """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
-        self._check_step(x, y, views)
         log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
-        return JointOutput(torch.where(y == UNLABELLED, 0.0, at_label(log_q, y)), log_q)
+        return torch.where(y == UNLABELLED, 0.0, at_label(log_q[: len(y)], y)), log_q, None
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """There is none.

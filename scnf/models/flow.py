@@ -1,13 +1,12 @@
 """The semi-conditional normalizing flow: exact log p(x), log p(x | y) and p(y | x) from one pass."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.checks import check_labels
 from scnf.distributions import ClassConditional, ClassPrior, DiagonalGaussian, FlowDistribution
-from scnf.models.base import JointModel, JointOutput, output_from_table
+from scnf.models.base import JointModel, output_from_table
 from scnf.transforms import GreyLevels, Logit, Transform
 
 
@@ -27,9 +26,10 @@ class SemiConditionalFlow(JointModel):
         semantic_features: how many features z_f has.
 
     Example:
+        >>> from scnf.batch import Batch
         >>> from scnf.models.architectures import build
         >>> model = build("scnf-toy", shape=(2,), num_classes=2)
-        >>> output = model(torch.randn(6, 2), torch.tensor([0, 1, 0, -1, -1, -1]))
+        >>> output = model(Batch(torch.randn(6, 2), torch.tensor([0, 1, 0, -1, -1, -1])))
         >>> output.log_likelihood.shape, output.class_log_probs.shape
         (torch.Size([6]), torch.Size([6, 2]))
         >>> model.sample(torch.tensor([0, 1])).shape
@@ -61,27 +61,24 @@ class SemiConditionalFlow(JointModel):
         z, logabsdet = self.transform(x)
         return z[:, : -self.semantic_features], z[:, -self.semantic_features :], logabsdet
 
-    def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
-        """z_f [N, d], and what all classes have in common [N - views]: `log p(z_aux) + log |det df/dx|`."""
+    def _shared(self, x: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """z_f [N, d], and what all classes have in common, of the first rows: `log p(z_aux) + log |det df/dx|`."""
         z_aux, z_f, logabsdet = self.latents(x)
-        own = len(x) - views
-        if self.auxiliary is not None and own:
-            return z_f, logabsdet[:own] + self.auxiliary.log_prob(z_aux[:own])
-        return z_f, logabsdet[:own]
+        if self.auxiliary is not None and rows != 0:
+            return z_f, logabsdet[:rows] + self.auxiliary.log_prob(z_aux[:rows])
+        return z_f, logabsdet[:rows]
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log p(x, y = k) [N, K], in nats."""
         z_f, common = self._shared(x)
         return common.unsqueeze(1) + self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
         """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
-        self._check_step(x, y, views)
-        z_f, common = self._shared(x, views)
+        z_f, common = self._shared(x, len(y))
         by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
-        table = common.unsqueeze(1) + by_class[: len(common)]
-        likelihood = output_from_table(table, table, y[: len(common)]).log_likelihood
-        return JointOutput(F.pad(likelihood, (0, views)), torch.log_softmax(by_class, dim=1))
+        table = common.unsqueeze(1) + by_class[: len(y)]
+        return output_from_table(table, table, y).log_likelihood, torch.log_softmax(by_class, dim=1), None
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """Exact log p(x) [N] in nats; `num_samples` is ignored."""
@@ -97,7 +94,7 @@ class SemiConditionalFlow(JointModel):
 
     def representation(self, x: Tensor) -> Tensor:
         """z_f [N, d]."""
-        return self._shared(x, views=len(x))[0]
+        return self._shared(x, 0)[0]
 
     def latent_rows(self, x: Tensor) -> Tensor:
         """What :class:`OnLatents` takes in place of x: [N, d + 1]."""
@@ -149,5 +146,5 @@ class OnLatents(SemiConditionalFlow):
         flow.shape = self._shape_of_inputs
         return flow
 
-    def _shared(self, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
-        return x[:, :-1], x[: len(x) - views, -1]
+    def _shared(self, x: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        return x[:, :-1], x[:rows, -1]

@@ -79,7 +79,7 @@ class M2(VariationalModel):
         """What does not depend on the label: features of N rows for :meth:`terms`, and class logits [N, K]."""
         return [seen, *self.ladder.up(seen)], single_or_better(self.classifier(seen))
 
-    def class_log_probs(self, seen: Tensor) -> Tensor:
+    def classify(self, seen: Tensor) -> Tensor:
         """Log q(y | x) [N, K]."""
         return torch.log_softmax(single_or_better(self.classifier(seen)), dim=1)
 
@@ -179,7 +179,7 @@ class ADGM(M2):
         a, log_q = self.auxiliary.sample(self.posterior(seen))
         return [seen, *self.ladder.up(seen), a, log_q], single_or_better(self.classifier(seen, a))
 
-    def class_log_probs(self, seen: Tensor) -> Tensor:
+    def classify(self, seen: Tensor) -> Tensor:
         """Log q(y | x, a) [N, K] at a draw of a."""
         a, _ = self.auxiliary.sample(self.posterior(seen))
         return torch.log_softmax(single_or_better(self.classifier(seen, a)), dim=1)
@@ -239,11 +239,11 @@ class M1M2(VariationalModel):
         """As M2 does."""
         return self.m2.enumerates
 
-    def class_log_probs(self, seen: Tensor) -> Tensor:
+    def classify(self, seen: Tensor) -> Tensor:
         """Log q(y | z_1) [N, K] at a draw of z_1."""
         with torch.no_grad():
             z, _ = self.m1.encode(seen)
-        return self.m2.class_log_probs(z)
+        return self.m2.classify(z)
 
     def representation(self, x: Tensor) -> Tensor:
         """That of M2, at the mean of 16 draws of z_1."""

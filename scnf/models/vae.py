@@ -31,9 +31,10 @@ class VAE(VariationalModel):
         importance_samples: likewise.
 
     Example:
+        >>> from scnf.batch import Batch
         >>> from scnf.models.architectures import build
         >>> model = build("m1", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4)
-        >>> output = model(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, -1, -1, -1]))
+        >>> output = model(Batch(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, -1, -1, -1])))
         >>> output.log_likelihood.shape, output.class_log_probs.shape
         (torch.Size([6]), torch.Size([6, 10]))
     """
@@ -54,9 +55,9 @@ class VAE(VariationalModel):
     def _terms(self, seen: Tensor, analytic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """(log p(x | z) - KL [M], log p(y | z) [M, K], KL [M]) of one draw for each row."""
         drawn, kl = self.ladder.down(self.ladder.up(seen), None, None, analytic)
-        return self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl, self._classify(drawn), kl
+        return self.likelihood.log_prob(seen, self.decoder(drawn[0])) - kl, self._posterior(drawn), kl
 
-    def _classify(self, drawn: Sequence[Tensor]) -> Tensor:
+    def _posterior(self, drawn: Sequence[Tensor]) -> Tensor:
         """Log p(y | z) [M, K], from which no gradient reaches z."""
         return torch.log_softmax(single_or_better(self.classifier(torch.cat(list(drawn), dim=1).detach())), dim=1)
 
@@ -79,9 +80,9 @@ class VAE(VariationalModel):
         label = torch.where(y == UNLABELLED, 0.0, at_label(class_log_probs, y))
         return JointOutput(bound + label, class_log_probs, kl.view(-1, k).mean(dim=1))
 
-    def class_log_probs(self, seen: Tensor) -> Tensor:
+    def classify(self, seen: Tensor) -> Tensor:
         """Log p(y | z) [N, K] at a draw of z."""
-        return self._classify(self._drawn(seen))
+        return self._posterior(self._drawn(seen))
 
     def representation(self, x: Tensor) -> Tensor:
         """A draw of all latents, side by side [N, D]."""

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.distributions import PixelLikelihood
@@ -97,28 +96,25 @@ class VariationalModel(JointModel):
         kl = table.kl.unflatten(0, (-1, k)).mean(dim=1)
         return output_from_table(log_mean_exp(table.log_joint, k), class_logits, y, kl)
 
-    def class_log_probs(self, seen: Tensor) -> Tensor:
-        """Log q(y | x) [N, K] from one draw of what it depends on."""
+    def classify(self, seen: Tensor) -> Tensor:
+        """Log q(y | x) [N, K] of images as modelled, from one draw of what it depends on."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
-        """Bounds of log p(x, y) where y is known and of log p(x) where hidden; and log q(y | x)."""
-        self._check_step(x, y, views)
-        samples, own = self.num_samples, len(x) - views
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds of log p(x, y) where y is known and of log p(x) where hidden; log q(y | x); and divergences."""
+        samples, own = self.num_samples, len(y)
         seen = self.likelihood.observe(x)
         if not own:
-            nothing, draws = seen.new_zeros(views), samples * self.importance_samples
-            log_q = self.class_log_probs(seen.repeat_interleave(draws, dim=0))
-            return JointOutput(nothing, log_mean_exp(log_q, draws), nothing)
+            nothing, draws = seen.new_zeros(0), samples * self.importance_samples
+            return nothing, log_mean_exp(self.classify(seen.repeat_interleave(draws, dim=0)), draws), nothing
         repeated = seen[:own].repeat_interleave(samples * self.importance_samples, dim=0)
-        output = self.bound(repeated, y[:own].repeat_interleave(samples))
+        output = self.bound(repeated, y.repeat_interleave(samples))
         assert output.kl is not None
         bound, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
         log_q = log_mean_exp(output.class_log_probs, samples)
-        if views:
-            bound, kl = F.pad(bound, (0, views)), F.pad(kl, (0, views))
-            log_q = torch.cat([log_q, self.class_log_probs(seen[own:])])
-        return JointOutput(bound, log_q, kl)
+        if len(x) > own:
+            log_q = torch.cat([log_q, self.classify(seen[own:])])
+        return bound, log_q, kl
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """The importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.

@@ -1,12 +1,45 @@
-"""Averaged weights have activations of their own, and so need statistics of their own where these are normalised."""
+"""The moving average of weights, and the statistics of normalised activations that it needs of its own."""
 
+from collections.abc import Callable
 from itertools import islice
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scnf.data.batches import Batches
 from scnf.models.base import JointModel
+
+
+def averaged_model(model: JointModel, decay: float) -> AveragedModel | None:
+    """The moving average of the model's weights, None without a decay."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+def averaging(averaged: AveragedModel | None, model: JointModel, decay: float) -> Callable[[], None]:
+    """A function to call after each step, which takes the model's weights into their average.
+
+    It does what `averaged.update_parameters(model)` does, but for what that looks up, and waits for, at every step.
+    """
+    if averaged is None:
+        return lambda: None
+    first, update = not averaged.n_averaged, get_ema_multi_avg_fn(decay)
+    own, other = (list(each.parameters()) for each in (averaged.module, model))
+    buffers = list(zip(averaged.module.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def keep_average() -> None:
+        nonlocal first
+        if first:  # there is nothing to average with
+            averaged.update_parameters(model)
+            first = False
+            return
+        update(own, other, averaged.n_averaged)
+        for mine, its in buffers:
+            mine.copy_(its)
+        averaged.n_averaged += 1
+
+    return keep_average
 
 
 @torch.no_grad()
@@ -43,8 +76,8 @@ def renormalize(model: JointModel, batches: Batches, count: int = 50) -> None:
                 layer.momentum = None  # all batches count alike
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(batches.seed)
-                for x, y in islice(batches.epoch(0), count):
-                    model(x, y, batches.num_extra)
+                for batch in islice(batches.epoch(0), count):
+                    model(batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

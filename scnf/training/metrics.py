@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_labels, check_tensor
 from scnf.data.augment import random_affine
 from scnf.data.batches import dequantize
@@ -143,7 +143,7 @@ def over_draws(
         for draw in tqdm(range(draws), unit="draw", desc="draws of the noise", disable=None, leave=False):
             batches = []
             for batch in noisy_batches(x, levels, batch_size, seed + _NEXT * draw):
-                output = model(batch, torch.full((len(batch),), UNLABELLED, device=x.device))
+                output = model(Batch.unlabelled(batch))
                 unbiased = output.log_likelihood
                 if not model.exact and _has_bits(model, levels):  # the ELBO in closed form exponentiates to no estimate
                     unbiased = model.log_likelihood(batch)
@@ -226,9 +226,7 @@ def evaluate(
         with evaluating(model):
             for view in tqdm(range(views + 1), unit="view", desc="views", disable=None, leave=False):
                 moved = noisy_batches(x, levels, batch_size, seed + _NEXT * view, augment if view else 0.0)
-                hidden = torch.full((int(batch_size),), UNLABELLED, device=x.device)
-                outputs = [model(batch, hidden[: len(batch)], views=len(batch)) for batch in moved]
-                posterior = posterior + torch.cat([output.class_log_probs for output in outputs]).exp()
+                posterior = posterior + torch.cat([model.class_log_probs(batch) for batch in moved]).exp()
         unknown = bool(posterior.isnan().any())  # which argmax would take for a class
         figures["views_accuracy"] = math.nan if unknown else float((posterior.argmax(dim=1) == y).double().mean())
     return figures

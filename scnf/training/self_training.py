@@ -55,10 +55,10 @@ def self_trained_features(
             optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
             batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment, in_place=True)
             stream = (batch for epoch in count() for batch in batches.epoch(epoch))
-            for step, (images, targets) in enumerate(islice(stream, steps)):
+            for step, batch in enumerate(islice(stream, steps)):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                    loss = -model(images, targets).log_likelihood.mean()
+                    loss = -model(batch).log_likelihood.mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from scnf import UNLABELLED
 from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.models.base import JointModel
 from scnf.runs import Run
+from scnf.training.averaging import averaged_model
 from scnf.training.checkpoint import (
     few,
     flatten_optimizer,
@@ -100,46 +101,49 @@ class Checkpoint(NamedTuple):
     progress: Progress
 
 
-class Restart(NamedTuple):
-    """What :func:`restore` brings back, beside the states of model and optimizer."""
+@dataclass
+class State:
+    """Everything that the rest of a training depends on, but for the random generators.
 
-    progress: Progress
-    sums: dict[str, Tensor]
-    averaged: AveragedModel | None
+    Attributes:
+        model: what is trained.
+        optimizer: over its parameters.
+        averaged: the moving average of its weights, None without one.
+        progress: where the training stands.
+        sums: of metrics over the steps of the epoch under way.
+        guesses: [N], see :class:`scnf.data.batches.Batches`; None where no labels are guessed.
+    """
+
+    model: JointModel
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedModel | None = None
+    progress: Progress = field(default_factory=Progress)
+    sums: dict[str, Any] = field(default_factory=dict)
     guesses: Tensor | None = None
 
+    @property
+    def kept(self) -> Any:
+        """The model whose weights are evaluated and kept: the average where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
 
-def averaged_model(model: JointModel, decay: float) -> AveragedModel | None:
-    """The moving average of the model's weights, None without a decay."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    def save(self, run: Run, binding: Binding) -> None:
+        """Write this state and those of the random generators to one file, the last checkpoint of `run`."""
+        optimizer = flatten_optimizer(self.optimizer)
+        tensors = _contents(self.model, self.averaged, optimizer, self.sums, self.guesses)
+        tensors |= {"rng.cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
+        metadata = {name: value for name, value in vars(self.progress).items() if name != "stopped_by"}
+        metadata |= vars(binding)
+        metadata["machine"] = {**binding.machine, "threads": torch.get_num_threads()}
+        metadata["best_score"] = repr(self.progress.best_score)  # may be infinite, which JSON does not know
+        save_tensors(run.checkpoint("last"), tensors, metadata)
 
-
-def save_checkpoint(
-    model: JointModel,
-    averaged: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    sums: Mapping[str, Any],
-    guesses: Tensor | None,
-    run: Run,
-    binding: Binding,
-) -> None:
-    """Write everything that the rest of the training depends on to one file, the last checkpoint of `run`."""
-    tensors = _contents(model, averaged, flatten_optimizer(optimizer), sums, guesses)
-    tensors |= {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {"rng.cuda": torch.cuda.get_rng_state()}
-    metadata = {name: value for name, value in vars(progress).items() if name != "stopped_by"}
-    metadata |= vars(binding)
-    metadata["machine"] = {**binding.machine, "threads": torch.get_num_threads()}
-    metadata["best_score"] = repr(progress.best_score)  # may be infinite, which JSON does not know
-    save_tensors(run.checkpoint("last"), tensors, metadata)
-
-
-def save_best(model: nn.Module, progress: Progress, figures: Mapping[str, float], run: Run, binding: Binding) -> None:
-    """Write the weights that are the best so far, with their figures."""
-    about = {"run": binding.run, "epoch": progress.best_epoch, "score": repr(progress.best_score)}
-    save_tensors(run.checkpoint("best"), model.state_dict(), {**figures, **about})
+    def save_best(self, figures: Mapping[str, float], run: Run, binding: Binding) -> None:
+        """Write the weights that are kept, with their figures, as the best so far."""
+        progress = self.progress
+        about = {"run": binding.run, "epoch": progress.best_epoch, "score": repr(progress.best_score)}
+        save_tensors(run.checkpoint("best"), self.kept.state_dict(), {**figures, **about})
 
 
 def load_checkpoint(run: Run) -> Checkpoint:
@@ -175,7 +179,7 @@ def restore(
     ema: float,
     split: str = "",
     guesses: bool = False,
-) -> Restart:
+) -> State:
     """Load a checkpoint into `model`, `optimizer` and the random generators: all of it, or nothing.
 
     Args:
@@ -184,7 +188,7 @@ def restore(
         optimizer: of the same kind, over the parameters of `model`.
         batches: that training goes on with.
         run: its directory.
-        ema: as in :func:`scnf.training.loop.train`.
+        ema: as in :class:`scnf.training.loop.Plan`.
         split: SHA-256 of the label split.
         guesses: whether labels are guessed in this training.
 
@@ -232,7 +236,8 @@ def restore(
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     on_device = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
-    return Restart(progress, on_device, averaged, None if labels is None else tensors["guesses"].to(device))
+    found = None if labels is None else tensors["guesses"].to(device)
+    return State(model, optimizer, averaged, progress, on_device, found)
 
 
 def _contents(

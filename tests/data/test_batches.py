@@ -1,5 +1,4 @@
 import json
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def make(batch_size: int = 20, labelled_share: float = 0.25, seed: int = 0, pass
 
 def drawn(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[list[list[int]], list[list[int]]]:
     """(rows, labels) of each batch."""
-    pairs = [(x[:, 0].long().tolist(), y.tolist()) for x, y in batches.epoch(epoch, start)]
+    pairs = [(x[:, 0].long().tolist(), y.tolist()) for x, y, *_ in batches.epoch(epoch, start)]
     return [rows for rows, _ in pairs], [labels for _, labels in pairs]
 
 
@@ -70,23 +69,24 @@ def numbered() -> tuple[Tensor, Tensor]:
 
 def test_without_views_the_rows_themselves_carry_what_is_guessed_of_them(numbered: tuple[Tensor, Tensor]) -> None:
     batches = Batches(*numbered, 10, 0.2, seed=0, levels=256)
-    _, labels = next(batches.epoch(0))
+    labels = next(batches.epoch(0)).y
     assert labels[2:].tolist() == [UNLABELLED] * 8
     batches.guesses = torch.arange(40) % 7 - 1  # of some nobody guesses
-    images, guessed = next(batches.epoch(0))
-    rows = (256 * images[:, 0, 0, 0]).long()
-    assert torch.equal(guessed[:2], labels[:2]) and torch.equal(guessed[2:], rows[2:] % 7 - 1)
+    batch = next(batches.epoch(0))
+    rows = (256 * batch.x[:, 0, 0, 0]).long()
+    assert torch.equal(batch.y[:2], labels[:2]) and torch.equal(batch.y[2:], rows[2:] % 7 - 1)
+    assert batch.views is batch.targets is None
 
 
 def test_views_carry_what_is_guessed_of_their_rows(numbered: tuple[Tensor, Tensor]) -> None:
     batches = Batches(*numbered, 10, 0.2, seed=0, levels=256, views=True)
-    images, labels = next(batches.epoch(0))
-    assert labels[2:].tolist() == [UNLABELLED] * 16
+    batch = next(batches.epoch(0))
+    assert batch.y[2:].tolist() == batch.targets.tolist() == [UNLABELLED] * 8
     batches.guesses = torch.arange(40) % 7
-    same, guessed = next(batches.epoch(0))
-    rows = (256 * same[:, 0, 0, 0]).long()
-    assert torch.equal(rows, (256 * images[:, 0, 0, 0]).long()) and torch.equal(rows[2:10], rows[10:])
-    assert torch.equal(guessed[:10], labels[:10]) and torch.equal(guessed[10:], rows[10:] % 7)
+    guessed = next(batches.epoch(0))
+    rows, views = ((256 * each[:, 0, 0, 0]).long() for each in (guessed.x, guessed.views))
+    assert torch.equal(rows, (256 * batch.x[:, 0, 0, 0]).long()) and torch.equal(rows[2:], views)
+    assert torch.equal(guessed.y, batch.y) and torch.equal(guessed.targets, views % 7)
 
 
 def test_when_it_does_not_divide_no_row_comes_twice() -> None:
@@ -137,16 +137,16 @@ def test_starting_late_gives_the_rest(start: int) -> None:
 
 def test_labels_of_hidden_rows_never_come_out() -> None:
     x, y = rows_as_points()
-    for _, labels in Batches(x, y, 20, 0.25, 0, None).epoch(0):
-        assert (labels[5:] == UNLABELLED).all()
-    for _, labels in Batches(x, torch.full_like(y, UNLABELLED), 20, 0.0, 0, None).epoch(0):
-        assert (labels == UNLABELLED).all()
+    for batch in Batches(x, y, 20, 0.25, 0, None).epoch(0):
+        assert (batch.y[5:] == UNLABELLED).all()
+    for batch in Batches(x, torch.full_like(y, UNLABELLED), 20, 0.0, 0, None).epoch(0):
+        assert (batch.y == UNLABELLED).all()
 
 
 def test_images_are_dequantised_anew_each_time() -> None:
     images = torch.randint(17, (40, 1, 2, 2), dtype=torch.uint8)
     batches = Batches(images, torch.full((40,), UNLABELLED), 10, 0.0, 0, levels=17)
-    first, second = (next(batches.epoch(0))[0] for _ in range(2))
+    first, second = (next(batches.epoch(0)).x for _ in range(2))
     assert torch.equal((first * 17).floor(), (second * 17).floor()) and not torch.equal(first, second)
     assert torch.equal(batches.x, images) and images.dtype == torch.uint8
 
@@ -162,12 +162,13 @@ def test_views_follow_the_rows_that_they_show(augment: float) -> None:
     plain, _ = drawn(make())
     batches = images(augment, views=True)
     assert (batches.num_moved, batches.num_views) == (5 if augment else 0, 15)
-    for (x, y), rows in zip(batches.epoch(0), plain, strict=True):
+    for batch, rows in zip(batches.epoch(0), plain, strict=True):
         moved = rows[: batches.num_moved]
-        levels = (x * 256).floor().flatten(1).max(dim=1).values.long().tolist()  # zeros come in from outside
-        assert levels == rows + moved + rows[5:]
+        levels = (batch.inputs() * 256).floor().flatten(1).max(dim=1).values.long()  # zeros come in from outside
+        assert levels.tolist() == rows + moved + rows[5:] and batch.sizes == [20, len(moved), 15]
         labels = [row % 4 for row in rows[:5]]
-        assert y.tolist() == labels + 15 * [UNLABELLED] + labels[: len(moved)] + 15 * [UNLABELLED]
+        assert batch.y.tolist() == labels + 15 * [UNLABELLED] and batch.targets.tolist() == 15 * [UNLABELLED]
+        assert moved == [] or batch.moved_y.tolist() == labels
 
 
 def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
@@ -181,8 +182,10 @@ def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
     encoded = EncodedBatches(batches, encode, copies=3, chunk=50)
     assert sum(seen) == 120 + 3 * 12 + 120 and max(seen) == 50
     moved = []
-    for (codes, y), (x, expected) in zip(encoded.epoch(2), batches.epoch(2), strict=True):
-        assert codes.shape == (40, 2) and torch.equal(y, expected)
+    for batch, plain in zip(encoded.epoch(2), batches.epoch(2), strict=True):
+        codes, x = batch.inputs(), plain.inputs()
+        assert codes.shape == (40, 2) and batch.sizes == plain.sizes == [20, 5, 15]
+        assert all(torch.equal(*pair) for pair in zip(batch[1::2], plain[1::2], strict=True))  # all labels
         assert torch.equal(codes[:, 0], (x * 256).floor().flatten(1).max(dim=1).values)  # the grey level is the row
         assert bool((codes[:20, 1] == 0).all())
         moved += codes[20:25].tolist()
@@ -195,8 +198,8 @@ def test_encoded_batches_without_labels_views_or_augmentation() -> None:
     hidden = torch.full_like(y, UNLABELLED)
     for batches in (Batches(x, hidden, 20, 0.0, 0, None), Batches(x, y, 20, 0.25, 0, None)):
         pairs = zip(EncodedBatches(batches, lambda x: 2 * x).epoch(1), batches.epoch(1), strict=True)
-        for (codes, known), (points, expected) in pairs:
-            assert torch.equal(codes, 2 * points) and torch.equal(known, expected)
+        for codes, points in pairs:
+            assert torch.equal(codes.x, 2 * points.x) and torch.equal(codes.y, points.y)
 
 
 RAMP = torch.arange(0, 256, 4, dtype=torch.uint8).view(1, 8, 8)
@@ -213,18 +216,18 @@ def test_rows_of_the_likelihood_are_not_moved(views: bool) -> None:
     y = rows_as_points()[1]
     batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, views)
     sizes = []
-    for x, _ in batches.epoch(0):
-        assert as_they_are(x).tolist() == [True] * 20 + [False] * (20 if views else 5)
-        sizes.append(len(x))
-    assert sizes == [40 if views else 25] * 8
+    for batch in batches.epoch(0):
+        assert as_they_are(batch.inputs()).tolist() == [True] * 20 + [False] * (20 if views else 5)
+        sizes.append(batch.sizes)
+    assert sizes == [[20, 5, 15 if views else 0]] * 8
 
 
 def test_labelled_rows_are_moved_in_place_for_a_network_without_a_likelihood() -> None:
     y = rows_as_points()[1]
     batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, in_place=True)
-    x, labels = next(batches.epoch(0))
-    assert as_they_are(x).tolist() == [False] * 5 + [True] * 15 and batches.num_extra == 0
-    assert (labels[:5] != UNLABELLED).all() and (labels[5:] == UNLABELLED).all()
+    batch = next(batches.epoch(0))
+    assert as_they_are(batch.x).tolist() == [False] * 5 + [True] * 15 and batch.sizes == [20, 0, 0]
+    assert (batch.y[:5] != UNLABELLED).all() and (batch.y[5:] == UNLABELLED).all()
 
 
 @pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
@@ -306,8 +309,8 @@ def test_noise_comes_from_the_generator() -> None:
 def test_points_are_left_as_they_are() -> None:
     x = torch.randn(5, 2)
     assert dequantize(x, None) is x
-    batch = next(islice(make().epoch(0), 1))[0]
-    assert torch.equal(batch, batch.round())
+    points = next(make().epoch(0)).x
+    assert torch.equal(points, points.round())
 
 
 def test_seeds_and_sizes_may_be_whole_numbers_of_numpy() -> None:
@@ -316,5 +319,5 @@ def test_seeds_and_sizes_may_be_whole_numbers_of_numpy() -> None:
     assert split[0] == split[1] == json.loads(json.dumps(split[1]))
     torch.manual_seed(0)
     ours, theirs = (Batches(x, y, kind(8), 0.25, kind(5), kind(17)) for kind in (int, np.int64))
-    for (_, first), (_, second) in zip(ours.epoch(1), theirs.epoch(np.int64(1)), strict=True):
-        assert torch.equal(first, second)
+    for first, second in zip(ours.epoch(1), theirs.epoch(np.int64(1)), strict=True):
+        assert torch.equal(first.y, second.y)

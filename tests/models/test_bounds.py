@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.distributions import ClassPrior, GaussianLatent, LabelDraw, make_label_draw
 from scnf.distributions.pixels import GaussianPixels
 from scnf.models.base import JointOutput
@@ -20,7 +21,7 @@ from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
 from scnf.models.variational import VariationalModel
 from scnf.nn import MLP
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Weights, semi_supervised_loss
 from scnf.transforms import CompositeTransform, FullLinear, Planar, Transform, two_way_coupling
 
 X, Z, K, A = 3, 2, 3, 2  # widths of x, z, y and of an auxiliary variable
@@ -305,7 +306,7 @@ def test_forward_with_an_exact_posterior_gives_each_row_its_likelihood(make: Cal
     case, x = prepared(make, loose=False, num_samples=3, importance_samples=2)
     truth, x = case.log_joint(x), x.repeat(K + 1, 1)
     y = torch.tensor([UNLABELLED, *range(K)]).repeat_interleave(3)
-    output = case.model(x, y)
+    output = case.model(Batch(x, y))
     expected = torch.cat([truth.logsumexp(dim=1), *truth.unbind(dim=1)])
     torch.testing.assert_close(output.log_likelihood, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(output.class_log_probs, truth.log_softmax(dim=1).repeat(K + 1, 1), rtol=0, atol=1e-6)
@@ -318,7 +319,7 @@ def test_the_bound_with_divergences_in_closed_form_has_the_likelihood_as_its_mea
     truth = case.log_joint(x)
     y = torch.tensor([UNLABELLED, *range(K)]).repeat_interleave(3)
     expected = torch.cat([truth.logsumexp(dim=1), *truth.unbind(dim=1)])
-    output = case.model(x.repeat(K + 1, 1).repeat(4000, 1), y.repeat(4000))
+    output = case.model(Batch(x.repeat(K + 1, 1).repeat(4000, 1), y.repeat(4000)))
     mean, error = mean_and_error(output.log_likelihood.view(4000, -1))
     assert ((mean - expected).abs() < 4.5 * error + 1e-6).all(), (mean - expected) / error
 
@@ -361,7 +362,7 @@ def test_forward_is_a_bound_that_importance_samples_tighten(make: Callable[..., 
         case, x = prepared(make, loose=True, **({} if samples == 1 else {"importance_samples": samples}))
         truth = case.log_joint(x)
         expected = torch.cat([truth.logsumexp(dim=1), *truth.unbind(dim=1)])
-        output = case.model(x.repeat(K + 1, 1).repeat(1000, 1), y.repeat(1000))
+        output = case.model(Batch(x.repeat(K + 1, 1).repeat(1000, 1), y.repeat(1000)))
         mean, error = mean_and_error(output.log_likelihood.view(1000, -1))
         assert (mean < expected + 4 * error).all()
         means.append(mean)
@@ -375,7 +376,7 @@ def test_forward_is_the_mean_of_log_mean_exponentials(make: Callable[..., Case])
     samples, groups, repeats = 4, 3, 1500
     case, x = prepared(make, loose=True, num_samples=groups, importance_samples=samples)
     y = torch.tensor([UNLABELLED, 0, 2])
-    output = case.model(x.repeat(repeats, 1), y.repeat(repeats))
+    output = case.model(Batch(x.repeat(repeats, 1), y.repeat(repeats)))
     mean, error = mean_and_error(output.log_likelihood.view(repeats, 3))
     tables = [case.model.table(x.repeat(repeats, 1), analytic=False) for _ in range(samples)]
     draws = torch.stack([table.log_joint for table in tables])
@@ -403,7 +404,7 @@ def test_the_bound_of_a_hidden_label_gets_tight_though_the_classifier_knows_noth
     truth = marginal(means, covariance)(x)
     log_p = truth.log_softmax(dim=1)
     costs = (-math.log(K) - log_p).mean(dim=1)  # KL(uniform || posterior), and nothing of the loose q(z | x, y)
-    mean = model(x.repeat(20, 1), hidden(x).repeat(20)).log_likelihood.view(20, 3).mean(dim=0)
+    mean = model(Batch(x.repeat(20, 1), hidden(x).repeat(20))).log_likelihood.view(20, 3).mean(dim=0)
     torch.testing.assert_close(mean, truth.logsumexp(dim=1) - costs, rtol=0, atol=0.05)
 
 
@@ -413,7 +414,7 @@ def test_labels_do_not_reach_the_autoencoder_of_m1(importance_samples: int) -> N
     for label in range(K):
         case, x = prepared(vae, loose=True, num_samples=1, importance_samples=importance_samples)
         torch.manual_seed(1)
-        output = case.model(x, torch.full((len(x),), label))
+        output = case.model(Batch(x, torch.full((len(x),), label)))
         own = [value for name, value in case.model.named_parameters() if not name.startswith("classifier")]
         loss = output.log_likelihood.sum() + output.class_log_probs[:, label].sum()
         gradients_of_own = torch.autograd.grad(loss, own, allow_unused=True)
@@ -428,7 +429,7 @@ def test_more_samples_do_not_move_the_bound() -> None:
     means, errors = [], []
     for samples in (1, 8):
         case, x = prepared(m2_case, loose=True, num_samples=samples)
-        output = case.model(x.repeat(2000, 1), hidden(x).repeat(2000))
+        output = case.model(Batch(x.repeat(2000, 1), hidden(x).repeat(2000)))
         mean, error = mean_and_error(output.log_likelihood.view(2000, 3))
         means.append(mean), errors.append(error)
     assert ((means[0] - means[1]).abs() < 4.5 * (errors[0].square() + errors[1].square()).sqrt()).all()
@@ -444,7 +445,7 @@ def test_a_classifier_that_is_not_the_posterior_costs_its_divergence() -> None:
     truth = marginal(means, covariance)(x)
     log_q, log_p = (0.3 * truth).log_softmax(dim=1), truth.log_softmax(dim=1)
     expected = truth.logsumexp(dim=1) - (log_q.exp() * (log_q - log_p)).sum(dim=1)
-    torch.testing.assert_close(model(x, hidden(x)).log_likelihood, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(Batch(x, hidden(x))).log_likelihood, expected, rtol=0, atol=1e-6)
 
 
 # --- drawn labels
@@ -463,8 +464,8 @@ def gradients(model: M2, x: Tensor, batches: int, repeats: int, kl_weight: float
     """[batches, number of all parameters] of the loss of unlabelled rows."""
     results = []
     for _ in range(batches):
-        y = hidden(x).repeat(repeats)
-        value = semi_supervised_loss(model(x.repeat(repeats, 1), y), y, kl_weight=kl_weight)[0]
+        batch = Batch(x.repeat(repeats, 1), hidden(x).repeat(repeats))
+        value = semi_supervised_loss(model(batch), batch, Weights(kl=kl_weight))[0]
         results.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))]))
     return torch.stack(results)
 
@@ -490,7 +491,7 @@ def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples
 def test_labels_at_corners_give_the_enumerated_bound_in_the_mean(kind: str, temperature: float) -> None:
     drawing, enumerating, x = drawn_labels(kind, temperature, num_samples=2)
     x, y = x.repeat(2, 1), torch.tensor([UNLABELLED] * 3 + [0, 1, 2])
-    outputs = [model(x.repeat(6000, 1), y.repeat(6000)) for model in (drawing, enumerating)]
+    outputs = [model(Batch(x.repeat(6000, 1), y.repeat(6000))) for model in (drawing, enumerating)]
     for field in ("log_likelihood", "kl"):
         values = [mean_and_error(getattr(output, field).view(6000, 6)) for output in outputs]
         (mean, error), (exact, exact_error) = values
@@ -504,7 +505,9 @@ def test_importance_weights_of_a_drawn_label_are_those_of_the_draw() -> None:
     model.classifier.sharpness.fill_(0.3)  # of an exact posterior; a divergence in closed form would break the bound
     x = normal(4, X)
     truth = model.eval().log_likelihood(x, 1)
-    mean, error = mean_and_error(model.train()(x.repeat(300, 1), hidden(x).repeat(300)).log_likelihood.view(300, 4))
+    mean, error = mean_and_error(
+        model.train()(Batch(x.repeat(300, 1), hidden(x).repeat(300))).log_likelihood.view(300, 4)
+    )
     assert (mean < truth + 4 * error).all() and (mean > truth - 0.5).all()
 
 
@@ -515,7 +518,7 @@ def test_evaluation_enumerates_whatever_training_does(kind: str) -> None:
     outputs: list[JointOutput] = []
     for model in (drawing.eval(), enumerating.eval()):
         torch.manual_seed(1)
-        outputs.append(model(x, hidden(x)))
+        outputs.append(model(Batch(x, hidden(x))))
     assert torch.equal(outputs[0].log_likelihood, outputs[1].log_likelihood)
 
 

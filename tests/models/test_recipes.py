@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf import native
+from scnf.batch import Batch
 from scnf.distributions import LIKELIHOODS, ClassPrior
 from scnf.distributions.labels import LABEL_DRAWS
 from scnf.machine import compile_for
@@ -57,7 +58,7 @@ def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
 def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None:
     shape = SMALL[recipe]
     model = build(recipe, shape, num_classes)
-    output = model(torch.rand(3, *shape), torch.tensor([0, num_classes - 1, -1]))
+    output = model(Batch(torch.rand(3, *shape), torch.tensor([0, num_classes - 1, -1])))
     assert output.class_log_probs.shape == (3, num_classes) and output.log_likelihood.isfinite().all()
     output.log_likelihood.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -68,7 +69,7 @@ def test_it_is_one_graph_for_a_compiler(recipe: str) -> None:
     model = started(build(recipe, SMALL[recipe], 3), SMALL[recipe])
     x, y = torch.rand(4, *SMALL[recipe]), torch.tensor([0, 2, -1, -1])
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # an error, where the graph breaks
-    torch.testing.assert_close(compiled(x, y).class_log_probs, model(x, y).class_log_probs)
+    torch.testing.assert_close(compiled(Batch(x, y)).class_log_probs, model(Batch(x, y)).class_log_probs)
 
 
 @pytest.mark.skipif(native.library() is None, reason="without kernels, networks are in bf16")
@@ -80,7 +81,7 @@ def test_compiled_under_autocast_its_gradients_are_those_of_the_kernels() -> Non
 
     def gradients(network: Any, autocast: bool) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = semi_supervised_loss(network(x, y), y)[0]
+            loss = semi_supervised_loss(network(Batch(x, y)), Batch(x, y))[0]
         return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
 
     torch.testing.assert_close(gradients(compiled, True), gradients(model, False), rtol=1e-4, atol=1e-5)
@@ -122,9 +123,9 @@ def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
     shape = SMALL[recipe]
     model = started(build(recipe, shape, 3), shape)
     x, y = torch.rand(4, *shape), torch.tensor([0, 1, -1, -1])
-    full = model(x, y)
+    full = model(Batch(x, y))
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(x, y)
+        half = model(Batch(x, y))
     for ours, theirs in zip(half[:2], full[:2], strict=True):
         assert ours.dtype == torch.float32 and not torch.equal(ours, theirs)
     per_dimension = (half.log_likelihood - full.log_likelihood).abs() / math.prod(shape)
@@ -239,7 +240,7 @@ def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
 def test_every_pixel_has_a_say_in_the_hybrid_posterior_and_the_auxiliary_flow_none() -> None:
     model = started(build("scnf-hybrid", (1, 8, 8), 3), (1, 8, 8), noise=0.2).double()
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
-    posterior = model(x, torch.tensor([0, -1])).class_log_probs
+    posterior = model(Batch(x, torch.tensor([0, -1]))).class_log_probs
     posterior[:, 0].sum().backward()
     assert x.grad is not None and (x.grad != 0).all()
     assert all(parameter.grad is None for parameter in model.auxiliary.parameters())
@@ -312,7 +313,7 @@ def test_of_no_rows_every_recipe_gives_no_rows(recipe: str, arguments: dict[str,
     model.initialize(torch.rand(8, *shape), torch.arange(8) % 3)
     x, y = torch.rand(0, *shape), torch.zeros(0, dtype=torch.long)
     for training in (True, False):
-        output = model.train(training)(x, y)
+        output = model.train(training)(Batch(x, y))
         assert output.log_likelihood.shape == (0,) and output.class_log_probs.shape == (0, 3)
         assert model.representation(x).shape[0] == 0
         if model.likelihood_of != "labels":

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.data.labels import Split
 from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian, FlowDistribution
 from scnf.models import SemiConditionalFlow, build
 from scnf.models.flow import OnLatents
 from scnf.nn import MLP
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Weights, semi_supervised_loss
 from scnf.transforms import (
     ActNorm,
     AffineCoupling,
@@ -103,8 +104,8 @@ def test_probabilities_belong_together(make: Callable[[], SemiConditionalFlow]) 
     model = prepared(make)
     x, y = points(9)
     table = model.log_joint(x)
-    visible, hidden = model(x, y), model(x, torch.full_like(y, UNLABELLED))
-    mixed = model(x, torch.where(torch.arange(9) < 4, y, UNLABELLED))
+    visible, hidden = model(Batch(x, y)), model(Batch(x, torch.full_like(y, UNLABELLED)))
+    mixed = model(Batch(x, torch.where(torch.arange(9) < 4, y, UNLABELLED)))
     log_prior = model.prior.log_prob_all()
 
     assert table.shape == (9, 3) and visible.class_log_probs.shape == (9, 3)
@@ -127,7 +128,7 @@ def test_probabilities_belong_together(make: Callable[[], SemiConditionalFlow]) 
 def test_unlabelled_rows_are_logsumexp_in_value_and_gradient(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     x, y = points(9)
-    ours = model(x, torch.full_like(y, UNLABELLED)).log_likelihood.sum()
+    ours = model(Batch(x, torch.full_like(y, UNLABELLED))).log_likelihood.sum()
     theirs = model.log_joint(x).logsumexp(dim=1).sum()
     torch.testing.assert_close(ours, theirs)
     expected = gradients(model, theirs)
@@ -144,16 +145,18 @@ def test_of_views_only_the_posterior_is_computed(make: Callable[[], SemiConditio
     if model.auxiliary is not None:
         log_prob = model.auxiliary.log_prob
         model.auxiliary.log_prob = lambda z: computed.append(len(z)) or log_prob(z)
-    every, own = model(x, y), model(x, y, views=4)
+    every = model(Batch(x, y))
+    own = model(Batch(x[:5], y[:5], moved=x[5:6], moved_y=y[5:6], views=x[6:], targets=y[6:]))
     assert computed == ([] if model.auxiliary is None else [9, 5])
-    torch.testing.assert_close(own.class_log_probs, every.class_log_probs)
-    torch.testing.assert_close(own.log_likelihood[:5], every.log_likelihood[:5])
-    assert (own.log_likelihood[5:] == 0).all() and (every.log_likelihood[5:] != 0).all()
-    alone = model(x, y, views=9)
-    assert (alone.log_likelihood == 0).all() and len(computed) in (0, 2)
-    torch.testing.assert_close(alone.class_log_probs, every.class_log_probs)
+    torch.testing.assert_close(own.log_likelihood, every.log_likelihood[:5])
+    found = torch.cat([own.class_log_probs, own.moved, own.views])
+    torch.testing.assert_close(found, every.class_log_probs)
+    torch.testing.assert_close(model.class_log_probs(x), every.class_log_probs)
+    assert len(computed) in (0, 2)
     rows = model.latent_rows(x).detach()
-    torch.testing.assert_close(OnLatents(model)(rows, y, views=4).log_likelihood, own.log_likelihood)
+    adapted = OnLatents(model)(Batch(rows[:5], y[:5], views=rows[5:]))
+    torch.testing.assert_close(adapted.log_likelihood, own.log_likelihood)
+    torch.testing.assert_close(adapted.views, every.class_log_probs[5:])
 
 
 @every_model
@@ -163,9 +166,9 @@ def test_on_latents_the_probabilities_are_those_of_x(make: Callable[[], SemiCond
     y[::2] = UNLABELLED
     flow.initialize(x, y)
     perturb(flow)
-    rows, expected = flow.latent_rows(x).detach(), flow(x, y)
+    rows, expected = flow.latent_rows(x).detach(), flow(Batch(x, y))
     adapted = OnLatents(flow)
-    found = adapted(rows, y)
+    found = adapted(Batch(rows, y))
     torch.testing.assert_close(found.log_likelihood, expected.log_likelihood)
     torch.testing.assert_close(found.class_log_probs, expected.class_log_probs)
     assert torch.equal(adapted.representation(rows), flow.representation(x))
@@ -188,7 +191,8 @@ def test_hidden_labels_change_nothing(make: Callable[[], SemiConditionalFlow]) -
         started = prepared(make)
         visible = split.visible(labels)
         started.initialize(x, visible)
-        loss, _ = semi_supervised_loss(model(x, visible), visible, labelled_weight=3.0, classifier_weight=0.5)
+        batch = Batch(x, visible)
+        loss, _ = semi_supervised_loss(model(batch), batch, Weights(3.0, 0.5))
         return loss.detach(), gradients(model, loss), started
 
     loss, gradient, started = run(truth)

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.distributions import GaussianLatent
 from scnf.distributions.labels import LABEL_DRAWS
 from scnf.distributions.latent import merge_gaussians
 from scnf.errors import UserError
 from scnf.models.architectures import build
-from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
 from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
 from scnf.models.variational_architectures import VARIATIONAL
 from scnf.nn import ConvDecoder, Encoder, Features
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Weights, semi_supervised_loss
 from scnf.transforms import ActNorm
 
 K = 4
@@ -95,7 +95,7 @@ def test_forward_gives_one_row_for_each_image(recipe: str, given: dict[str, Any]
     model, (x, y) = made(recipe, **given), batch()
     model.initialize(x, y)
     for mode in (True, False):
-        output = model.train(mode)(x, y)
+        output = model.train(mode)(Batch(x, y))
         assert output.log_likelihood.shape == (12,) and output.class_log_probs.shape == (12, K)
         assert output.log_likelihood.isfinite().all()
         torch.testing.assert_close(output.class_log_probs.exp().sum(dim=1), torch.ones(12), rtol=0, atol=1e-5)
@@ -106,7 +106,7 @@ def test_forward_gives_one_row_for_each_image(recipe: str, given: dict[str, Any]
 @every_setting
 def test_every_parameter_gets_a_gradient(recipe: str, given: dict[str, Any]) -> None:
     model, (x, y) = made(recipe, **given), batch(24)
-    loss, _ = semi_supervised_loss(model(x, y), y, classifier_weight=1.0)
+    loss, _ = semi_supervised_loss(model(Batch(x, y)), Batch(x, y), Weights(classifier=1.0))
     loss.backward()
     assert loss.isfinite()
     for name, parameter in model.named_parameters():
@@ -121,16 +121,13 @@ def test_every_parameter_gets_a_gradient(recipe: str, given: dict[str, Any]) -> 
 @pytest.mark.parametrize("recipe", [name for name in VARIATIONAL if name not in ("adgm", "m1-m2")])
 @torch.no_grad()
 def test_the_representation_is_what_the_classifier_stands_on(recipe: str) -> None:
-    model, (x, y) = made(recipe).eval(), batch()
+    model, (x, _) = made(recipe).eval(), batch()
     last = {
         "classifier": lambda rows: model.network.head(rows),
         **dict.fromkeys(("m2", "ladder-dgm"), lambda rows: model.classifier.head(rows)),
     }.get(recipe, lambda rows: model.classifier(rows))
     torch.manual_seed(3)
-    if recipe == "classifier":
-        expected = model(x, y).class_log_probs
-    else:
-        expected = model.class_log_probs(model.likelihood.observe(x))
+    expected = model.class_log_probs(x)
     torch.manual_seed(3)
     torch.testing.assert_close(torch.log_softmax(last(model.representation(x)), dim=1), expected)
 
@@ -165,7 +162,7 @@ def test_hidden_labels_change_nothing(recipe: str) -> None:
     outputs = []
     for labels in (y, other):
         torch.manual_seed(1)
-        outputs.append(model(x, labels))
+        outputs.append(model(Batch(x, labels)))
     hidden = y == UNLABELLED
     assert torch.equal(outputs[0].log_likelihood[hidden], outputs[1].log_likelihood[hidden])
     assert torch.equal(outputs[0].class_log_probs, outputs[1].class_log_probs)
@@ -181,7 +178,7 @@ def test_hidden_labels_change_nothing_in_training(recipe: str, labels: str) -> N
     outputs = []
     for given in (y, other):
         torch.manual_seed(1)
-        outputs.append(model(x, given))
+        outputs.append(model(Batch(x, given)))
     hidden = y == UNLABELLED
     assert torch.equal(outputs[0].log_likelihood[hidden], outputs[1].log_likelihood[hidden])
     assert torch.equal(outputs[0].class_log_probs, outputs[1].class_log_probs)
@@ -209,7 +206,7 @@ def test_likelihoods_of_grey_levels_say_so(likelihood: str) -> None:
 
 def test_a_plain_classifier_knows_no_images() -> None:
     model, (x, y) = made("classifier"), batch()
-    assert (model(x, y).log_likelihood[y == UNLABELLED] == 0).all() and model.likelihood_of == "labels"
+    assert (model(Batch(x, y)).log_likelihood[y == UNLABELLED] == 0).all() and model.likelihood_of == "labels"
     for call in (lambda: model.log_likelihood(x), lambda: model.sample(y)):
         with pytest.raises(UserError, match="a plain classifier"):
             call()
@@ -224,7 +221,7 @@ def test_a_loaded_model_is_the_same(recipe: str) -> None:
     outputs = []
     for each in (model, loaded):
         torch.manual_seed(1)
-        outputs.append(each(x, y).log_likelihood)
+        outputs.append(each(Batch(x, y)).log_likelihood)
     assert torch.equal(*outputs)
 
 
@@ -263,7 +260,7 @@ def test_classes_in_chunks_equal_all_at_once(recipe: str) -> None:
     for chunk in (3, None, 1):
         m2.class_chunk = chunk
         torch.manual_seed(1)
-        values.append(model(x.double(), y))
+        values.append(model(Batch(x.double(), y)))
     assert values[0].log_likelihood.std() > 0
     for value in values[1:]:
         torch.testing.assert_close(value, values[0], rtol=1e-9, atol=1e-9)
@@ -277,7 +274,7 @@ def test_a_label_draws_its_own_column() -> None:
     table = model.table(x, analytic=True)
     for label in range(K):
         y = torch.full((5,), label)
-        torch.testing.assert_close(model(x, y).log_likelihood, table.log_joint[:, label])
+        torch.testing.assert_close(model(Batch(x, y)).log_likelihood, table.log_joint[:, label])
     assert (table.log_joint.std(dim=1) > 0).all()
 
 
@@ -288,8 +285,8 @@ def test_a_label_draws_its_own_column() -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 4.0])
 def test_the_weight_of_the_divergence_acts_on_it_alone(recipe: str, weight: float) -> None:
     model, (x, y) = made(recipe), batch()
-    output = model(x, y)
-    loss, metrics = semi_supervised_loss(output, y, kl_weight=weight)
+    output = model(Batch(x, y))
+    loss, metrics = semi_supervised_loss(output, Batch(x, y), Weights(kl=weight))
     expected = -(output.log_likelihood - (weight - 1) * output.kl).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["kl"], output.kl.mean().detach())
@@ -298,8 +295,8 @@ def test_the_weight_of_the_divergence_acts_on_it_alone(recipe: str, weight: floa
 @pytest.mark.parametrize("labels", [1.0, 5.0])
 def test_the_weight_of_labelled_rows_acts_on_their_divergence_too(labels: float) -> None:
     model, (x, y) = made("m2"), batch()
-    output = model(x, y)
-    loss, metrics = semi_supervised_loss(output, y, labelled_weight=labels, kl_weight=0.5)
+    output = model(Batch(x, y))
+    loss, metrics = semi_supervised_loss(output, Batch(x, y), Weights(labelled=labels, kl=0.5))
     weights = torch.where(y == UNLABELLED, 1.0, labels)
     expected = (weights * (-output.log_likelihood - 0.5 * output.kl)).sum() / weights.sum()
     torch.testing.assert_close(loss, expected)
@@ -392,7 +389,7 @@ def test_the_lowest_draw_is_decoded(recipe: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model.ladder, "down", recorder)
     decoded: list[Tensor] = []
     model.decoder.register_forward_pre_hook(lambda _module, inputs: decoded.append(inputs[0]))
-    model(x, y)
+    model(Batch(x, y))
     assert len(decoded) == len(recorder.results) == 1
     drawn, _ = recorder.results[0]
     assert torch.equal(decoded[0], drawn[0]) and [z.shape[1] for z in drawn] == [
@@ -408,7 +405,7 @@ def test_each_layer_of_a_ladder_sees_the_draw_above_it(recipe: str, monkeypatch:
     seen: dict[int, Tensor] = {}
     for index, prior in enumerate(model.ladder.priors):
         prior.register_forward_pre_hook(lambda _module, inputs, index=index: seen.update({index: inputs[0]}))
-    model(x, y)
+    model(Batch(x, y))
     drawn, _ = recorder.results[0]
     assert set(seen) == {0, 1} and torch.equal(seen[0], drawn[1]) and torch.equal(seen[1], drawn[2])
 
@@ -434,7 +431,7 @@ def test_a_ladder_of_uneven_parts_is_refused(counts: tuple[int, int, int, int]) 
 
 def test_the_classifier_of_m1_leaves_the_autoencoder_alone() -> None:
     model, (x, _) = made("m1"), batch()
-    model(x, torch.arange(12) % K).class_log_probs.square().sum().backward()
+    model(Batch(x, torch.arange(12) % K)).class_log_probs.square().sum().backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {"classifier"}
 
@@ -449,7 +446,7 @@ def test_m1_stays_as_it_is() -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        semi_supervised_loss(model(x, y), y)[0].backward()
+        semi_supervised_loss(model(Batch(x, y)), Batch(x, y))[0].backward()
         optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in model.m1.state_dict().items())
     assert isinstance(model, M1M2)
@@ -477,7 +474,7 @@ def test_one_draw_of_the_auxiliary_serves_all(latent: int | tuple[int, ...], mon
     seen: dict[str, Tensor] = {}
     model.classifier.register_forward_pre_hook(lambda _module, inputs: seen.update(classifier=inputs[1]))
     model.ladder.heads[-1].register_forward_pre_hook(lambda _module, inputs: seen.update(top=inputs[1]))
-    model(x, y)
+    model(Batch(x, y))
     assert len(recorder.results) == 1
     a, _ = recorder.results[0]
     assert torch.equal(seen["classifier"], a)
@@ -494,7 +491,7 @@ def test_the_parts_of_m2_see_the_label() -> None:
         parts = [model.decoder, model.ladder.heads[-1], *model.ladder.priors]
         for part in parts:
             part.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[1][:, :K]))  # noqa: B023
-        model(x, torch.full((12,), UNLABELLED))
+        model(Batch(x, torch.full((12,), UNLABELLED)))
         assert len(seen) == len(parts) and all(torch.equal(each, torch.eye(K).repeat(12, 1)) for each in seen)
 
 
@@ -556,7 +553,7 @@ def test_convolutional_networks_take_any_size(shape: tuple[int, ...]) -> None:
     given = dict(encoder="conv", decoder="conv", classifier="conv", latent=3)
     for arguments in (given, given | dict(likelihood="logistic", norm="none", labels="gumbel")):
         model, (x, y) = made("m2", shape, **arguments), batch(4, shape)
-        semi_supervised_loss(model(x, y), y)[0].backward()
+        semi_supervised_loss(model(Batch(x, y)), Batch(x, y))[0].backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         assert model.sample(torch.tensor([0, 3])).shape == (2, *shape)
 
@@ -583,7 +580,7 @@ def test_points_take_a_gaussian_likelihood(kind: str) -> None:
     model = build(kind, (2,), K, levels=None, likelihood="gaussian", latent=2, hidden=8)
     x, y = 3 * torch.randn(12, 2), torch.arange(12) % K
     model.initialize(x, y)
-    assert model(x, y).log_likelihood.shape == (12,) and model.sample(y).shape == (12, 2)
+    assert model(Batch(x, y)).log_likelihood.shape == (12,) and model.sample(y).shape == (12, 2)
     with pytest.raises(ValueError, match=r"for points set model.likelihood to gaussian"):
         build(kind, (2,), K, levels=None, latent=2, hidden=8)
 
@@ -596,15 +593,14 @@ def test_views_cost_their_class_posterior_alone(recipe: str, samples: int) -> No
     model.likelihood.observe = lambda x: x  # type: ignore[method-assign]
     x, y = batch(8)
     torch.manual_seed(1)
-    output = model(torch.cat([x, x[3:]]), torch.cat([y, y.new_full((5,), UNLABELLED)]), views=5)
+    output = model(Batch(x, y, moved=x[:2], moved_y=y[:2], views=x[3:]))
     torch.manual_seed(1)
-    own = model(x, y)
-    for name in JointOutput._fields:
-        torch.testing.assert_close(getattr(output, name)[:8], getattr(own, name))
-    assert (output.log_likelihood[8:] == 0).all() and output.class_log_probs.shape == (13, K)
-    torch.testing.assert_close(output.class_log_probs.exp().sum(dim=1), torch.ones(13))
+    own = model(Batch(x, y))
+    for name in ("log_likelihood", "class_log_probs", "kl"):
+        torch.testing.assert_close(getattr(output, name), getattr(own, name))
+    assert output.moved.shape == (2, K) and output.views.shape == (5, K) and own.moved is own.views is None
+    torch.testing.assert_close(output.views.exp().sum(dim=1), torch.ones(5))
     if recipe in ("m2", "ladder-dgm"):  # their classifier sees the image and no draw
-        torch.testing.assert_close(output.class_log_probs[8:], own.class_log_probs[3:])
-    alone = model(x, y, views=8)
-    assert (alone.log_likelihood == 0).all() and (alone.kl == 0).all()
-    torch.testing.assert_close(alone.class_log_probs.exp().sum(dim=1), torch.ones(8))
+        torch.testing.assert_close(output.moved, own.class_log_probs[:2])
+        torch.testing.assert_close(output.views, own.class_log_probs[3:])
+    torch.testing.assert_close(model.class_log_probs(x).exp().sum(dim=1), torch.ones(8))

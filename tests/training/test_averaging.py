@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from scnf.data.batches import Batches
 from scnf.models.architectures import build
 from scnf.models.classifier import Classifier
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
-from scnf.training.averaging import renormalize
+from scnf.training.averaging import averaged_model, renormalize
 from scnf.training.checkpoint import load_tensors
+from scnf.training.state import State
 
 
 def images(rows: int = 96) -> Batches:
@@ -33,7 +34,7 @@ def test_statistics_are_the_means_over_batches_of_what_comes_to_the_layer() -> N
     before = torch.get_rng_state()
     renormalize(model, batches, count=5)
     handle.remove()
-    assert len(seen) == 5 and all(len(inputs) == 24 + batches.num_extra for inputs in seen)
+    assert len(seen) == 5 and all(len(inputs) == 24 + batches.num_moved + batches.num_views for inputs in seen)
     torch.testing.assert_close(norm.running_mean, torch.stack([inputs.mean(dim=0) for inputs in seen]).mean(dim=0))
     torch.testing.assert_close(norm.running_var, torch.stack([inputs.var(dim=0) for inputs in seen]).mean(dim=0))
     assert torch.equal(torch.get_rng_state(), before) and not model.training and norm.momentum == 0.1
@@ -53,14 +54,12 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(tmp_path: P
         return {"accuracy": 0.0, "ece": 0.0}
 
     loop.train(
-        model,
-        lambda output, y, done: semi_supervised_loss(output, y, moved=batches.num_moved),
+        State(model, torch.optim.Adam(model.parameters(), lr=0.1), averaged_model(model, 0.9)),
+        Objective(),
         batches,
-        torch.optim.Adam(model.parameters(), lr=0.1),
         run,
+        loop.Plan(epochs=2, ema=0.9),
         evaluate=evaluate,
-        epochs=2,
-        ema=0.9,
         say=lambda line: None,
     )
     of_steps = load_tensors(run.checkpoint("last"))[0]

@@ -16,17 +16,19 @@ import torch
 
 from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.data import distortion, propagation, sources
 from scnf.data.batches import Batches
 from scnf.interrupt import WATCHED
 from scnf.models.architectures import build
 from scnf.models.base import JointModel
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop, self_training
+from scnf.training.averaging import averaged_model, averaging
 from scnf.training.checkpoint import load_tensors
 from scnf.training.schedules import SCHEDULES
-from scnf.training.state import averaged_model
+from scnf.training.state import State
 
 COLUMNS = [
     *["epoch", "step", "minutes", "images_per_second", "lr"],
@@ -211,7 +213,7 @@ def test_wherever_it_stops(
     same_end(last_run(), reference)
 
 
-@pytest.mark.parametrize("place", ["scnf.training.loop.save_checkpoint", "scnf.runs.Run.log_metrics"])
+@pytest.mark.parametrize("place", ["scnf.training.state.State.save", "scnf.runs.Run.log_metrics"])
 @pytest.mark.parametrize("late", [False, True])
 def test_dying_between_metrics_and_checkpoint_loses_no_row(
     digits: Callable[..., Any],
@@ -222,7 +224,7 @@ def test_dying_between_metrics_and_checkpoint_loses_no_row(
     place: str,
     late: bool,
 ) -> None:
-    owner, name = (loop, "save_checkpoint") if place.endswith("checkpoint") else (Run, "log_metrics")
+    owner, name = (State, "save") if place.endswith("save") else (Run, "log_metrics")
     whole, calls = getattr(owner, name), []
 
     def dies(*arguments: Any) -> None:
@@ -587,17 +589,16 @@ def fit(path: Path, figures: list[dict[str, float]], **options: Any) -> tuple[Jo
     y = torch.full((40,), UNLABELLED)
     y[:4] = torch.tensor([0, 0, 1, 1])
     batches, run, script = Batches(torch.randn(40, 2), y, 25, 0.2, 0, None), Run(path), iter(figures)
-    model.initialize(*next(batches.epoch(0)))
+    model.initialize(*next(batches.epoch(0))[:2])
+    plan = loop.Plan(epochs=len(figures), **options)
     progress = loop.train(
-        model,
-        lambda output, y, done: semi_supervised_loss(output, y),
+        State(model, torch.optim.Adam(model.parameters(), lr=0.01), averaged_model(model, plan.ema)),
+        Objective(),
         batches,
-        torch.optim.Adam(model.parameters(), lr=0.01),
         run,
+        plan,
         evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0} | next(script),
-        epochs=len(figures),
         say=lambda line: None,
-        **options,
     )
     return model, progress, run
 
@@ -638,12 +639,12 @@ def test_the_average_is_that_of_pytorch() -> None:
     model = build("classifier", (1, 8, 8), 3, hidden=8, norm="batch")  # it has buffers, of two types
     ours, theirs = (averaged_model(model, 0.9) for _ in range(2))
     assert ours is not None and theirs is not None
-    keep_average = loop._averaging(ours, model, 0.9)
+    keep_average = averaging(ours, model, 0.9)
     for _ in range(3):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
-        model(torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, UNLABELLED]))
+        model(Batch(torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, UNLABELLED])))
         keep_average()
         theirs.update_parameters(model)
     found, expected = ours.state_dict(), theirs.state_dict()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.batch import Batch
 from scnf.errors import UserError
 from scnf.models.architectures import build
-from scnf.models.base import JointModel, JointOutput
+from scnf.models.base import JointModel
 from scnf.training.metrics import (
     NOISE_DRAWS,
     bits_per_dim,
@@ -81,13 +82,12 @@ def test_evaluate_is_repeatable_and_leaves_no_trace(model: JointModel, training:
 
 @torch.no_grad()
 def test_views_are_averaged_with_the_image_itself(model: JointModel) -> None:
-    hidden = torch.full((len(X),), UNLABELLED)
     batches = [next(noisy_batches(X, 17, 100, 0))]
     batches += [next(noisy_batches(X, 17, 100, 1_000_003 * view, 2.0)) for view in (1, 2, 3)]
     levels = [(17 * batch).floor() for batch in batches]
     assert all(bool((one != other).any()) for one, other in itertools.combinations(levels, 2))
     model.eval()
-    found = sum(model(batch, hidden).class_log_probs.exp() for batch in batches).argmax(dim=1)
+    found = sum(model(Batch.unlabelled(batch)).class_log_probs.exp() for batch in batches).argmax(dim=1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     figures = evaluate(model, X, found, 17, views=3, augment=2.0)
@@ -102,17 +102,18 @@ def test_evaluate_refuses_views_that_nothing_moves(model: JointModel) -> None:
 
 
 class Broken(JointModel):
-    """log p(x) is as it is told, and the posterior no number where an image is moved."""
+    """log p(x) is as it is told, and the posterior no number where nothing else is asked for, as of moved images."""
 
     exact = True
+    num_classes = 3
 
     def __init__(self, nats: float) -> None:
         super().__init__()
         self.nats = nats
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
-        posterior = torch.full((len(x), 3), math.nan if views else -math.log(3.0))
-        return JointOutput(torch.full((len(x),), self.nats), posterior)
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
+        posterior = torch.full((len(x), 3), -math.log(3.0) if len(y) else math.nan)
+        return torch.full((len(y),), self.nats), posterior, None
 
 
 def test_figures_that_are_no_numbers_are_refused_by_name() -> None:
@@ -141,9 +142,8 @@ def test_draws_are_averaged_in_probability_and_each_has_a_seed_of_its_own(model:
     assert figures["one_draw_accuracy_std"] == pytest.approx(accuracies.std().item())
     for key in ("nll", "bits_per_dim"):  # the mean of what one draw says
         assert figures[key] == pytest.approx(sum(each[key] for each in alone) / 4, rel=1e-12)  # summed in float64
-    hidden = torch.full((len(X),), UNLABELLED)
     with torch.no_grad():
-        outputs = [model.eval()(torch.cat([*noisy_batches(X, 17, 20, seed)]), hidden) for seed in seeds]
+        outputs = [model.eval()(Batch.unlabelled(torch.cat([*noisy_batches(X, 17, 20, seed)]))) for seed in seeds]
     posterior = sum(output.class_log_probs.double().exp() for output in outputs) / 4
     assert figures["accuracy"] == (posterior.argmax(dim=1) == Y).double().mean().item()
     assert figures["ece"] == pytest.approx(expected_calibration_error(posterior.log(), Y), abs=1e-5)
@@ -156,9 +156,10 @@ class Ramp(JointModel):
     """One pixel of density 2 x on [0, 1): of L grey levels, v has the probability (2 v + 1) / L^2."""
 
     exact = True
+    num_classes = 2
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
-        return JointOutput((2 * x).log().flatten(), torch.tensor([[0.5, 0.5]]).log().expand(len(x), 2))
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
+        return (2 * x).log().flatten(), torch.tensor([[0.5, 0.5]]).log().expand(len(x), 2), None
 
 
 def test_the_bound_over_draws_comes_to_the_code_length() -> None:
@@ -173,10 +174,10 @@ def test_the_bound_over_draws_of_a_variational_model_is_of_unbiased_estimates() 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-        hidden, estimates = torch.full((len(X),), UNLABELLED), []
+        estimates = []
         for draw in range(3):
             for batch in noisy_batches(X, 17, 100, 1_000_003 * draw):
-                model(batch, hidden)  # latents of the ELBO are drawn first
+                model(Batch.unlabelled(batch))  # latents of the ELBO are drawn first
                 estimates.append(model.log_likelihood(batch))
     log_mean = torch.stack(estimates).logsumexp(dim=0).mean().item() - math.log(3)
     figures = evaluate(model, X, Y, 17, draws=3)
@@ -210,16 +211,17 @@ class Fixed(JointModel):
     """Answers from the first pixel, and remembers which labels it was shown."""
 
     exact = True
+    num_classes = 2
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Tensor] = []
 
-    def forward(self, x: Tensor, y: Tensor, views: int = 0) -> JointOutput:
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
         self.seen.append(y)
         right = x[:, 0, 0, 0] < 0.5
         probs = torch.where(right.unsqueeze(1), torch.tensor([0.8, 0.2]), torch.tensor([0.4, 0.6]))
-        return JointOutput(torch.full((len(x),), -8 * math.log(4.0)), probs.log())
+        return torch.full((len(x),), -8 * math.log(4.0)), probs.log(), None
 
 
 def test_figures_by_hand() -> None:
@@ -229,7 +231,7 @@ def test_figures_by_hand() -> None:
     assert figures == pytest.approx(
         {"accuracy": 0.75, "nll": 8 * math.log(4.0), "bits_per_dim": 4.0, "ece": (abs(2 - 2.4) + 0.4) / 4}, abs=1e-6
     )
-    assert all((y == UNLABELLED).all() for y in model.seen)
+    assert model.seen and all((y == UNLABELLED).all() for y in model.seen)
 
 
 def test_points_have_no_bits() -> None:

@@ -18,11 +18,12 @@ from scnf.data.batches import Batches
 from scnf.errors import UserError
 from scnf.models.architectures import build
 from scnf.models.base import JointModel
-from scnf.objectives import semi_supervised_loss
+from scnf.objectives import Objective
 from scnf.runs import Run
 from scnf.training import loop
+from scnf.training.averaging import averaged_model
 from scnf.training.checkpoint import flatten_optimizer, load_tensors, save_tensors
-from scnf.training.state import Binding, Progress, Restart, averaged_model, load_checkpoint, restore, save_checkpoint
+from scnf.training.state import Binding, Progress, State, load_checkpoint, restore
 
 STEPS, MANY = 3, 2**60
 TYPES = [torch.float64, torch.float32, torch.float16, torch.float8_e4m3fn, torch.int64, torch.int32, torch.bool]
@@ -41,14 +42,14 @@ class Training:
         assert self.batches.steps_per_epoch == STEPS
         self.binding = Binding("a" * 32, "split", {"train.batch_size": 15}, {"threads": torch.get_num_threads()})
         model, moved = self.parts()
-        model.initialize(*next(self.batches.epoch(0)))
+        model.initialize(*next(self.batches.epoch(0))[:2])
         self.train(model, moved, max_steps=STEPS)
         averaged, progress = averaged_model(model, 0.9), Progress(1, 1, STEPS + 1, 0.1, 1.0, 60, 0.0, 1)
         assert averaged is not None
         averaged.n_averaged.fill_(progress.total_step)
         sums = {"loss": torch.tensor(1.5), "grad_norm": torch.tensor(2.5), "labelled_nll": torch.tensor(3.5)}
         guesses = torch.arange(40) % 3 - 1
-        save_checkpoint(model, averaged, moved, progress, sums, guesses, self.run, self.binding)
+        State(model, moved, averaged, progress, sums, guesses).save(self.run, self.binding)
         self.path, self.best = self.run.checkpoint("last"), self.run.checkpoint("best")
         self.tensors, self.metadata = load_tensors(self.path)
         self.model, self.fresh = self.parts()
@@ -60,20 +61,17 @@ class Training:
 
     def train(self, model: JointModel, optimizer: torch.optim.Optimizer, **options: Any) -> Progress:
         return loop.train(
-            model,
-            lambda output, y, done: semi_supervised_loss(output, y, classifier_weight=1.0),
+            State(model, optimizer, averaged_model(model, 0.9)),
+            Objective(classifier_weight=1.0),
             self.batches,
-            optimizer,
             self.run,
+            loop.Plan(epochs=2, ema=0.9, **options),
             evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0},
-            epochs=2,
-            ema=0.9,
             binding=self.binding,
             say=lambda line: None,
-            **options,
         )
 
-    def restored(self, tensors: dict[str, Tensor] | None = None) -> Restart:
+    def restored(self, tensors: dict[str, Tensor] | None = None) -> State:
         """What a resume starts from, with the checkpoint's tensors or others."""
         kept = load_checkpoint(self.run)
         kept = kept if tensors is None else kept._replace(tensors=tensors)
