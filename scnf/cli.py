@@ -170,17 +170,22 @@ class _Workbench:
             _note_other_split(directory, weights, self)
         return m1
 
-    def load_weights(self, path: Path, only_shared: bool = False) -> None:
-        """Load weights into the model, or those of a flow's shared part alone; UserError where they do not fit."""
+    def load_weights(self, path: Path, only_shared: bool = False) -> dict[str, Any]:
+        """Load weights into the model, or those of a flow's shared part alone; what the file says of them.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
         from scnf.training.checkpoint import load_tensors, load_weights
 
-        tensors = load_tensors(path)[0]
+        tensors, about = load_tensors(path)
         if only_shared:
             own = self.model.state_dict()
             apart = tuple(f"{name}." for name in ("conditional", "prior"))
             tensors = {name: value for name, value in tensors.items() if not name.startswith(apart)}
             tensors |= {name: value for name, value in own.items() if name.startswith(apart)}
         load_weights(self.model, tensors, path)
+        return about
 
     @property
     def autocast(self) -> bool:
@@ -207,7 +212,7 @@ class _Workbench:
             torch.set_num_threads(self.settings.threads)
         if self.settings.threads != "auto" or self.device.type != "cpu":
             return None
-        threads = Threads(begin, partial(print, flush=True))
+        threads = Threads(begin, _say)
         if kept is None:
             threads.choose()
         else:
@@ -358,6 +363,8 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
     if own["--resume"]:
         run = Run.find(Path(config.load(None, overrides).runs.root), own["--resume"])
         held.enter_context(run.locked())
+        if not (run.path / "config.yaml").is_file():
+            raise UserError(f"{run.path} cannot go on, for its config.yaml is missing: restore it, or start a new run")
         settings = config.load(run.path / "config.yaml", overrides)
         kept = load_checkpoint(run)
         config.check_lasting(kept.binding.settings, settings, run.path)
@@ -391,7 +398,8 @@ def _train_locked(words: Sequence[str], held: ExitStack) -> int:
                 settings.model.m1 = str(run.path / M1_COPY)  # which runs as it did, whatever `last` is by then
             run.write_text("config.yaml", config.to_yaml(settings))
             run.write_json("split.json", bench.split.to_json())
-            run.write_json("env.json", runs.environment(sys.argv, description(bench.device)))
+            about = {name: value for name, value in description(bench.device).items() if name != "threads"}
+            run.write_json("env.json", runs.environment(sys.argv, about))  # how many threads, the training finds
             for name, source in bench.m1_files.items():
                 write_bytes(run.path / M1_COPY / name, source.read_bytes())
         with traceback_in(run.path):
@@ -526,7 +534,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             figures,
             guess=partial(bench.propagated, batches) if chosen.propagations else None,
             binding=binding,
-            say=partial(print, flush=True),
+            say=_say,
             after_step=after_step,
         )
     except Exception:
@@ -628,6 +636,8 @@ def list_runs(words: Sequence[str]) -> int:
     )
     _add_logs(parser)
     options = parser.parse_args(list(words))
+    if not options.logs.is_dir() and (options.logs.exists() or options.logs != parser.get_default("logs")):
+        raise UserError(f"there is no directory {options.logs}: name the one that holds the runs with --logs")
     if options.show:
         if options.show[0] != "show" or len(options.show) != 2:
             raise UserError("`scnf runs` lists all; `scnf runs show RUN` shows one")
@@ -743,6 +753,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help tells more")
 
 
+def _say(line: str) -> None:
+    """Print a line for people, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
 def _path(text: str) -> Path:
     return Path(expand(text))
 
@@ -794,7 +812,11 @@ def _bench_of(ref: str, logs: Path, overrides: Sequence[str]) -> _Workbench:
     bench = _Workbench(settings, directory)
     if (directory / "split.json").is_file():
         _check_split(Run(directory), bench)
-    bench.load_weights(weights)
+    about = bench.load_weights(weights)
+    if weights == Run(directory).checkpoint("best"):
+        if about.get("run") != Run(directory).key:
+            raise UserError(f"{weights} belongs to another run than {directory}: restore the run's own file")
+        print(f"note: {directory} is not finished: these are its best weights so far", file=sys.stderr)
     bench.settle_threads(bench.evaluation)
     return bench
 
@@ -828,11 +850,11 @@ def _find_weights(ref: str, settings: Settings) -> tuple[Path, Path]:
         raise UserError(f"there is no file {path}")
     if not path.exists() and (place := shipped.find_weights(ref)) is not None:
         return place, place / "model.safetensors"
-    directory = path if (path / "model.safetensors").is_file() else Run.find(Path(settings.runs.root), ref).path
+    directory = path if path.is_dir() else Run.find(Path(settings.runs.root), ref).path
     for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if weights.is_file():
             return directory, weights
-    raise UserError(f"{directory} holds no weights yet: neither model.safetensors nor checkpoints/best.safetensors")
+    raise UserError(f"{directory} holds no weights: neither model.safetensors nor checkpoints/best.safetensors")
 
 
 def _check_model(trained: Settings, settings: Settings, directory: Path) -> None:
@@ -879,8 +901,8 @@ def _note_other_split(directory: Path, weights: Path, bench: _Workbench) -> None
 def _check_split(run: Run, bench: _Workbench) -> None:
     if not _same_split(run, bench):
         raise UserError(
-            f"{run.path} was trained with another label split than these settings draw: training on would leak "
-            "labels, and validation would meet training rows. Use the run's own data.* settings, or start a new run"
+            f"{run.path} was trained with another label split than these settings draw, and so validation would meet "
+            "rows whose labels it has learned. Leave data.* as the run has it, or start a new run"
         )
 
 

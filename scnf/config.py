@@ -540,6 +540,8 @@ def find_config(name: str) -> Path:
     for place in places:
         if place.is_file():
             return place
+    if places[0].is_dir():
+        raise UserError(f"{name} is a directory: name a configuration in it, such as {places[0] / 'config.yaml'}")
     known = sorted(path.name for path in places[-1].parent.glob("*.yaml"))
     close = difflib.get_close_matches(Path(name).name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else "give its path"
@@ -552,7 +554,8 @@ def _read(path: Path) -> dict[str, Any]:
         tree = strict_yaml.read_yaml(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
-    tree = {} if tree is None else tree
+    if tree is None:
+        raise UserError(f"the configuration {path} holds no settings: config.yaml is the main job's")
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
     _check_names(tree, path)
@@ -590,6 +593,7 @@ def _parser() -> Any:
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file, looked up as given, then in configs/")
     parser.add_class_arguments(Settings)
+    parser._option_string_actions["--print_config"].metavar = "FLAGS"  # the library's own holds a control character
     return parser
 
 

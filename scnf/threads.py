@@ -32,7 +32,7 @@ class Threads:
         counts: the numbers of threads that are tried, the largest first; one alone where there is nothing to choose.
 
     Example:
-        >>> threads = Threads(lambda: lambda: torch.rand(100, 100) @ torch.rand(100, 100))
+        >>> threads = Threads(lambda: lambda: torch.rand(100, 100) @ torch.rand(100, 100), say=lambda line: None)
         >>> threads.choose() in threads.counts
         True
     """
@@ -54,6 +54,8 @@ class Threads:
 
     def __call__(self) -> None:
         """A step is done."""
+        if len(self.counts) == 1:
+            return
         now = time.perf_counter()
         self._latest.append(now - self._started)
         self._started = now

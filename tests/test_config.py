@@ -98,8 +98,7 @@ def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", {}),
-        ("# only a comment\n", {}),
+        ("{}", {}),
         ("train: {lr: 1e-4}", {"train.lr": 1e-4}),
         ("train: {lr: 1}", {"train.lr": 1.0}),
         ("data.name: digits", {"data.name": "digits"}),
@@ -114,6 +113,13 @@ def test_what_yaml_says(path: Path, text: str, expected: dict[str, Any]) -> None
     path.write_text(text, encoding="utf-8")
     settings = load(path)
     assert changed(settings) == expected and isinstance(settings.train.lr, float)
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n"])
+def test_a_configuration_without_settings_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"{path.name} holds no settings"):
+        load(path)
 
 
 # --- names
@@ -465,7 +471,7 @@ def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("digit.yaml", "did you mean digits.yaml"), ("qqq", "there are c"), ("configs", "did you mean config.yaml")],
+    [("digit.yaml", "did you mean digits.yaml"), ("qqq", "there are c"), ("confg.yaml", "did you mean config.yaml")],
 )
 def test_config_that_is_not_there(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"there is no configuration '{name}'.*{hint}"):

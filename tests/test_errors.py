@@ -24,7 +24,7 @@ from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
 from scnf.models import build
 from scnf.runs import Run
-from scnf.training.checkpoint import load_tensors
+from scnf.training.checkpoint import load_tensors, save_tensors
 
 POINTS = "train --config moons.yaml --augment 0 --consistency_weight 0"
 DIGITS = "train --config digits.yaml"
@@ -46,6 +46,7 @@ def place(tmp_path: Path, finished: Path) -> Path:
     shutil.copytree(finished, run)
     files = {
         "typo.yaml": "train: {epohcs: 3}",
+        "blank.yaml": "# nothing\n",
         "type.yaml": "train: {epochs: many}",
         "range.yaml": "train: {batch_size: 0}",
         "source.yaml": "supervised: 100",
@@ -128,7 +129,8 @@ BAD: list[Any] = [
     ("train --config broken.yaml", "cannot read the configuration broken.yaml"),
     ("train --config tag.yaml", "cannot read the configuration tag.yaml"),
     ("train --config latin.yaml", "cannot read the configuration latin.yaml"),
-    ("train --config directory.yaml", "there is no configuration 'directory.yaml'"),
+    ("train --config directory.yaml", "directory.yaml is a directory: name a configuration in it"),
+    ("train --config blank.yaml", "the configuration blank.yaml holds no settings"),
     (
         "train --config digit.yaml",
         "there is no configuration 'digit.yaml', neither as given nor in configs/; did you mean",
@@ -190,7 +192,8 @@ BAD: list[Any] = [
     (f"{DIGITS} --pretrained nowhere", "there is no run 'nowhere'"),
     (f"{DIGITS} --recipe scnf-gmm --pretrained", "no weights ship for the recipe scnf-gmm"),
     ("evaluate bare", "bare holds no config.yaml"),
-    ("evaluate directory.yaml", "there is no run 'directory.yaml'"),
+    ("evaluate directory.yaml", "directory.yaml holds no weights: neither model.safetensors nor checkpoints/best"),
+    (f"{DIGITS} --pretrained directory.yaml", "directory.yaml holds no weights"),
     ("evaluate torch.pt", "no config.yaml"),
     ("evaluate 7", "there is no run '7'"),
     ("sample nowhere", "there is no run 'nowhere'"),
@@ -215,6 +218,10 @@ BAD: list[Any] = [
     ("sample last --out a-link", "cannot write a-link: it is a symbolic link"),
     ("sample last --out a-fifo", "cannot write a-fifo: it is a FIFO"),
     ("sample last --out directory.yaml", "cannot write directory.yaml: it is a directory"),
+    ("sample last --out .", "cannot write .: it is a directory"),
+    ("sample last --out /", "cannot write /: it is a directory"),
+    ("runs --logs nothere", "there is no directory nothere"),
+    ("runs --logs a-file", "there is no directory a-file"),
 ]
 
 
@@ -243,7 +250,7 @@ def test_a_message_and_nothing_written(scnf: Callable[..., Any], place: Path, wo
         ({"last": b""}, "cannot read weights from"),
         ({"last": b"x" * 100}, "cannot read weights from"),
         ({"last": pickle.dumps(Payload(), 4)}, "is a pickled file"),
-        ({"config_yaml": None}, "config.yaml"),
+        ({"config_yaml": None}, "for its config.yaml is missing: restore it, or start a new run"),
         ({"config_yaml": "data: {nam: digits}"}, "there is no setting 'data.nam'"),
         ({"split_json": None}, "split.json"),
         ({"split_json": "{"}, "split.json is damaged"),
@@ -256,6 +263,16 @@ def test_runs_that_cannot_go_on(scnf: Callable[..., Any], place: Path, changes: 
     before = contents(place)
     check(scnf("train --resume 2"), message)
     assert contents(place) == before and not (place / "was-here").exists()
+
+
+def test_best_weights_of_another_run_are_not_taken(scnf: Callable[..., Any], place: Path) -> None:
+    fresh(place, "unfinished", summary_json=None, model_safetensors=None)
+    outcome = scnf("evaluate 2 --split validation")
+    assert outcome.code == 0 and outcome.err.count("000002-2026-01-01-unfinished is not finished") == 1
+    best = place / "logs/000002-2026-01-01-unfinished/checkpoints/best.safetensors"
+    tensors, about = load_tensors(best)
+    save_tensors(best, tensors, {**about, "run": "b" * 32})
+    check(scnf("evaluate 2"), "best.safetensors belongs to another run than")
 
 
 def test_an_edited_split_is_noticed(scnf: Callable[..., Any], place: Path) -> None:
@@ -498,7 +515,7 @@ def test_batch_normalisation_of_one_row_says_what_to_do(recipe: str) -> None:
     model = build(recipe, (1, 8, 8), 3, levels=17, **arguments).train()
     with pytest.raises(UserError, match=r"two rows or more .* raise train.batch_size, or set model.norm to layer"):
         model(Batch(torch.rand(1, 1, 8, 8), torch.tensor([0])))
-    assert model.eval()(torch.rand(1, 1, 8, 8), torch.tensor([0])).class_log_probs.shape == (1, 3)
+    assert model.eval().class_log_probs(torch.rand(1, 1, 8, 8)).shape == (1, 3)
 
 
 WITHOUT_RESOURCE = """

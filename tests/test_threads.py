@@ -86,7 +86,12 @@ def test_threads_are_as_many_as_work_is_soonest_done_with(
 
 def test_a_single_thread_is_not_tried(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({1: 1.0})
-    assert machine.threads().choose() == 1 and machine.said == [] and machine.now == 0
+    threads = machine.threads()
+    assert threads.choose() == 1 and machine.now == 0
+    machine.steps(threads, 20)
+    machine.seconds[1] = 30.0
+    machine.steps(threads, 20)  # slow, but there is nothing to choose
+    assert machine.said == []
 
 
 def test_threads_are_chosen_anew_when_steps_get_slow(on: Callable[[dict[int, float]], Machine]) -> None:

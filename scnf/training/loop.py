@@ -268,7 +268,6 @@ class _Loop:
         self.log(epoch, means, figures)  # before the checkpoint: a resume drops a row too many, and cannot add one
         self.save()
         self.lacks_figures = False
-        self.bar.clear()
         return _epoch_line(progress, self.plan.epochs, self.total_steps, means, figures)
 
     def keep_best(self, epoch: int, figures: Mapping[str, float]) -> None:
