@@ -44,6 +44,7 @@ nitpick_ignore_regex = [
     # other projects, whose documentation an offline build does not see
     ("py:.*", r"(torch|nflows|typing|collections|pathlib|signal|subprocess)\..*"),
     ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels"),  # annotations by short or internal names
+    ("py:class", r"dict\[str"),  # a signature with a default factory is not parsed, but cut at its commas
 ]
 
 

@@ -37,7 +37,7 @@ SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "bits_per_dim": lambda figures: -figures["nll"],  # of binary images, nats
     "last": lambda figures: math.inf,
 }
-"""What makes one set of validation figures better than another: the higher score is kept, ties go to the later."""
+"""Scores of validation figures by the setting `train.select`. The higher score is kept; of equals, the later."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class State:
 
     @property
     def kept(self) -> Any:
-        """The model whose weights are evaluated and kept: the average where there is one."""
+        """The model whose weights are evaluated and kept, which is the average where there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
     def save(self, run: Run, binding: Binding) -> None:
