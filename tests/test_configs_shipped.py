@@ -24,7 +24,8 @@ SHAPES = {  # shape of an input, number of classes, training rows
 
 
 def test_the_table_knows_every_dataset() -> None:
-    from scnf.data.sources import DATASETS
+    from scnf.batch import Batch
+from scnf.data.sources import DATASETS
 
     assert set(SHAPES) == set(DATASETS)
 
@@ -46,7 +47,7 @@ def test_it_loads_and_builds(path: Path) -> None:
     model = build(settings.model.recipe, shape, classes, prior, levels, **settings.model.arguments(), **parts)
     x = torch.rand(2, *shape)
     with torch.no_grad():
-        output = model.eval()(x, torch.tensor([0, -1]))
+        output = model.eval()(Batch(x, torch.tensor([0, -1])))
     assert output.class_log_probs.shape == (2, classes) and output.log_likelihood.isfinite().all()
 
     data, train = settings.data, settings.train

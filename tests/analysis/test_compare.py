@@ -199,7 +199,7 @@ def test_all_models_see_the_same_pixels() -> None:
     for recipe in ("m2", "classifier"):
         model = build(recipe, (1, 8, 8), 10, levels=17, hidden=16)
         images: list[torch.Tensor] = []
-        model.register_forward_pre_hook(lambda _, inputs, images=images: images.append(inputs[0]))
+        model.register_forward_pre_hook(lambda _, inputs, images=images: images.append(inputs[0].x))
         compare.measure(model, x, y, 17, 3, batch_size=8)
         seen.append(images)
     assert len(seen[0]) == 3 * NOISE_DRAWS + 4  # draws of three batches; a first call and a pass for the speed
