@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from scnf import config
+from scnf.batch import Batch
 from scnf.distributions import make_prior
 from scnf.models.architectures import RECIPES, build
 
@@ -24,8 +25,7 @@ SHAPES = {  # shape of an input, number of classes, training rows
 
 
 def test_the_table_knows_every_dataset() -> None:
-    from scnf.batch import Batch
-from scnf.data.sources import DATASETS
+    from scnf.data.sources import DATASETS
 
     assert set(SHAPES) == set(DATASETS)
 
