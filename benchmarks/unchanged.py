@@ -80,7 +80,7 @@ def plan(configs: list[Path]) -> dict[str, Job]:
         words = SMALLER.get(path.name, [])
         m1 = M1 if tree["model"].get("recipe") == "m1-m2" else None
         if tree.get("objective", {}).get("propagations") and tree["data"]["name"] == "mnist":
-            without = ["--propagations", "0", "--distortion", "false", "--self_training", "0"]
+            without = ["--propagations", "0"]
             jobs[path.name] = Job(path.name, (*words, *without), m1)
             if not tree["train"].get("adapt"):  # the weights to adapt are of MNIST
                 m1 = m1 and m1 + ON_DIGITS

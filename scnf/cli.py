@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -279,35 +278,27 @@ class _Workbench:
             )
         return batches
 
-    def propagated(self, batches: Any, model: Any, epoch: int) -> Any:
-        """Labels for the rows of `batches` by their neighbours, those that are sure; None where it is not yet time.
+    def propagation(self, batches: Any) -> Any:
+        """What guesses labels in a training, see :class:`scnf.propagation.strategy.Propagation`; None without it."""
+        from scnf.propagation.strategy import Propagation
 
-        Time is when one of the epochs' `propagations` equal parts begins. The surest 60 % of each class count at first,
-        when neighbours are those of pixels, and from the middle of the training on all of them; after self-training,
-        with neighbours by distortion, or on latents of a trained flow, which do not change, all from the start.
-        """
-        from scnf.data.distortion import distortion_labels
-        from scnf.data.propagation import propagate, surest
-        from scnf.training.metrics import representations
-        from scnf.training.self_training import self_trained_features
-
-        objective, train, x, y = self.settings.objective, self.settings.train, batches.x, batches.y
-        times, epochs = objective.propagations, train.epochs
-        if epoch and (train.adapt or epoch * times // epochs == (epoch - 1) * times // epochs):
+        objective, train = self.settings.objective, self.settings.train
+        if not objective.propagations:
             return None
-        if epoch or train.adapt:
-            features = representations(model, x, batches.levels, train.eval_batch_size)
-        elif objective.distortion:
-            print("looking for neighbours by image distortion before the first epoch", flush=True)
-            return surest(*distortion_labels(x, y), 1.0)
-        else:
-            if objective.self_training:
-                print(f"self-training: {objective.self_training} networks before the first epoch", flush=True)
-            features = self_trained_features(
-                x, y, batches.levels, objective.self_training, batches.augment, self.autocast
-            )
-        first = 1.0 if train.adapt or objective.self_training or objective.distortion else 0.6
-        return surest(*propagate(features, y), min(1.0, first + 0.8 * epoch / epochs))
+        return Propagation(
+            batches.x,
+            batches.y,
+            batches.levels,
+            objective.propagations,
+            train.epochs,
+            objective.neighbours,
+            objective.self_training_networks,
+            batches.augment,
+            self.autocast,
+            fixed=train.adapt,
+            batch_size=train.eval_batch_size,
+            say=_say,
+        )
 
     def check_views(self) -> None:
         """UserError where `train.eval_views` asks for versions of rows that nothing moves."""
@@ -532,7 +523,7 @@ def _train(run: Run, bench: _Workbench, batches: Any, kept: Any) -> int:
             run,
             plan,
             figures,
-            guess=partial(bench.propagated, batches) if chosen.propagations else None,
+            guess=bench.propagation(batches),
             binding=binding,
             say=_say,
             after_step=after_step,

@@ -189,13 +189,13 @@ class ObjectiveSettings:
             noise of its own) and its target: the class that the model is sure of for the row, or its propagated label.
         consistency_ramp: share of all steps in which that weight rises from 0.
         confidence: posterior probability above which a class becomes the target of a view.
-        propagations: how often in a training, at even distances, labels are propagated over nearest neighbours: first
-            of pixels, then of what the model has made of them. They are the targets of views, or without views
-            (consistency_weight 0) labels of the unlabelled rows like those that were given. 0 for never.
-        self_training: how many small networks are trained one after the other, before the first of these times, for
-            features in which neighbours are better than among pixels. Not when adapting, where latents are there.
-        distortion: where labels are propagated, the first neighbours are those by the image distortion model, in place
-            of self-training: images of which small pieces are found in each other, moved a little. Not when adapting.
+        propagations: how often in a training, at even distances, labels are propagated over nearest neighbours; 0 for
+            never. They are the targets of views, or without views (consistency_weight 0) labels of the unlabelled rows
+            like those that were given. After the first time, neighbours are by what the model has made of the rows.
+        neighbours: of the first propagation: pixels, gradients (histograms of oriented gradients), distortion (images
+            of which small pieces are found in each other, moved a little) or self-training (features of small networks
+            that train themselves). With train.adapt, neighbours are always those of latents.
+        self_training_networks: number of these networks, trained one after the other.
         kl_weight: of the latents' divergence in a variational bound; above 1 a beta-VAE.
         kl_warmup: share of all steps in which that weight rises from 0.
     """
@@ -208,8 +208,8 @@ class ObjectiveSettings:
     consistency_ramp: float = 0.3
     confidence: float = 0.9
     propagations: int = 0
-    self_training: int = 0
-    distortion: bool = False
+    neighbours: Literal["pixels", "gradients", "distortion", "self-training"] = "pixels"
+    self_training_networks: int = 3
     kl_weight: float = 1.0
     kl_warmup: float = 0.0
 
@@ -374,7 +374,7 @@ RANGES: dict[str, Range] = {
     "objective.consistency_ramp": _SHARE,
     "objective.confidence": _SHARE,
     "objective.propagations": Range(0, _TIMES),
-    "objective.self_training": Range(0, _TIMES),
+    "objective.self_training_networks": Range(1, _TIMES),
     "objective.kl_weight": _WEIGHT,
     "objective.kl_warmup": _SHARE,
     "train.epochs": Range(0, 10**6),
@@ -415,8 +415,12 @@ OTHER_NAMES = {
     "learning_rate": "train.lr",
     "dataset": "data.name",
     "ssl_seed": "data.data_seed",
+    "distortion": "objective.neighbours (distortion)",
+    "self_training": "objective.neighbours (self-training)",
 }
-"""Names that people know from other projects, and the setting to use here."""
+"""Names that people know from other projects or earlier versions, and the setting to use here."""
+FORMAT = 2
+"""Of the settings that a run keeps; a file without `format` may use the names of format 1."""
 
 
 def _leaves() -> dict[str, Any]:
@@ -451,8 +455,9 @@ def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> N
     Raises:
         UserError: names the settings, the run's values and the new ones.
     """
-    now = lasting(settings)
-    before = {**lasting(Settings()), **before}  # a version may have fewer settings than the next
+    now, kept = lasting(settings), dict(before)
+    _rename(kept, "objective.")
+    before = {**lasting(Settings()), **kept}  # a version may have fewer settings than the next
     changed = [name for name, value in now.items() if value != before[name]]
     if not changed:
         return
@@ -558,8 +563,31 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"the configuration {path} holds no settings: config.yaml is the main job's")
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
+    if (number := tree.pop("format", 1)) not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{path} is of format {number!r}, and this version of scnf reads 1 to {FORMAT}: take a newer one"
+        )
+    if number == 1:
+        _rename(tree, "objective.")
+        _rename(tree.get("objective"), "")
     _check_names(tree, path)
     return tree
+
+
+def _rename(values: Any, prefix: str) -> None:
+    """Turn settings of format 1 into those of today, in place; what is no mapping, or has no such value, stays.
+
+    Args:
+        values: settings by name.
+        prefix: what comes before the names of those of the objective.
+    """
+    if not isinstance(values, dict):
+        return
+    distortion, networks = prefix + "distortion", prefix + "self_training"
+    if isinstance(values.get(distortion), bool) and values.pop(distortion):
+        values[prefix + "neighbours"] = "distortion"
+    if isinstance(values.get(networks), int) and (number := values.pop(networks)):
+        values |= {prefix + "neighbours": "self-training", prefix + "self_training_networks": number}
 
 
 def _check_names(tree: dict[Any, Any], path: Path) -> None:
@@ -714,11 +742,6 @@ def _check_values(settings: Settings) -> None:
             "batches have no unlabelled rows to take views of: set data.labelled_share below 1, or "
             "objective.consistency_weight to 0"
         )
-    if objective.distortion and objective.self_training:
-        raise UserError(
-            "the first neighbours are those by distortion or those of self-training, choose one: set "
-            "objective.self_training to 0, or objective.distortion to false"
-        )
     if train.adapt and not settings.pretrained:
         raise UserError("train.adapt takes the shared flow of trained weights: say which with --pretrained [PATH]")
 
@@ -736,5 +759,5 @@ def to_yaml(settings: Settings) -> str:
     for name, value in tree.items():
         if isinstance(value, dict):
             tree[name] = {key: leaf for key, leaf in value.items() if leaf is not None}
-    tree = {name: value for name, value in tree.items() if value is not None}
+    tree = {"format": FORMAT, **{name: value for name, value in tree.items() if value is not None}}
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

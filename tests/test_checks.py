@@ -14,16 +14,17 @@ from scnf.analysis.compare import measure
 from scnf.batch import Batch
 from scnf.data.augment import random_affine
 from scnf.data.batches import Batches, dequantize
-from scnf.data.distortion import deslanted, distortion_labels, distortion_neighbours
-from scnf.data.gradients import oriented_gradients
 from scnf.data.labels import draw_split
-from scnf.data.propagation import nearest_neighbours, propagate, spread
 from scnf.distributions import ClassPrior
 from scnf.models.architectures import build
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import OnLatents, SemiConditionalFlow
 from scnf.objectives import Weights, semi_supervised_loss
+from scnf.propagation.distortion import deslanted, distortion_labels, distortion_neighbours
+from scnf.propagation.graph import nearest_neighbours
+from scnf.propagation.oriented_gradients import oriented_gradients
+from scnf.propagation.spread import propagate, spread
 from scnf.training.averaging import averaged_model
 from scnf.training.diagnose import without_density
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations

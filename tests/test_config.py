@@ -122,6 +122,43 @@ def test_a_configuration_without_settings_is_refused(path: Path, text: str) -> N
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("objective: {distortion: true, self_training: 0}", {"objective.neighbours": "distortion"}),
+        ("objective.distortion: true", {"objective.neighbours": "distortion"}),
+        ("objective: {distortion: false, self_training: 0}", {}),
+        (
+            "format: 1\nobjective: {distortion: false, self_training: 2}",
+            {"objective.neighbours": "self-training", "objective.self_training_networks": 2},
+        ),
+        ("format: 2\nobjective: {neighbours: gradients}", {"objective.neighbours": "gradients"}),
+    ],
+)
+def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: str, expected: dict[str, Any]) -> None:
+    path.write_text(text)
+    settings = load(path)
+    assert changed(settings) == expected
+    before = {name: value for name, value in config.lasting(settings).items() if name not in expected}
+    if "distortion: true" in text:
+        config.check_lasting({**before, "objective.distortion": True, "objective.self_training": 0}, settings, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("format: 3", "is of format 3, and this version of scnf reads 1 to 2: take a newer one"),
+        ("format: new", "is of format 'new'"),
+        ("format: 2\nobjective: {distortion: true}", r"'objective.distortion' is called objective.neighbours"),
+        ("objective: {distortion: 2}", r"'objective.distortion' is called objective.neighbours"),
+    ],
+)
+def test_other_formats_are_refused(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
 # --- names
 
 

@@ -75,4 +75,4 @@ def test_it_names_nothing_twice_and_settles_there_and_back(path: Path, tmp_path:
 
 def test_the_main_job_is_what_happens_without_a_config(scnf: Any) -> None:
     assert scnf("train", "--print_config").out == scnf("train", "--config", "config.yaml", "--print_config").out
-    assert yaml.safe_load(scnf("train", "--print_config").out)["objective"]["distortion"] is True
+    assert yaml.safe_load(scnf("train", "--print_config").out)["objective"]["neighbours"] == "distortion"

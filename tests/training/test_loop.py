@@ -17,14 +17,15 @@ import torch
 from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED
 from scnf.batch import Batch
-from scnf.data import distortion, propagation, sources
+from scnf.data import sources
 from scnf.data.batches import Batches
 from scnf.interrupt import WATCHED
 from scnf.models.architectures import build
 from scnf.models.base import JointModel
 from scnf.objectives import Objective
+from scnf.propagation import distortion, self_training, strategy
 from scnf.runs import Run
-from scnf.training import loop, self_training
+from scnf.training import loop
 from scnf.training.averaging import averaged_model, averaging
 from scnf.training.checkpoint import load_tensors
 from scnf.training.schedules import SCHEDULES
@@ -159,9 +160,9 @@ sys.exit(main(sys.argv[4:]))
 KINDS = {
     signal.SIGTERM: "--epochs 2 --ema 0.9 --schedule cosine --optimizer adamax --select last "
     "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3 --objective.temperature 2 "
-    "--propagations 1 --self_training 1",
+    "--propagations 1 --neighbours self-training --self_training_networks 1",
     signal.SIGINT: "--epochs 2 --ema 0 --schedule hat --optimizer adam --weight_decay 1e-3 --select bits_per_dim "
-    "--propagations 1 --distortion true",
+    "--propagations 1 --neighbours distortion",
     signal.SIGKILL: "--epochs 2 --ema 0.9 --schedule linear --optimizer adamw --grad_clip 5 --classifier_weight 1",
 }
 
@@ -423,8 +424,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         "--conditional gaussian --means data --prior empirical --classifier_weight 1",
         "--augment 1 --classifier_weight 10 --consistency_weight 10 --confidence 0.3",
         "--augment 1 --consistency_weight 10 --epochs 2 --propagations 2",
-        "--classifier_weight 10 --epochs 2 --propagations 2 --self_training 1",
-        "--classifier_weight 10 --epochs 2 --propagations 2 --distortion true",
+        "--classifier_weight 10 --epochs 2 --propagations 2 --neighbours self-training --self_training_networks 1",
+        "--classifier_weight 10 --epochs 2 --propagations 2 --neighbours distortion",
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
@@ -467,7 +468,7 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    calls, whole = [], propagation.propagate
+    calls, whole = [], strategy.propagate
 
     def interrupted(features: Any, y: Any) -> Any:
         calls.append(features.shape)
@@ -475,7 +476,7 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
         signal.raise_signal(number)
         raise AssertionError("this comes after the interrupt")
 
-    monkeypatch.setattr(propagation, "propagate", interrupted)
+    monkeypatch.setattr(strategy, "propagate", interrupted)
     before = [signal.getsignal(each) for each in WATCHED]
     words = "--epochs 2 --propagations 1 --augment 1 --consistency_weight 10"
     outcome = digits(words)
@@ -483,18 +484,18 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
     assert [signal.getsignal(each) for each in WATCHED] == before
     stopped = last_run()
     assert stopped.read_json("summary.json")["status"] == "interrupted"
-    monkeypatch.setattr(propagation, "propagate", whole)
+    monkeypatch.setattr(strategy, "propagate", whole)
     assert scnf("train --resume last").code == 0 and digits(words).code == 0
     same_end(stopped, last_run())
 
 
-@pytest.mark.parametrize("first", ["pixels", "self_training", "distortion"])
+@pytest.mark.parametrize("first", ["pixels", "gradients", "self-training", "distortion"])
 @pytest.mark.parametrize(("times", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])
 def test_labels_are_propagated_at_even_distances(
     digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int], first: str
 ) -> None:
     widths, shares, found = [], [], []
-    whole_propagate, whole_surest = propagation.propagate, propagation.surest
+    whole_propagate, whole_surest = strategy.propagate, strategy.surest
     whole_neighbours = distortion.distortion_neighbours
 
     def watched_propagate(features: Any, y: Any) -> Any:
@@ -510,17 +511,17 @@ def test_labels_are_propagated_at_even_distances(
         found.append(x.shape)
         return whole_neighbours(x)
 
-    monkeypatch.setattr(propagation, "propagate", watched_propagate)
-    monkeypatch.setattr(propagation, "surest", watched_surest)
+    monkeypatch.setattr(strategy, "propagate", watched_propagate)
+    monkeypatch.setattr(strategy, "surest", watched_surest)
     monkeypatch.setattr(distortion, "distortion_neighbours", watched_neighbours)
     monkeypatch.setattr(self_training, "STEPS", 2)
     words = "--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none"
-    words += {"pixels": "", "self_training": " --self_training 1", "distortion": " --distortion true"}[first]
+    words += f" --neighbours {first} --self_training_networks 1"
     assert digits(words, f"--propagations {times}").code == 0
-    widths_first = {"pixels": [64], "self_training": [self_training.HIDDEN], "distortion": []}[first]
-    assert widths == widths_first + [64] * (len(expected) - 1)
+    narrow = {"pixels": [64], "gradients": [972], "self-training": [self_training.HIDDEN], "distortion": []}[first]
+    assert widths == narrow + [64] * (len(expected) - 1)
     assert found == ([(1097, 1, 8, 8)] if first == "distortion" else [])
-    assert shares == [min(1.0, (0.6 if first == "pixels" else 1.0) + 0.2 * epoch) for epoch in expected]
+    assert shares == [min(1.0, (0.6 if first in ("pixels", "gradients") else 1.0) + 0.2 * epoch) for epoch in expected]
 
 
 # --- choices

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.data.batches import Batches
-from scnf.data.propagation import propagate, surest
 from scnf.models.classifier import Classifier
 from scnf.nn import Encoder, Features
+from scnf.propagation.spread import propagate, surest
 from scnf.training.metrics import representations
 from scnf.training.schedules import learning_rate_factor
 

@@ -5,17 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scnf.data.distortion import (
+from scnf.data.labels import draw_split
+from scnf.data.sources import load
+from scnf.propagation.distortion import (
     deslanted,
     distortion_distances,
     distortion_labels,
     distortion_neighbours,
     sobel_gradients,
 )
-from scnf.data.gradients import oriented_gradients
-from scnf.data.labels import draw_split
-from scnf.data.propagation import propagate
-from scnf.data.sources import load
+from scnf.propagation.oriented_gradients import oriented_gradients
+from scnf.propagation.spread import propagate
 
 
 def by_hand(g: Tensor, h: Tensor) -> float:

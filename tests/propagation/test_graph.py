@@ -3,9 +3,10 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.gradients import oriented_gradients
-from scnf.data.propagation import nearest_neighbours, propagate, spread, surest
 from scnf.data.sources import load
+from scnf.propagation.graph import nearest_neighbours
+from scnf.propagation.oriented_gradients import oriented_gradients
+from scnf.propagation.spread import propagate, spread, surest
 
 
 def few(y: Tensor, per_class: int = 5) -> Tensor:

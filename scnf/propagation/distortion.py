@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.checks import check_count, check_images
-from scnf.data.gradients import by_parts, oriented_gradients, rescaled
-from scnf.data.propagation import check_spread, nearest_neighbours, spread
+from scnf.propagation.arrays import by_parts, rescaled
+from scnf.propagation.graph import nearest_neighbours
+from scnf.propagation.oriented_gradients import oriented_gradients
+from scnf.propagation.spread import check_spread, spread
 
 REACH = 2
 """Pixels by which the place of the best match may differ, either way along each axis."""

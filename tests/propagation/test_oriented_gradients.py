@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.gradients import ORIENTATIONS, oriented_gradients
 from scnf.data.labels import draw_split
-from scnf.data.propagation import propagate
 from scnf.data.sources import load
+from scnf.propagation.oriented_gradients import ORIENTATIONS, oriented_gradients
+from scnf.propagation.spread import propagate
 
 
 def ramp(degrees: float, side: int = 28) -> Tensor:

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.labels import draw_split
-from scnf.data.propagation import propagate
 from scnf.data.sources import load
-from scnf.training import self_training
-from scnf.training.self_training import self_trained_features
+from scnf.propagation import self_training
+from scnf.propagation.self_training import self_trained_features
+from scnf.propagation.spread import propagate
 
 
 @pytest.fixture
