@@ -40,7 +40,8 @@ from scnf.runs import Run
 SMALL = "--channels 8 --steps 2 --conditional_hidden 16 --conditional_steps 1 --batch_size 64 --epochs 3"
 JOBS = {
     "distortion": f"--config digits.yaml {SMALL} --propagations 2 --neighbours distortion",
-    "self-training": f"--config digits.yaml {SMALL} --propagations 1 --neighbours self-training --self_training_networks 1 --ema 0 --optimizer adamw",
+    "self-training": f"--config digits.yaml {SMALL} --propagations 1 --neighbours self-training --ema 0 "
+    "--self_training_networks 1 --optimizer adamw",
     "m2": "--config mnist_m2_gumbel.yaml --data.name digits --num_validation 250 --hidden 32 --latent 4 --epochs 6",
     "adapt": "--config digits.yaml --adapt --pretrained --data_seed 1 --propagations 1 --epochs 6",
     "points": "--config moons.yaml --channels 16 --steps 3 --epochs 2 --reversible --select bits_per_dim",
@@ -50,7 +51,7 @@ IMPORTED = (
     *("torch", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.figure"),
     *(
         "scnf.models.architectures",
-        "scnf.propagation.distortion",
+        "scnf.propagation.strategy",
         "scnf.training.loop",
         "scnf.propagation.self_training",
     ),

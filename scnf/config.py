@@ -564,9 +564,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
     if (number := tree.pop("format", 1)) not in range(1, FORMAT + 1):
-        raise UserError(
-            f"{path} is of format {number!r}, and this version of scnf reads 1 to {FORMAT}: take a newer one"
-        )
+        raise UserError(f"{path} is of format {number!r}, and this scnf reads 1 to {FORMAT}: take a newer one")
     if number == 1:
         _rename(tree, "objective.")
         _rename(tree.get("objective"), "")

@@ -41,12 +41,13 @@ LEARNING = {
     "scnf.nn",
     "scnf.machine",
 }
-PARTS = {part for part in BELOW if part != "scnf.config"} | LEARNING | {"scnf.analysis"}
+PARTS = {part for part in BELOW if part != "scnf.config"} | LEARNING | {"scnf.analysis", "scnf.propagation"}
 
 ALLOWED: dict[str, set[str]] = {
     **{module: set() for module in ANYONE},
     **BELOW,
     "scnf.training": LEARNING,
+    "scnf.propagation": {"scnf.propagation", *LEARNING},
     "scnf.analysis": PARTS,
     "scnf.estimators": PARTS,
     "scnf.failures": set(),

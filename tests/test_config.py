@@ -147,7 +147,7 @@ def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("format: 3", "is of format 3, and this version of scnf reads 1 to 2: take a newer one"),
+        ("format: 3", "is of format 3, and this scnf reads 1 to 2: take a newer one"),
         ("format: new", "is of format 'new'"),
         ("format: 2\nobjective: {distortion: true}", r"'objective.distortion' is called objective.neighbours"),
         ("objective: {distortion: 2}", r"'objective.distortion' is called objective.neighbours"),

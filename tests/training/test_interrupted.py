@@ -61,7 +61,7 @@ def names(run: Run) -> set[str]:
 @pytest.mark.parametrize(
     ("number", "place", "turn", "said"),
     [
-        (signal.SIGUSR1, "scnf.data.propagation:propagate", 1, "interrupted after step 0; go on with: "),
+        (signal.SIGUSR1, "scnf.propagation.strategy:propagate", 1, "interrupted after step 0; go on with: "),
         (signal.SIGUSR2, "scnf.training.metrics:evaluate", 1, "interrupted after step 4; go on with: "),
         (signal.SIGTERM, "scnf.training.metrics:evaluate", 2, "scnf train was interrupted by SIGTERM: go on with: "),
         (signal.SIGHUP, "scnf.analysis.samples:sample_picture", 1, "was interrupted by SIGHUP: go on with: "),
