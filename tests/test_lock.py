@@ -77,9 +77,9 @@ def test_lock_is_not_held_by_children(start: Callable[..., Any], tmp_path: Path)
     try:
         holder.kill()
         holder.wait()
-        with lock(path):
+        with lock(path, wait=True):  # a forked child may not have come to run yet
             for pid in children:
-                os.kill(pid, 0)  # they are there
+                os.kill(pid, 0)  # they are there, for a minute
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
