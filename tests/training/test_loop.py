@@ -669,7 +669,7 @@ def test_summary_is_plain_json(finished: Path) -> None:
 
 
 def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
-    words = "train --config digits.yaml --max_steps 8"
+    words = "train --config digits.yaml --max_steps 8 --autocast false"  # where networks are in bf16, they round more
     assert scnf(words, "--reversible").code == scnf(words).code == 0
     reversible, plain = (Run.find(tmp_path / "logs", number).read_metrics()[0] for number in "12")
     names = ("train.loss", "train.grad_norm", "validation.nll")
