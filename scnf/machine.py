@@ -85,6 +85,18 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory that was taken, of a GPU or of this process; None where the system does not tell."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
 class FreedMemory:
     """The memory that this process frees: kept for what it allocates next, as long as that is of use.
 

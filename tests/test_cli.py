@@ -16,7 +16,7 @@ import yaml
 from matplotlib import image
 
 from conftest import TINY
-from scnf import __version__, cli, config
+from scnf import __version__, config
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors, save_tensors
 
@@ -354,7 +354,7 @@ def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch:
     def stop(words: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "list_runs", stop)
+    monkeypatch.setattr("scnf.commands.runs.list_runs", stop)
     outcome = scnf("runs")
     assert (outcome.code, outcome.err) == (130, "scnf runs was interrupted by SIGINT: type the same again\n")
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -128,6 +129,30 @@ def train(
     if state.progress.best_epoch:
         load_weights(state.model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))
     return state.progress
+
+
+def trial_step(
+    model: JointModel, objective: LossFunction, batches: Batches, autocast: bool = False
+) -> Callable[[], None]:
+    """The forward and backward pass of a training step, on a copy of the model, to be timed; it leaves nothing behind.
+
+    Args:
+        model: as in :class:`scnf.training.state.State`.
+        objective: as in :func:`train`.
+        batches: where one batch comes from.
+        autocast: as in :class:`Plan`.
+    """
+    copied = deepcopy(model).train()
+    with torch.random.fork_rng([]):
+        batch = next(batches.epoch(0))
+
+    def step() -> None:
+        with torch.random.fork_rng([]):
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=autocast):
+                output = copied(batch)
+            objective(output, batch, 0.0)[0].backward()
+
+    return step
 
 
 class _Loop:
