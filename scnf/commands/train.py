@@ -88,12 +88,17 @@ def _parts(settings: Settings, near: Path | None) -> "tuple[Experiment, Whole, B
     """What a training works with, checked before anything is written."""
     from scnf.experiment import prepare
     from scnf.machine import check_compiler
+    from scnf.models.flow import SemiConditionalFlow
     from scnf.training.subject import ClassConditionalPart, Whole
     from scnf.transforms import CompositeTransform
 
     experiment, chosen = prepare(settings, near), settings.train
     experiment.check_views()
-    subject = ClassConditionalPart(experiment.model) if chosen.adapt else Whole(experiment.model)
+    model, subject = experiment.model, Whole(experiment.model)
+    if chosen.adapt:
+        if not isinstance(model, SemiConditionalFlow):
+            raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
+        subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if chosen.compile:
         check_compiler(experiment.device)

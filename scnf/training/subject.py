@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from scnf.data.batches import Batches, EncodedBatches
-from scnf.errors import UserError
 from scnf.models.base import JointModel
 from scnf.models.flow import OnLatents, SemiConditionalFlow
 from scnf.training.checkpoint import load_tensors, load_weights
@@ -57,16 +56,11 @@ class ClassConditionalPart(Whole):
 
     Args:
         model: a flow.
-
-    Raises:
-        UserError: the model has no shared flow.
     """
 
     fixed = True
 
-    def __init__(self, model: JointModel) -> None:
-        if not isinstance(model, SemiConditionalFlow):
-            raise UserError(f"{type(model).__name__} has no shared flow to adapt: set train.adapt to false")
+    def __init__(self, model: SemiConditionalFlow) -> None:
         self.trained = self._flow = OnLatents(model)
 
     def load_weights(self, path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_run_that_a_signal_stopped_is_finished_by_a_resume(
 @pytest.mark.parametrize(
     ("number", "words", "place", "what"),
     [
-        (signal.SIGINT, WORDS, "import yaml", "scnf"),
+        (signal.SIGINT, WORDS, "import scnf.failures", "scnf"),
         (signal.SIGHUP, WORDS, "import torch", "scnf train"),
         (signal.SIGUSR1, ["evaluate", "shipped"], "scnf.data.sources:load", "scnf evaluate"),
         (signal.SIGTERM, ["runs"], "scnf.analysis.overview:list_runs", "scnf runs"),

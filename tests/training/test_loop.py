@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import needs_compiler, needs_cuda
-from scnf import UNLABELLED
+from scnf import UNLABELLED, experiment
 from scnf.batch import Batch
 from scnf.data import sources
 from scnf.data.batches import Batches
@@ -447,7 +447,7 @@ def test_hidden_labels_change_nothing(
             train_y[split["labelled"]] = data.train_y[split["labelled"]]
         return dataclasses.replace(data, train_y=train_y, test_y=(data.test_y + 1) % 10)
 
-    monkeypatch.setattr(sources, "load", scrambled)
+    monkeypatch.setattr(experiment, "load", scrambled)
     assert scnf(arguments, "b").code == 0
     second = Run.find(tmp_path / "b", "last")
     assert second.read_json("split.json") == split
