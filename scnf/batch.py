@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         moved: [M, ...], moved versions of labelled rows; None without any.
         moved_y: [M], their labels.
         views: [V, ...], moved versions of unlabelled rows; None without any.
-        targets: [V], a class for each view, UNLABELLED where nobody guesses.
+        targets: [V], a class for each view, UNLABELLED where nobody guesses; None if nobody guesses at all.
 
     Example:
         >>> batch = Batch(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, -1, -1, -1, -1]), views=torch.rand(4, 1, 8, 8))

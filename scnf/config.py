@@ -416,7 +416,7 @@ OTHER_NAMES = {
     "dataset": "data.name",
     "ssl_seed": "data.data_seed",
     "distortion": "objective.neighbours (distortion)",
-    "self_training": "objective.neighbours (self-training)",
+    "self_training": "objective.neighbours (self-training), with objective.self_training_networks,",
 }
 """Names that people know from other projects or earlier versions, and the setting to use here."""
 FORMAT = 2
@@ -456,7 +456,7 @@ def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> N
         UserError: names the settings, the run's values and the new ones.
     """
     now, kept = lasting(settings), dict(before)
-    _rename(kept, "objective.")
+    _rename(kept, "objective.", run)
     before = {**lasting(Settings()), **kept}  # a version may have fewer settings than the next
     changed = [name for name, value in now.items() if value != before[name]]
     if not changed:
@@ -560,32 +560,44 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if tree is None:
-        raise UserError(f"the configuration {path} holds no settings: config.yaml is the main job's")
+        raise UserError(f"the configuration {path} holds no settings: write some into it, or take config.yaml")
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
-    if (number := tree.pop("format", 1)) not in range(1, FORMAT + 1):
-        raise UserError(f"{path} is of format {number!r}, and this scnf reads 1 to {FORMAT}: take a newer one")
+    number = tree.pop("format", 1)
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise UserError(
+            f"{path}: format must be 1 or {FORMAT}, not {number!r}; a newer version of scnf may have written the file"
+        )
     if number == 1:
-        _rename(tree, "objective.")
-        _rename(tree.get("objective"), "")
+        _rename(tree, "objective.", path)
+        _rename(tree.get("objective"), "", path)
     _check_names(tree, path)
     return tree
 
 
-def _rename(values: Any, prefix: str) -> None:
+def _rename(values: Any, prefix: str, path: Path) -> None:
     """Turn settings of format 1 into those of today, in place; what is no mapping, or has no such value, stays.
 
     Args:
         values: settings by name.
         prefix: what comes before the names of those of the objective.
+        path: where the settings are from.
+
+    Raises:
+        UserError: they name the first neighbours twice.
     """
     if not isinstance(values, dict):
         return
-    distortion, networks = prefix + "distortion", prefix + "self_training"
+    distortion, networks, neighbours = (prefix + name for name in ("distortion", "self_training", "neighbours"))
+    asked: dict[str, Any] = {}
     if isinstance(values.get(distortion), bool) and values.pop(distortion):
-        values[prefix + "neighbours"] = "distortion"
+        asked["distortion"] = {}
     if isinstance(values.get(networks), int) and (number := values.pop(networks)):
-        values |= {prefix + "neighbours": "self-training", prefix + "self_training_networks": number}
+        asked["self-training"] = {prefix + "self_training_networks": number}
+    if len(asked) + (neighbours in values) > 1:
+        raise UserError(f"{path} names the first neighbours twice: keep objective.neighbours, or one of the old names")
+    for name, more in asked.items():
+        values |= {neighbours: name, **more}
 
 
 def _check_names(tree: dict[Any, Any], path: Path) -> None:

@@ -93,7 +93,7 @@ class Experiment:
             torch.set_num_threads(self.settings.threads)
         if self.settings.threads != "auto" or self.device.type != "cpu":
             return None
-        threads = Threads(begin, say)
+        threads = Threads(begin, say, again=not self.settings.train.compile)
         if kept is None:
             threads.choose()
         else:
@@ -276,7 +276,8 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
     about = experiment.load_weights(weights.path)
-    if weights.unfinished and about.get("run") != Run(weights.directory).key:
+    run = Run(weights.directory)
+    if weights.path == run.checkpoint("best") and (run.path / "env.json").is_file() and about.get("run") != run.key:
         raise UserError(f"{weights.path} belongs to another run than {weights.directory}: restore the run's own file")
     if weights.unfinished:
         print(f"note: {weights.directory} is not finished: these are its best weights so far", file=sys.stderr)

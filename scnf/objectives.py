@@ -139,7 +139,7 @@ def semi_supervised_loss(
         loss = loss - weights.classifier * _mean(at_label(log_q, truth), telling)
     metrics = {}
     if output.views is not None:
-        shown = output.class_log_probs[-len(output.views) :].detach()
+        shown = output.class_log_probs[len(y) - len(output.views) :].detach()
         sure, target = torch.log_softmax(shown / temperature, dim=1).exp().max(dim=1)
         trusted = sure > confidence
         if batch.targets is not None:

@@ -27,6 +27,7 @@ class Threads:
     Args:
         begin: () -> a piece of the work to time, which leaves nothing behind.
         say: takes a line for people.
+        again: whether all threads are tried again now and then; compiled code is made anew for another number.
 
     Attributes:
         counts: the numbers of threads that are tried, the largest first; one alone where there is nothing to choose.
@@ -37,9 +38,11 @@ class Threads:
         True
     """
 
-    def __init__(self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None] = print, again: bool = True
+    ) -> None:
         most = torch.get_num_threads()
-        self.begin, self.say = begin, say
+        self.begin, self.say, self.again = begin, say, again
         self.counts = sorted({most, max(1, most - 1), max(1, most // 2), 1}, reverse=True)
         self._started = 0.0
         self._latest: deque[float] = deque(maxlen=_TRIALS)
@@ -48,7 +51,7 @@ class Threads:
 
     def choose(self) -> int:
         """Time the work with each number of threads and keep to the best."""
-        self._wait = _AGAIN
+        self._wait = _AGAIN if self.again else 0
         self._choose()
         return torch.get_num_threads()
 
@@ -72,7 +75,7 @@ class Threads:
             self._choose(unless=torch.get_num_threads())
 
     def _choose(self, unless: int | None = None) -> None:
-        """Take the best number of threads, and say so but where it is `unless`."""
+        """Take the best number of threads, and say so, except if it is `unless`."""
         if len(self.counts) > 1:
             work, seconds = self.begin(), {}
             for count in self.counts:

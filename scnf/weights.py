@@ -1,6 +1,7 @@
 """Trained weights by what a person would call them: a run, a directory, a file, or weights that come with scnf."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from scnf.errors import UserError
 from scnf.runs import Run
 
 SHIPPED = "shipped"
+"""What weights that come with scnf are called, for a recipe."""
 _PINNED = "#sha256="
 """Between the path of weights and their check sum, in the settings of a run that started from them."""
 
@@ -44,7 +46,8 @@ class Weights(NamedTuple):
     @property
     def unfinished(self) -> bool:
         """Whether they are the best of a training that has not ended."""
-        return self.path == Run(self.directory).checkpoint("best")
+        run = Run(self.directory)
+        return self.path == run.checkpoint("best") and not run.weights.is_file()
 
 
 def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
@@ -83,7 +86,8 @@ def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
         raise UserError(f"there is no file {path}")
     if not path.exists() and (place := shipped.find_weights(ref)) is not None:
         return Weights(place, place / "model.safetensors")
-    directory = path if path.is_dir() else Run.find(logs, ref).path
+    named = re.fullmatch("last|[0-9]+", ref) is None  # these are runs, whatever lies here
+    directory = path if named and path.is_dir() else Run.find(logs, ref).path
     for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if weights.is_file():
             return Weights(directory, weights)

@@ -171,8 +171,19 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
     monkeypatch.setattr("scnf.models.base.at_hand", lambda values: at_hand)
     network = model(name)
     network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
-    with pytest.raises(ValueError, match="8 rows and 7 labels"):
-        network(Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]))
+    wrong: list[tuple[Batch, str]] = [
+        (Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]), "8 rows and 7 labels"),
+        (Batch(x(), GOOD, moved=x()), "moved rows and their labels moved_y come together"),
+        (Batch(x()[:2], GOOD[:2], views=x()), "views show rows of the batch, and there are 8 of 2 rows"),
+    ]
+    if at_hand:
+        wrong.append((Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "these run from 99 to 99"))
+    for batch, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            network(batch)
+    with pytest.raises(ValueError, match=r"a model takes a scnf\.batch\.Batch\(x, y\), not Tensor"):
+        network(x())
+    assert network(Batch(x(), GOOD, views=x()[:0], targets=GOOD[:0])).views is None
     with pytest.raises(ValueError, match="8 rows and 7 labels"):
         network(Batch(x(), GOOD[1:]))
     with pytest.raises(ValueError, match="x must be a tensor, not ndarray"):

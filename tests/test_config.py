@@ -147,8 +147,11 @@ def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("format: 3", "is of format 3, and this scnf reads 1 to 2: take a newer one"),
-        ("format: new", "is of format 'new'"),
+        ("format: 3", "format must be 1 or 2, not 3; a newer version"),
+        ("format: new", "format must be 1 or 2, not 'new'"),
+        ("format: true", "format must be 1 or 2, not True"),
+        ("objective: {distortion: true, self_training: 3}", "names the first neighbours twice"),
+        ("objective: {neighbours: gradients, self_training: 2}", "names the first neighbours twice"),
         ("format: 2\nobjective: {distortion: true}", r"'objective.distortion' is called objective.neighbours"),
         ("objective: {distortion: 2}", r"'objective.distortion' is called objective.neighbours"),
     ],

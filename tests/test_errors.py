@@ -272,7 +272,12 @@ def test_best_weights_of_another_run_are_not_taken(scnf: Callable[..., Any], pla
     fresh(place, "unfinished", summary_json=None, model_safetensors=None)
     outcome = scnf("evaluate 2 --split validation")
     assert outcome.code == 0 and outcome.err.count("000002-2026-01-01-unfinished is not finished") == 1
+    (place / "2").mkdir()  # a number is a run, whatever lies here
     best = place / "logs/000002-2026-01-01-unfinished/checkpoints/best.safetensors"
+    assert (
+        "not finished"
+        not in scnf(f"evaluate {next((place / 'logs').glob('000001*'))}/checkpoints/best.safetensors").err
+    )
     tensors, about = load_tensors(best)
     save_tensors(best, tensors, {**about, "run": "b" * 32})
     check(scnf("evaluate 2"), "best.safetensors belongs to another run than")

@@ -129,6 +129,15 @@ def test_all_threads_are_tried_again_when_a_neighbour_may_have_left(on: Callable
     assert machine.now - started == pytest.approx(3000 * 0.04)
 
 
+def test_compiled_code_is_not_made_anew_for_another_number(on: Callable[[dict[int, float]], Machine]) -> None:
+    machine = on({2: 0.3, 1: 0.06})
+    threads = Threads(lambda: machine.work, machine.said.append, again=False)
+    threads.choose()
+    machine.seconds[2] = 0.04
+    machine.steps(threads, 500)
+    assert torch.get_num_threads() == 1 and len(machine.said) == 1
+
+
 def test_a_resume_keeps_to_fewer_threads(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({2: 0.04, 1: 0.06})
     threads = machine.threads()  # which has not chosen

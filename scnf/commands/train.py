@@ -260,7 +260,6 @@ def _restored(training: _Training, optimizer: Any, binding: "Binding", steps: in
 
 def _fresh(subject: "Whole", batches: "Batches", optimizer: Any, settings: Settings) -> "State":
     """The state before the first step; layers that start from data have started."""
-    from scnf.training.averaging import averaged_model
     from scnf.training.state import State
 
     if subject.starts_from_data(settings.pretrained is not None):
@@ -269,7 +268,7 @@ def _fresh(subject: "Whole", batches: "Batches", optimizer: Any, settings: Setti
             subject.trained.initialize(first.x, first.y)
         except ValueError as error:
             raise UserError(str(error)) from error
-    return State(subject.trained, optimizer, averaged_model(subject.trained, settings.train.ema))
+    return State(subject.trained, optimizer)
 
 
 def _propagation(experiment: "Experiment", batches: "Batches", fixed: bool) -> Any:

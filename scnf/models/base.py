@@ -98,10 +98,26 @@ class JointModel(nn.Module):
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this model takes inputs of shape {['N', *self.shape]}, not {list(x.shape)}")
 
+    def _check_batch(self, batch: Batch) -> None:
+        """Check that the parts of a batch fit together, and the labels of its moved rows and views."""
+        if not isinstance(batch, Batch):
+            raise ValueError(f"a model takes a scnf.batch.Batch(x, y), not {type(batch).__name__}")
+        check_tensor("x", batch.x)
+        check_tensor("y", batch.y)
+        if batch.y.dim() == 1:
+            check_rows(len(batch.x), len(batch.y))
+        for name, rows, labels in (("moved", batch.moved, batch.moved_y), ("views", batch.views, batch.targets)):
+            if rows is not None and len(rows) > len(batch.x):
+                raise ValueError(f"{name} show rows of the batch, and there are {len(rows)} of {len(batch.x)} rows")
+            if rows is not None and labels is not None:
+                check_rows(len(rows), len(labels))
+                if at_hand(labels):
+                    check_labels(labels, self.num_classes)
+        if (batch.moved is None) != (batch.moved_y is None):
+            raise ValueError("moved rows and their labels moved_y come together")
+
     def _check_step(self, x: Tensor, y: Tensor) -> None:
         """Check inputs x [N, ...] and labels y of a step; values only where no device is waited for."""
-        check_tensor("x", x)
-        check_tensor("y", y)
         if at_hand(x):
             self.check(x)
             check_labels(y, self.num_classes)
@@ -114,16 +130,12 @@ class JointModel(nn.Module):
         Raises:
             ValueError: the rows or labels are none that the model takes.
         """
-        for rows, labels in ((batch.x, batch.y), (batch.moved, batch.moved_y), (batch.views, batch.targets)):
-            if rows is not None and labels is not None:
-                check_rows(len(rows), len(labels))
+        self._check_batch(batch)
         inputs = batch.inputs()
         self._check_step(inputs, batch.y)
         log_likelihood, log_q, kl = self.step(inputs, batch.y)
         own, moved, views = log_q.split(batch.sizes)
-        return JointOutput(
-            log_likelihood, own, kl, None if batch.moved is None else moved, None if batch.views is None else views
-        )
+        return JointOutput(log_likelihood, own, kl, moved if len(moved) else None, views if len(views) else None)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What :meth:`forward` computes, in one pass over all inputs.
@@ -138,7 +150,7 @@ class JointModel(nn.Module):
         raise NotImplementedError
 
     def class_log_probs(self, x: Tensor) -> Tensor:
-        """The classifier, log q(y | x) [N, K]; of one draw where latent variables are drawn.
+        """The classifier, log q(y | x) [N, K]; averaged over the model's draws where latent variables are drawn.
 
         Raises:
             ValueError: x are no inputs of the model.

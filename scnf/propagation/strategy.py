@@ -83,6 +83,7 @@ class Propagation:
             return oriented_gradients(self.x)
         if self.neighbours == "pixels":
             return self.x.flatten(1)
-        assert self.levels is not None
+        if self.neighbours != "self-training" or self.levels is None:
+            raise ValueError(f"there are no neighbours by {self.neighbours!r} of these rows")
         self.say(f"self-training: {self.networks} networks before the first epoch")
         return self_trained_features(self.x, self.y, self.levels, self.networks, self.augment, self.autocast)

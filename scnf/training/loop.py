@@ -20,7 +20,7 @@ from scnf.interrupt import Interrupted, Signals, watch
 from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
-from scnf.training.averaging import averaging, renormalize
+from scnf.training.averaging import averaged_model, averaging, renormalize
 from scnf.training.checkpoint import load_tensors, load_weights
 from scnf.training.diagnose import first_non_finite, without_density
 from scnf.training.metrics import likelihood_text
@@ -95,9 +95,10 @@ def train(
         objective: (output, batch, share of the steps done) -> (loss, metrics), such as a
             :class:`scnf.objectives.Objective`.
         batches: where batches come from.
-        run: the directory for metrics and checkpoints.
+        run: the directory for metrics and checkpoints. Rows of metrics after later steps than those of `state` are
+            dropped.
         plan: how to train.
-        evaluate: figures on the validation split, "accuracy" among them, and "nll" where the model knows p(x).
+        evaluate: figures on the validation split: "accuracy", "ece", and "nll" where the model knows p(x).
         guess: (model, epochs done) -> labels [N] for `batches.guesses` from here on, or None to leave them; asked
             before each epoch. A signal ends it at once.
         binding: what the checkpoints of this run belong to.
@@ -111,6 +112,8 @@ def train(
         UserError: the loss is not finite, nothing can be written to the run directory, or another process has it.
         Interrupted: a signal came before the first step was done, or a second one.
     """
+    if plan.ema and state.averaged is None:
+        state.averaged = averaged_model(state.model, plan.ema)
     loop = _Loop(state, objective, batches, run, plan, binding, after_step)
     with run.locked(), watch() as signals, signals.deferred(), loop.bar:
         loop.cut_metrics()
@@ -247,7 +250,7 @@ class _Loop:
             loss, metrics = self.loss_and_metrics(batch, self.forward)
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, plan.grad_clip or math.inf)
-        self.check(loss + norm, batch)
+        self.check(loss, norm, batch)
         optimizer.step()
         self.keep_average()
         for name, value in {**metrics, "grad_norm": norm.detach()}.items():
@@ -263,11 +266,11 @@ class _Loop:
             output = model(batch)
         return self.objective(output, batch, done)
 
-    def check(self, value: Tensor, batch: Batch) -> None:
+    def check(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
         """Refuse a loss or gradient that is not finite; on a GPU now and then, for reading it waits for the device."""
         last = self.batches.steps_per_epoch - self.progress.step == 1 or self.left == 1  # before a checkpoint, always
         every = 1 if self.device.type == "cpu" else 25
-        if (not last and self.progress.total_step % every) or bool(torch.isfinite(value)):
+        if (not last and self.progress.total_step % every) or bool(torch.isfinite(loss + norm)):
             return
         model, path = self.state.model, self.run.path / "checkpoints"
         reason = first_non_finite(model, partial(self.loss_and_metrics, batch, model))
@@ -293,6 +296,7 @@ class _Loop:
         self.log(epoch, means, figures)  # before the checkpoint: a resume drops a row too many, and cannot add one
         self.save()
         self.lacks_figures = False
+        self.bar.clear()
         return _epoch_line(progress, self.plan.epochs, self.total_steps, means, figures)
 
     def keep_best(self, epoch: int, figures: Mapping[str, float]) -> None:
