@@ -205,13 +205,27 @@ def main() -> int:
     parser.add_argument("--data.root", dest="data", type=Path, default=Path("data"), help="where the data lie (data)")
     options = parser.parse_args()
     package = options.package.resolve()
-    before = json.loads(options.against.read_text()) if options.against else None
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more")
+    if options.write and not options.write.parent.is_dir():
+        parser.error(f"there is no directory {options.write.parent} to write {options.write.name} to")
+    before = None
+    if options.against:
+        try:
+            before = json.loads(options.against.read_text())
+            if not (isinstance(before, dict) and before["weights"] and before["machine"]):
+                raise ValueError("it holds no check sums")
+        except (OSError, ValueError, KeyError) as error:
+            parser.error(f"cannot compare with {options.against}: {error}")
     jobs = plan(find_configs(package))
     chosen = jobs
     if options.only:
         unknown = sorted(set(options.only) - jobs.keys())
         if unknown:
             parser.error(f"there is no job {unknown[0]!r}; there are: {', '.join(map(repr, jobs))}")
+        missing = [] if before is None else sorted(set(options.only) - before["weights"].keys())
+        if missing:
+            parser.error(f"{options.against} holds no check sum of {missing[0]!r}")
         needed = {*options.only, *(jobs[name].m1 for name in options.only)}
         chosen = {name: job for name, job in jobs.items() if name in needed}
     elif before is not None:

@@ -30,7 +30,7 @@ COMMANDS = {
     "runs": "scnf.commands.runs:list_runs",
     "compare": "scnf.commands.compare:compare",
 }
-"""Where each command stands: (words) -> exit code."""
+"""The place of each command, a function (words) -> exit code."""
 
 
 @streams.guarded()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.batch import Batch
-from scnf.checks import at_hand, check_labels, check_tensor
+from scnf.checks import at_hand, check_labels, check_share, check_tensor
 from scnf.models.base import JointOutput, at_label
 
 
@@ -58,6 +58,18 @@ class Objective:
     confidence: float = 0.9
     kl_weight: float = 1.0
     kl_warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            ValueError: names the argument.
+        """
+        for name in ("labelled_decay", "consistency_ramp", "confidence", "kl_warmup"):
+            check_share(name, getattr(self, name))
+        for name in ("labelled_weight", "classifier_weight", "consistency_weight", "kl_weight", "temperature"):
+            if not 0 <= getattr(self, name) < float("inf") or (name == "temperature" and not self.temperature):
+                raise ValueError(f"{name} must be a finite number of 0 or more, not {getattr(self, name)!r}")
 
     def weights_at(self, done: float) -> Weights:
         """The weights when a share `done` of the training is done."""
@@ -114,7 +126,7 @@ def semi_supervised_loss(
         views that have a target; with latents there is "kl", their mean divergence.
 
     Raises:
-        ValueError: batch.y are no labels.
+        ValueError: batch.y are no labels, the output is of another batch, or the temperature is not above 0.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -126,6 +138,9 @@ def semi_supervised_loss(
     check_tensor("y", y)
     if at_hand(y):
         check_labels(y, output.class_log_probs.shape[1])
+    _check_fit(output, batch)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature!r}")
     labelled = y != UNLABELLED
     weight = 1.0 + (weights.labelled - 1.0) * labelled.to(nll.dtype)
     weighed = nll if output.kl is None or weights.kl == 1 else nll + (weights.kl - 1) * output.kl
@@ -159,6 +174,22 @@ def semi_supervised_loss(
             "labelled_accuracy": _mean(hits, telling),
         }
     return loss, metrics
+
+
+def _check_fit(output: JointOutput, batch: Batch) -> None:
+    """Refuse an output of another batch (ValueError)."""
+    if output.log_likelihood.shape != batch.y.shape or len(output.class_log_probs) != len(batch.y):
+        raise ValueError(
+            f"the output is of another batch: log_likelihood {list(output.log_likelihood.shape)} and class_log_probs "
+            f"{list(output.class_log_probs.shape)} beside {len(batch.y)} labels"
+        )
+    for name, rows, labels in (("moved", output.moved, batch.moved_y), ("views", output.views, batch.targets)):
+        if rows is not None and labels is not None and len(rows) != len(labels):
+            raise ValueError(f"the output is of another batch: {len(rows)} {name} beside {len(labels)} labels of them")
+    if (output.moved is None) != (batch.moved_y is None or not len(batch.moved_y)):
+        raise ValueError("moved rows are missing in the output, or their labels moved_y in the batch")
+    if output.views is not None and len(output.views) > len(batch.y):
+        raise ValueError(f"views show rows of the batch, and there are {len(output.views)} of {len(batch.y)} rows")
 
 
 def _mean(values: Tensor, rows: Tensor) -> Tensor:

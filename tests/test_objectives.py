@@ -199,3 +199,34 @@ def test_weights_follow_their_schedules(done: float, expected: Weights) -> None:
 def test_weights_without_a_schedule_stay() -> None:
     objective = Objective(labelled_weight=3.0, kl_weight=0.5, consistency_weight=2.0, consistency_ramp=0.0)
     assert objective.weights_at(0.5) == Weights(3.0, 0.0, 2.0, 0.5) and objective.weights_at(0.0).labelled == 3.0
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "message"),
+    [
+        (with_views(), of(labels(0)), "the output is of another batch: log_likelihood"),
+        (with_views()._replace(log_likelihood=torch.zeros(3, 1)), of(ONE_LABEL), "the output is of another batch"),
+        (with_views(), of(ONE_LABEL, targets=labels(0)), "2 views beside 1 labels of them"),
+        (with_views(), of(ONE_LABEL, moved_y=labels(0)), "moved rows are missing in the output, or their labels"),
+        (with_views()._replace(views=torch.zeros(4, 2)), of(ONE_LABEL), "there are 4 of 3 rows"),
+    ],
+)
+def test_an_output_of_another_batch_is_refused(given: JointOutput, batch: Batch, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        semi_supervised_loss(given, batch)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"labelled_weight": -1.0},
+        {"kl_weight": math.inf},
+        {"confidence": 90.0},
+        {"labelled_decay": -0.5},
+    ],
+)
+def test_an_objective_refuses_numbers_out_of_range(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Objective(**arguments)
