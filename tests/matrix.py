@@ -23,7 +23,8 @@ ENVIRONMENTS = [
     {"ATEN_CPU_CAPABILITY": "avx2"},
 ]
 OF_NUMBERS = [
-    *["scnf", "tests/data", "tests/distributions", "tests/models", "tests/transforms", "tests/test_nn.py"],
+    *["scnf", "tests/data", "tests/distributions", "tests/models", "tests/propagation"],
+    *["tests/transforms", "tests/test_nn.py"],
     *["tests/test_objectives.py", "tests/training/test_metrics.py", "--ignore=tests/data/test_sources.py"],
 ]
 
