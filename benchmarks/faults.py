@@ -49,12 +49,7 @@ JOBS = {
 CLOCKS = ("minutes", "images_per_second", "train_seconds", "peak_memory_mb")
 IMPORTED = (
     *("torch", "torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.figure"),
-    *(
-        "scnf.models.architectures",
-        "scnf.propagation.strategy",
-        "scnf.training.loop",
-        "scnf.propagation.self_training",
-    ),
+    *("scnf.experiment", "scnf.propagation.strategy", "scnf.training.loop"),
     *("scnf.training.metrics", "scnf.analysis.plots", "scnf.analysis.samples", "tqdm"),
 )
 """What the jobs would import themselves, which takes longer than most of them."""

@@ -264,7 +264,8 @@ def recipe_step(
     for module in model.modules():
         if isinstance(module, transforms.CompositeTransform):
             module.reversible = reversible
-    forward, rows = compile_for(model, DEVICE) if compiled else model, Batch(x, y)
+    forward = compile_for(model, DEVICE) if compiled else model
+    rows = Batch(x, y)
 
     def loss() -> Tensor:
         return semi_supervised_loss(forward(rows), rows)[0]

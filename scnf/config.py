@@ -20,9 +20,7 @@ import yaml
 
 from scnf import files, shipped, strict_yaml
 from scnf.errors import UserError
-
-SHIPPED = "shipped"
-"""The value of `pretrained` that means the weights that ship for the recipe; a bare `--pretrained` means the same."""
+from scnf.shipped import SHIPPED
 
 
 @dataclass

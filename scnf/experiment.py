@@ -23,10 +23,11 @@ from scnf.models.architectures import LEARNED_ELSEWHERE, RECIPES, build
 from scnf.models.base import JointModel
 from scnf.native import library
 from scnf.runs import Run
+from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
-from scnf.training.checkpoint import load_tensors, load_weights
+from scnf.training.checkpoint import load_file
 from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate, noisy_batches
-from scnf.weights import SHIPPED, Weights, find_weights
+from scnf.weights import Weights, find_weights
 
 M1_COPY = "m1"
 """Directory in a run of M1+M2 with what is needed to build its M1 again."""
@@ -65,16 +66,6 @@ class Experiment:
     def autocast(self) -> bool:
         """Whether networks train in bf16."""
         return self.settings.train.autocast and has_bfloat16(self.device)
-
-    def load_weights(self, path: Path) -> dict[str, Any]:
-        """Load weights into the model; what the file says of them.
-
-        Raises:
-            UserError: the weights do not fit.
-        """
-        tensors, about = load_tensors(path)
-        load_weights(self.model, tensors, path)
-        return about
 
     def settle_threads(
         self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None], kept: int | None = None
@@ -275,7 +266,7 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     experiment = prepare(settings, weights.directory, dataset)
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
-    about = experiment.load_weights(weights.path)
+    about = load_file(experiment.model, weights.path)
     run = Run(weights.directory)
     if weights.path == run.checkpoint("best") and (run.path / "env.json").is_file() and about.get("run") != run.key:
         raise UserError(f"{weights.path} belongs to another run than {weights.directory}: restore the run's own file")
@@ -331,7 +322,7 @@ def _find_m1(ref: str, settings: Settings, near: Path | None) -> Weights:
 def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: int | None) -> JointModel:
     model = config.load(weights.config).model
     m1: JointModel = build(model.recipe, shape, classes, None, levels, **model.arguments())
-    load_weights(m1, load_tensors(weights.path)[0], weights.path)
+    load_file(m1, weights.path)
     return m1
 
 

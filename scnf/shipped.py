@@ -7,6 +7,8 @@ In the repository they are the folders configs/ and pretrained/ beside the packa
 from pathlib import Path
 from typing import Literal
 
+SHIPPED = "shipped"
+"""The name of the weights that ship for a recipe; a bare `--pretrained` means the same."""
 Kind = Literal["configs", "pretrained"]
 
 _PACKAGE = Path(__file__).parent

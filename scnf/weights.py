@@ -9,8 +9,6 @@ from scnf import shipped
 from scnf.errors import UserError
 from scnf.runs import Run
 
-SHIPPED = "shipped"
-"""What weights that come with scnf are called, for a recipe."""
 _PINNED = "#sha256="
 """Between the path of weights and their check sum, in the settings of a run that started from them."""
 
@@ -72,7 +70,7 @@ def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
                 f"it as it is with --pretrained {ref}"
             )
         return found
-    if ref == SHIPPED:
+    if ref == shipped.SHIPPED:
         if (place := shipped.find_weights(recipe)) is None:
             raise UserError(
                 f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without"

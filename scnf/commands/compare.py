@@ -10,7 +10,8 @@ from scnf.config import Settings
 from scnf.errors import UserError
 from scnf.files import expand
 from scnf.runs import Run
-from scnf.weights import SHIPPED, find_weights
+from scnf.shipped import SHIPPED
+from scnf.weights import find_weights
 
 if TYPE_CHECKING:
     from scnf.experiment import Experiment

@@ -135,6 +135,13 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     model.load_state_dict(dict(tensors))
 
 
+def load_file(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load the weights of a file into `model`, as :func:`load_weights` does; what the file says of them."""
+    tensors, about = load_tensors(path)
+    load_weights(model, tensors, path)
+    return about
+
+
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as named tensors; its settings come from the configuration."""
     state = optimizer.state_dict()["state"]

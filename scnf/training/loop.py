@@ -21,7 +21,7 @@ from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
 from scnf.training.averaging import averaged_model, averaging, renormalize
-from scnf.training.checkpoint import load_tensors, load_weights
+from scnf.training.checkpoint import load_file
 from scnf.training.diagnose import first_non_finite, without_density
 from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
@@ -130,7 +130,7 @@ def train(
             loop.save()
     state.progress.stopped_by = signals.received  # one that comes from here on raises
     if state.progress.best_epoch:
-        load_weights(state.model, load_tensors(run.checkpoint("best"))[0], run.checkpoint("best"))
+        load_file(state.model, run.checkpoint("best"))
     return state.progress
 
 

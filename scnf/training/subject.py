@@ -7,7 +7,7 @@ import torch
 from scnf.data.batches import Batches, EncodedBatches
 from scnf.models.base import JointModel
 from scnf.models.flow import OnLatents, SemiConditionalFlow
-from scnf.training.checkpoint import load_tensors, load_weights
+from scnf.training.checkpoint import load_file, load_tensors, load_weights
 
 
 class Whole:
@@ -32,7 +32,7 @@ class Whole:
         Raises:
             UserError: they do not fit.
         """
-        load_weights(self.trained, load_tensors(path)[0], path)
+        load_file(self.trained, path)
 
     def starts_from_data(self, pretrained: bool) -> bool:
         """Whether layers that start from data start from the first batch."""
