@@ -25,17 +25,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 os.environ["OMP_NUM_THREADS"] = "1"  # bits hang on the number of threads
 
-from scnf import config
+from scnf.arguments import Choice
 from scnf.cli import main as scnf
+from scnf.recipes import RECIPES
 from scnf.runs import Run
+from scnf.settings.schema import leaves
 
 SMALL = "--channels 8 --steps 2 --conditional_hidden 16 --conditional_steps 1 --batch_size 64 --epochs 3"
 JOBS = {
@@ -313,26 +314,23 @@ APART = (
 )
 
 
-def leaves() -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that is drawn: full name, type, default."""
-    for top in fields(config.Settings):
-        if is_dataclass(top.type):
-            for leaf in fields(top.type):
-                if f"{top.name}.{leaf.name}" not in APART:
-                    yield f"{top.name}.{leaf.name}", leaf.type, leaf.default
-        elif top.name not in APART:
-            yield top.name, top.type, None if top.default is MISSING else top.default
+def settings_of(recipe: str) -> list[tuple[str, Any, Any]]:
+    """Every setting that is drawn beside a recipe: full name, type, default."""
+    return [(name, each.kind, each.default) for name, each in leaves(RECIPES[recipe]).items() if name not in APART]
 
 
 def value_for(kind: Any, default: Any, draw: random.Random) -> str:
     """A value for a setting: mostly one that may be, sometimes one at an end or beyond, seldom one of another type."""
-    if get_args(kind) and get_origin(kind) is not Literal and get_origin(kind) is not list:
-        kind = draw.choice([part for part in get_args(kind) if part is not NoneType])
+    for choice in (note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Choice)):
+        return draw.choice(list(choice.table))
+    while get_args(kind) and get_origin(kind) not in (Literal, tuple):
+        parts = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+        kind = draw.choice([part for part in parts if part is not NoneType])
     if draw.random() < 0.03:
         return draw.choice(["null", "nan", "[]", "{}", "x", "1e400", "-1", "''", "0x10", "1_0"])
     if get_origin(kind) is Literal:
         return str(draw.choice(get_args(kind)))
-    if get_origin(kind) is list:
+    if get_origin(kind) is tuple:
         return "[" + ",".join(str(draw.choice([0, 1, 2, 8, 10**6])) for _ in range(draw.randint(0, 3))) + "]"
     if kind is bool:
         return draw.choice(["true", "false"])
@@ -352,7 +350,7 @@ def settings(draw: random.Random, folder: Path, references: References) -> str:
     words += " --hidden 16" if recipe in OTHERS else ""
     if recipe == "scnf-paper":  # for a GPU
         words += " --model.channels 8 --blocks 1 --conditional_hidden 16 --conditional_blocks 1 --conditional_steps 1"
-    for name, kind, default in draw.sample(list(leaves()), draw.randint(1, 6)):
+    for name, kind, default in draw.sample(settings_of(recipe), draw.randint(1, 6)):
         words += f" --{name}={value_for(kind, default, draw)}"
 
     def limits() -> None:

@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from scnf import config as settings
 from scnf.interrupt import Interrupted, child, watch
 from scnf.runs import Run, runs_in
+from scnf.settings import load_settings
+from scnf.shipped import find_config
 
 
 def name_of(config: str, seed: int, extra: Sequence[str]) -> str:
@@ -76,10 +77,10 @@ def row(config: str, extra: Sequence[str], summaries: Sequence[dict[str, Any]]) 
 
 def latents(config: str, extra: Sequence[str]) -> str:
     """How many draws of its latents a row's bound is made of; rows of a table compare where that is the same."""
-    model = settings.load(settings.find_config(config), extra).model
-    if model.recipe.startswith("scnf"):
+    recipe = load_settings(find_config(config), extra).model.recipe
+    if recipe.name.startswith("scnf"):
         return "exact"
-    samples, importance = model.num_samples or 1, model.importance_samples or 1
+    samples, importance = recipe.num_samples, recipe.importance_samples
     if importance > 1:
         return f"{importance}, importance-weighted" + (f", mean of {samples}" if samples > 1 else "")
     return f"{samples}, mean of bounds" if samples > 1 else "1"

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
-from scnf import cli, config
+from scnf import cli
 from scnf.data.sources import load
 from scnf.errors import UserError
 from scnf.files import write_bytes, write_text
 from scnf.runs import Run
+from scnf.settings import Settings, load_settings, to_yaml
 from scnf.training.metrics import NOISE_DRAWS, figures_text
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
@@ -53,7 +54,7 @@ DESIGN = "; those of all training images scored the settings of the neighbour gr
 
 def measure(folder: Path, root: Path) -> dict[str, Any]:
     """Parameters, and figures of each split by `--pretrained --train.epochs 0`, of the weights in `folder`."""
-    settings = config.load(folder / "config.yaml", [])
+    settings = load_settings(folder / "config.yaml", kept=True)
     with tempfile.TemporaryDirectory() as logs:
         words = ["--pretrained", str(folder), "--train.epochs", "0", "--data.root", str(root), "--runs.root", logs]
         with contextlib.redirect_stdout(sys.stderr):
@@ -87,11 +88,11 @@ def differences(told: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 def render(folder: Path) -> str:
     """The card of what ships in `folder`."""
-    settings, facts = config.load(folder / "config.yaml", []), json.loads((folder / "card.json").read_text())
+    settings, facts = load_settings(folder / "config.yaml", kept=True), json.loads((folder / "card.json").read_text())
     split, data = json.loads((folder / "split.json").read_text()), settings.data
     held_out, views = len(split["validation"]), settings.train.eval_views
     return CARD.format(
-        recipe=settings.model.recipe,
+        recipe=settings.model.recipe.name,
         data={"mnist": "MNIST", "digits": "sklearn's digits"}.get(data.name, data.name),
         labels=len(split["labelled"]),
         balanced=", balanced" if data.balanced else "",
@@ -121,8 +122,8 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     summary, environment = run.read_json("summary.json"), run.read_json("env.json")
     if summary["status"] != "finished" or environment["dirty"]:
         raise UserError(f"{run.path} is not finished, or was trained with changes that no commit holds")
-    settings = config.load(run.path / "config.yaml", [])
-    fresh = config.Settings()  # nothing of this machine
+    settings = load_settings(run.path / "config.yaml", kept=True)
+    fresh = Settings()  # nothing of this machine
     settings.data.root, settings.runs, settings.threads = fresh.data.root, fresh.runs, fresh.threads
     facts = {
         "config": command,
@@ -137,10 +138,10 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     }
     sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory() as scratch:  # what ships is as it was until the new card is there
-        made, folder = Path(scratch) / settings.model.recipe, SHIPPED / settings.model.recipe
+        made, folder = Path(scratch) / settings.model.recipe.name, SHIPPED / settings.model.recipe.name
         for name in ("model.safetensors", "split.json"):
             write_bytes(made / name, (run.path / name).read_bytes())
-        write_text(made / "config.yaml", config.to_yaml(settings))
+        write_text(made / "config.yaml", to_yaml(settings))
         write_text(made / "model.safetensors.sha256", f"{sha256}  model.safetensors\n")
         refresh(made, root, facts)
         for path in sorted(made.iterdir()):

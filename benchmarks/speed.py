@@ -48,9 +48,9 @@ from scnf.batch import Batch
 from scnf.distributions.gaussian import gaussian_log_prob
 from scnf.files import write_text
 from scnf.machine import FreedMemory, compile_for, description, has_bfloat16
-from scnf.models.architectures import build
 from scnf.nn import ConvNet
 from scnf.objectives import semi_supervised_loss
+from scnf.recipes import build
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS, HIDDEN, CLASSES = 4, 64, 10

@@ -3,9 +3,15 @@
 `pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build/html` builds it.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import scnf
+from scnf.objectives import Objective
+from scnf.recipes import RECIPES, Recipe
+from scnf.settings.messages import entries
+from scnf.settings.schema import SECTIONS, Settings
 
 project = "scnf"
 author = "the scnf authors"
@@ -43,16 +49,56 @@ nitpicky = True
 nitpick_ignore_regex = [
     # other projects, whose documentation an offline build does not see
     ("py:.*", r"(torch|nflows|typing|collections|pathlib|signal|subprocess)\..*"),
-    ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels"),  # annotations by short or internal names
+    # annotations by short or internal names
+    ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels|scnf\.recipes\.base\._Recipe|scnf\.registry\._Part"),
     ("py:class", r"dict\[str"),  # a signature with a default factory is not parsed, but cut at its commas
 ]
 
 
+ARGUMENTS = {
+    argument.name for kind in (Settings, *SECTIONS.values(), *RECIPES.values()) for argument, _, _ in entries(kind)
+}
+
+
+LONG = {Settings, *SECTIONS.values()}
+
+
 def _skip(app: Any, kind: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out the fields of named tuples, which their class describes."""
-    return True if type(member).__name__ == "_tuplegetter" else None
+    """Leave out the fields of named tuples, which their class describes, and arguments, which have pages of theirs."""
+    return True if type(member).__name__ == "_tuplegetter" or (kind == "class" and name in ARGUMENTS) else None
+
+
+def _signature(app: Any, kind: str, name: str, member: Any, *rest: Any) -> tuple[str, str] | None:
+    """Leave out the long signatures of recipes and settings."""
+    long = isinstance(member, type) and (issubclass(member, Recipe | Objective) or member in LONG)
+    return ("", "") if long and kind == "class" else None
+
+
+def _table(kind: type) -> Iterator[str]:
+    yield "| name | values | what it is | default |"
+    yield "|---|---|---|---|"
+    for argument, may_be, text in entries(kind):
+        told, _, default = text.replace("|", r"\|").rpartition(" Default: ")
+        yield f"| `{argument.name}` | {may_be} | {told} | `{default}` |".replace("p(y | x)", r"p(y \| x)")
+    yield ""
+
+
+def _write_pages(app: Any) -> None:
+    """Write the pages of settings and recipes from the dataclasses that define them."""
+    lines = ["# Recipes", ""]
+    lines += ["Each recipe has these arguments, the settings `model.*`. `scnf recipes NAME` prints them, too.", ""]
+    for name, recipe in RECIPES.items():
+        lines += [f"## {name}", "", f"{recipe.summary()}.", "", *_table(recipe)]
+    (Path(__file__).parent / "recipes.md").write_text("\n".join(lines), encoding="utf-8")
+    lines = ["# Settings", ""]
+    lines += ["Each setting has a place in YAML, and an option `--section.name` on the command line.", ""]
+    for section, kind in {"": Settings, **SECTIONS}.items():
+        lines += [f"## {section or 'Without a section'}", "", f"{kind.__doc__}", "", *_table(kind)]
+    (Path(__file__).parent / "settings.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def setup(app: Any) -> None:
-    """Connect the hook above."""
+    """Connect the hooks above."""
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _signature)
+    app.connect("builder-inited", _write_pages)

@@ -4,6 +4,16 @@
 """
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from scnf.commands import register_command as register_command
+    from scnf.data.sources import register_dataset as register_dataset
+    from scnf.nn import register_network as register_network
+    from scnf.recipes import build as build
+    from scnf.recipes import register_recipe as register_recipe
+    from scnf.transforms import register_transform as register_transform
 
 __version__ = "0.2.0"
 
@@ -15,3 +25,21 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & _os.environ.keys():
 
 UNLABELLED = -1
 """The label of a row whose class is hidden."""
+
+_PLACES = {
+    "build": "scnf.recipes",
+    "register_command": "scnf.commands",
+    "register_dataset": "scnf.data.sources",
+    "register_network": "scnf.nn",
+    "register_recipe": "scnf.recipes",
+    "register_transform": "scnf.transforms",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    """A public name, from the module that defines it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'scnf' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)

@@ -5,12 +5,14 @@ check always, a step of training where the values are at hand (:func:`at_hand`).
 no class on a GPU, is refused by the look-up itself.
 """
 
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.errors import InvalidArgument
 
 
 def at_hand(values: Tensor) -> bool:
@@ -18,36 +20,49 @@ def at_hand(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse what is not among the choices (InvalidArgument).
+
+    Example:
+        >>> check_choice("scale", "exp", ["sigmoid", "symmetric"])
+        Traceback (most recent call last):
+        ...
+        scnf.errors.InvalidArgument: scale must be one of sigmoid, symmetric; not 'exp'
+    """
+    if value not in choices:
+        raise InvalidArgument(name, f"must be one of {', '.join(choices)}; not {value!r}")
+
+
 def check_count(name: str, value: int, low: int = 1) -> None:
-    """Refuse what is no whole number of `low` or more (ValueError).
+    """Refuse what is no whole number of `low` or more (InvalidArgument).
 
     Example:
         >>> check_count("batch_size", 0)
         Traceback (most recent call last):
         ...
-        ValueError: batch_size must be a whole number of 1 or more, not 0
+        scnf.errors.InvalidArgument: batch_size must be a whole number of 1 or more, not 0
     """
     if not isinstance(value, Integral) or value < low:
-        raise ValueError(f"{name} must be a whole number of {low} or more, not {value!r}")
+        raise InvalidArgument(name, f"must be a whole number of {low} or more, not {value!r}")
 
 
 def check_share(name: str, value: float, ends: bool = True) -> None:
-    """Refuse what is no number from 0 to 1, or without `ends` what is 0 or 1 (ValueError).
+    """Refuse what is no number from 0 to 1, or without `ends` what is 0 or 1 (InvalidArgument).
 
     Example:
         >>> check_share("alpha", 1.0, ends=False)
         Traceback (most recent call last):
         ...
-        ValueError: alpha must lie in (0, 1), not at 1.0
+        scnf.errors.InvalidArgument: alpha must lie in (0, 1), not at 1.0
     """
     if not isinstance(value, Real) or not (0 <= value <= 1 if ends else 0 < value < 1):
-        raise ValueError(f"{name} must lie in {'[0, 1]' if ends else '(0, 1)'}, not at {value!r}")
+        raise InvalidArgument(name, f"must lie in {'[0, 1]' if ends else '(0, 1)'}, not at {value!r}")
 
 
 def check_tensor(name: str, value: Tensor) -> None:
-    """Refuse arrays and lists (ValueError)."""
+    """Refuse arrays and lists (InvalidArgument)."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}: torch.as_tensor makes one")
+        raise InvalidArgument(name, f"must be a tensor, not {type(value).__name__}: torch.as_tensor makes one")
 
 
 def check_rows(rows: int, labels: int) -> None:

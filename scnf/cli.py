@@ -4,10 +4,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
+from typing import cast
 
-from scnf import __version__, interrupt, streams
+from scnf import __version__, interrupt, parts, streams
+from scnf.commands import COMMANDS, Command
 from scnf.errors import UserError
 from scnf.failures import explain
 
@@ -19,18 +21,12 @@ USAGE = """usage: scnf COMMAND ...
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
   runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
   compare    models side by side on one split: scnf compare RUN RUN ... [--k 50] [--split test]
+  recipes    all recipes, or the arguments of one: scnf recipes [NAME]
 
 RUN is an id, a directory or `last`. PATH is also a .safetensors file, the name of weights that ship, such as
 scnf-digits, or `shipped` for the main job's weights.
-scnf COMMAND --help tells more. scnf --version prints the version."""
-COMMANDS = {
-    "train": "scnf.commands.train:train",
-    "evaluate": "scnf.commands.evaluate:evaluate",
-    "sample": "scnf.commands.sample:sample",
-    "runs": "scnf.commands.runs:list_runs",
-    "compare": "scnf.commands.compare:compare",
-}
-"""The place of each command, a function (words) -> exit code."""
+Each command takes --import FILE, a Python file that registers parts of your own, and --trust-parts, which lets it run
+the parts that a run holds. scnf COMMAND --help tells more. scnf --version prints the version."""
 
 
 @streams.guarded()
@@ -59,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if words[0] == "--version":
                     print(f"scnf {__version__}")
                     return 0
-                return _command(words[0])(words[1:])
+                rest = parts.take(words[1:])
+                return _command(words[0])(rest)
             finally:  # also where a parser has exited after its help
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -76,11 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if theirs else 1
 
 
-def _command(name: str) -> Callable[[Sequence[str]], int]:
+def _command(name: str) -> Command:
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
-    module, _, function = COMMANDS[name].partition(":")
-    command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    command = COMMANDS[name]
+    if isinstance(command, str):
+        module, _, function = command.partition(":")
+        command = cast(Command, getattr(import_module(module), function))
     return command
 
 

@@ -1,28 +1,31 @@
 """From settings to what a command works with: data, label split, model, device, trained weights."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scnf import config
+from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
-from scnf.config import Settings
 from scnf.data.batches import Batches
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset, load
 from scnf.distributions import make_prior
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument, UserError
 from scnf.machine import description, has_bfloat16
-from scnf.models.architectures import LEARNED_ELSEWHERE, RECIPES, build
 from scnf.models.base import JointModel
+from scnf.models.vae import VAE
 from scnf.native import library
+from scnf.recipes import ClassConditionalPart, M1M2Recipe, Recipe, build
 from scnf.runs import Run
+from scnf.settings import Settings
+from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
@@ -112,7 +115,7 @@ class Experiment:
             "bf16": self.autocast,
             "compile": train.compile,
             "reversible": train.reversible,
-            "class_chunk": self.settings.model.class_chunk or "all",
+            "class_chunk": getattr(self.settings.model.recipe, "class_chunk", None) or "all",
         }
 
     def batches(self) -> Batches:
@@ -199,7 +202,7 @@ class Experiment:
         """Print a line where the weights were trained on other data, or have seen rows that validate here."""
         if not all((weights.directory / name).is_file() for name in ("config.yaml", "split.json")):
             return
-        seen, wanted = config.load(weights.config).data.name, self.settings.data.name
+        seen, wanted = weights.settings().data.name, self.settings.data.name
         if seen != wanted:
             print(f"note: {weights.path} was trained on {seen}, not on {wanted}")
         elif not self.same_split(weights.directory):
@@ -228,22 +231,45 @@ def prepare(settings: Settings, near: Path | None = None, dataset: Dataset | Non
     split = draw_split(dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced)
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPTED if settings.train.adapt else 0))
-    m1 = None if settings.model.m1 is None else _find_m1(settings.model.m1, settings, near)
-    try:
+    recipe, m1 = settings.model.recipe, None
+    if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
+        m1 = _find_m1(str(recipe.m1), settings, near)
+    with in_settings(recipe, dataset.name):
         prior = make_prior(settings.model.prior, classes, visible)
-        parts = {} if m1 is None else {"m1": _build_m1(m1, shape, classes, dataset.levels)}
+        if m1 is not None and isinstance(recipe, M1M2Recipe):
+            recipe = replace(recipe, m1=_build_m1(m1, shape, classes, dataset.levels))
         with one_thread():  # bits of initial weights hang on how many there are
-            model: JointModel = build(
-                settings.model.recipe, shape, classes, prior, dataset.levels, **settings.model.arguments(), **parts
-            )
-    except ValueError as error:
-        raise UserError(str(error)) from error
+            model: JointModel = build(recipe, shape, classes, prior, dataset.levels)
     files = {} if m1 is None else {"config.yaml": m1.config, "model.safetensors": m1.path}
     experiment = Experiment(settings, dataset, split, visible, model.to(device), device, files)
     if m1 is not None and near is None:
         print(f"M1: {m1.path}")
         experiment.note_other_split(m1)
     return experiment
+
+
+@contextmanager
+def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
+    """Say in words about settings what a model says about an argument of its recipe, or about the data.
+
+    Args:
+        recipe: of the model.
+        data: the name of the data.
+
+    Raises:
+        UserError: in place of an :class:`~scnf.errors.InvalidArgument` that names one of these. Any other is a
+            bug, and stays.
+    """
+    try:
+        yield
+    except InvalidArgument as error:
+        names = {name: f"model.{name}" for name in arguments_of(type(recipe))}
+        names |= {"prior": "model.prior", "probabilities": "model.prior"}
+        if error.argument in names:
+            raise UserError(f"{names[error.argument]} {error.problem}") from error
+        if error.argument in ("shape", "levels", "inputs"):
+            raise UserError(f"the recipe {recipe.name} does not take the data {data}: {error}") from error
+        raise
 
 
 def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Experiment:
@@ -258,8 +284,9 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     Raises:
         UserError: there are no such weights, or a setting makes another model of them.
     """
-    weights = find_weights(ref, logs, Settings().model.recipe)
-    kept, settings = config.load(weights.config), config.load(weights.config, overrides)
+    weights = find_weights(ref, logs, DEFAULT_RECIPE)
+    kept = weights.settings()
+    settings = weights.settings(overrides) if overrides else kept
     if settings.pretrained != kept.pretrained:
         raise UserError(f"this reads the weights of {ref}: name others in their place, without --pretrained")
     check_model(kept, settings, weights.directory)
@@ -280,16 +307,14 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
 
     With `train.adapt`, the class-conditional part may be another.
     """
-    recipe = settings.model.recipe
-    if trained.model.recipe != recipe:
+    recipe = type(settings.model.recipe)
+    if type(trained.model.recipe) is not recipe:
         return  # shapes will not fit
-    try:
-        before, now = (RECIPES[recipe].resolve(each.model.arguments()) for each in (trained, settings))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    before, now = trained.model.recipe.arguments(), settings.model.recipe.arguments()
+    adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
     for name, value in now.items():
-        apart = settings.train.adapt and name.startswith(("conditional", "embedding", "scales"))
-        if name not in LEARNED_ELSEWHERE and before.get(name, value) != value and not apart:
+        free = HOW in arguments_of(recipe)[name].notes or name in adapted
+        if before.get(name, value) != value and not free:
             raise UserError(
                 f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
                 "Leave it out, or train anew"
@@ -302,14 +327,14 @@ def _find_m1(ref: str, settings: Settings, near: Path | None) -> Weights:
         raise UserError("no M1 ships: train one (--config mnist_m1.yaml), then set model.m1 to its run")
     copy = None if near is None else near / M1_COPY
     ref = str(copy) if copy and copy.is_dir() else ref
-    weights = find_weights(ref, Path(settings.runs.root), settings.model.recipe)
+    weights = find_weights(ref, Path(settings.runs.root), settings.model.recipe.name)
     if not (weights.directory / "config.yaml").is_file():
         raise UserError(f"{weights.directory} holds no config.yaml, which says what kind of M1 the weights belong to")
-    trained, wanted = config.load(weights.config), settings.data.name
-    if trained.model.recipe != "m1":
+    trained, wanted = weights.settings(), settings.data.name
+    if trained.model.recipe.name != "m1":
         raise UserError(
-            f"{weights.directory} was trained with the recipe {trained.model.recipe}: M1+M2 stands on the recipe m1, "
-            "which has one Gaussian latent. Set model.m1 to a run of that"
+            f"{weights.directory} was trained with the recipe {trained.model.recipe.name}: M1+M2 stands on the recipe "
+            "m1, which has one Gaussian latent. Set model.m1 to a run of that"
         )
     if trained.data.name != wanted:
         raise UserError(
@@ -319,9 +344,9 @@ def _find_m1(ref: str, settings: Settings, near: Path | None) -> Weights:
     return weights
 
 
-def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: int | None) -> JointModel:
-    model = config.load(weights.config).model
-    m1: JointModel = build(model.recipe, shape, classes, None, levels, **model.arguments())
+def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: int | None) -> VAE:
+    recipe = weights.settings().model.recipe
+    m1: VAE = build(recipe, shape, classes, None, levels)
     load_file(m1, weights.path)
     return m1
 

@@ -8,6 +8,7 @@ normalisation in them: rows stay independent.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf import native
-from scnf.errors import UserError
+from scnf.checks import check_choice
+from scnf.errors import InvalidArgument
+from scnf.registry import registering
 
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
@@ -164,9 +167,9 @@ class _BatchNorm(nn.BatchNorm1d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training and len(inputs) == 1:
-            raise UserError(
-                "batch normalisation needs two rows or more at a time in training, and got one: raise "
-                "train.batch_size, or set model.norm to layer or none"
+            raise InvalidArgument(
+                "norm",
+                "must be layer or none where a batch holds one row: batch normalisation in training needs two or more",
             )
         return super().forward(inputs)
 
@@ -205,13 +208,16 @@ class Features(nn.Sequential):
         channels: int = 16,
         dropout: float = 0.0,
     ) -> None:
-        if norm not in _NORMS:
-            raise ValueError(f"normalisation is {', '.join(_NORMS)}; not {norm!r}")
+        check_choice("norm", norm, _NORMS)
+        check_choice("kind", kind, ("mlp", "conv"))
         width = math.prod(shape)
         modules: list[nn.Module] = []
         if kind == "conv":
             if len(shape) != 3:
-                raise ValueError("convolutional networks take images [C, H, W]; for points choose mlp")
+                raise InvalidArgument(
+                    "shape",
+                    f"must be (C, H, W) for a convolutional network, not {list(shape)}: for points there is mlp",
+                )
             pools = (nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(4))
             for (inputs, outputs), pool in zip(
                 itertools.pairwise((shape[0], channels, 2 * channels)), pools, strict=True
@@ -220,8 +226,6 @@ class Features(nn.Sequential):
                 modules += [nn.Conv2d(inputs, outputs, 5, padding=2), *normal, nn.ReLU(), pool]
             modules.append(nn.Dropout(dropout))
             width, layers = 2 * channels * 16, 1
-        elif kind != "mlp":
-            raise ValueError(f"a network is mlp or conv, not {kind!r}")
         modules.append(nn.Flatten())
         for _ in range(layers):
             modules += [nn.Linear(width, hidden), *_NORMS[norm](hidden), nn.ReLU()]
@@ -314,7 +318,9 @@ class ConvDecoder(nn.Module):
     def __init__(self, in_features: int, shape: Sequence[int], channels: int = 32, context_features: int = 0) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise ValueError("convolutional networks make images [C, H, W]; for points choose mlp")
+            raise InvalidArgument(
+                "shape", f"must be (C, H, W) for a convolutional network, not {list(shape)}: for points there is mlp"
+            )
         self.context_features = context_features
         full = (shape[1], shape[2])
         half = ((full[0] + 1) // 2, (full[1] + 1) // 2)
@@ -342,3 +348,43 @@ _NORMS: dict[str, Callable[[int], list[nn.Module]]] = {
     "layer": lambda width: [nn.LayerNorm(width)],
     "none": lambda width: [],
 }
+
+
+def _conv(inputs: int, outputs: int, hidden: int, blocks: int) -> nn.Module:
+    return ConvNet(inputs, outputs, hidden)
+
+
+NetworkOf = Callable[[int, int, int, int], nn.Module]
+"""From widths of input and output, the width inside and a number of residual blocks to a network for couplings."""
+IMAGE_NETWORKS: dict[str, NetworkOf] = {
+    "conv": _conv,
+    "resnet": ConvNet,
+    "resnet-reflect": partial(ConvNet, padding="reflect"),
+}
+"""Networks for couplings of images [N, C, H, W] by name; :func:`register_network` adds one."""
+VECTOR_NETWORKS: dict[str, NetworkOf] = {"mlp": MLP}
+"""Networks for couplings of vectors [N, D] by name."""
+
+
+def register_network(name: str, inputs: Literal["images", "vectors"] = "images") -> Callable[[NetworkOf], NetworkOf]:
+    """Give a network for couplings its name, which `model.network` takes: a decorator.
+
+    The function is called with the widths of input and output, the width inside and `model.blocks`. Its network maps
+    images [N, C_in, H, W] to [N, C_out, H, W], or vectors [N, D_in] to [N, D_out], and keeps rows apart. A coupling
+    starts as the identity, but for a fixed scale, where the last layer starts at zero.
+
+    Args:
+        name: of the network.
+        inputs: what it takes.
+
+    Raises:
+        InvalidArgument: the name is taken.
+
+    Example:
+        >>> @register_network("pointwise")
+        ... def pointwise(inputs, outputs, hidden, blocks):
+        ...     return nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, outputs, 1))
+        >>> del IMAGE_NETWORKS["pointwise"]
+    """
+    check_choice("inputs", inputs, ("images", "vectors"))
+    return registering(IMAGE_NETWORKS if inputs == "images" else VECTOR_NETWORKS, name, "network")

@@ -1,15 +1,19 @@
 """The one semi-supervised loss, for exact and variational models alike."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.arguments import Range, check_arguments
 from scnf.batch import Batch
-from scnf.checks import at_hand, check_labels, check_share, check_tensor
+from scnf.checks import at_hand, check_labels, check_tensor
 from scnf.models.base import JointOutput, at_label
+
+Share = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0, 1e9)]
 
 
 class Weights(NamedTuple):
@@ -33,43 +37,38 @@ class Weights(NamedTuple):
 class Objective:
     """The loss of a training: weights, their schedules over the training, and the temperature of cross-entropies.
 
-    Attributes:
-        labelled_weight: `Weights.labelled` at the start.
-        labelled_decay: share of the training in which that weight moves to 1, linearly; 0 keeps it.
-        classifier_weight: `Weights.classifier`.
-        temperature: as in :func:`semi_supervised_loss`.
-        consistency_weight: `Weights.consistency` after its ramp.
-        consistency_ramp: share of the training in which that weight rises from 0, linearly.
-        confidence: as in :func:`semi_supervised_loss`.
-        kl_weight: `Weights.kl` after its warm-up.
-        kl_warmup: share of the training in which that weight rises from 0, linearly.
+    Raises:
+        InvalidArgument: a number out of its range.
 
     Example:
         >>> Objective(labelled_weight=4.0, labelled_decay=0.5).weights_at(0.25).labelled
         2.5
     """
 
-    labelled_weight: float = 1.0
-    labelled_decay: float = 0.0
-    classifier_weight: float = 0.0
-    temperature: float = 1.0
-    consistency_weight: float = 0.0
-    consistency_ramp: float = 0.3
-    confidence: float = 0.9
-    kl_weight: float = 1.0
-    kl_warmup: float = 0.0
+    labelled_weight: Weight = 1.0
+    """Weight of the likelihood of a labelled row at the start, beside 1 for an unlabelled one."""
+    labelled_decay: Share = 0.0
+    """Share of all steps in which that weight comes to 1, linearly; 0 keeps it."""
+    classifier_weight: Weight = 0.0
+    """Weight of the cross-entropy of p(y | x) on labelled rows: on moved versions of them where data.augment is above
+    0. Rows with a propagated label count as labelled where there are no views."""
+    temperature: Annotated[float, Range(0, 1e6, above=True)] = 1.0
+    """Temperature of p(y | x) in cross-entropies and confidences."""
+    consistency_weight: Weight = 0.0
+    """Weight of the cross-entropy between a view of an unlabelled row (moved by data.augment, with noise of its own)
+    and its target: the class that the model is sure of for the row, or its propagated label."""
+    consistency_ramp: Share = 0.3
+    """Share of all steps in which that weight rises from 0, linearly."""
+    confidence: Share = 0.9
+    """Posterior probability above which a class becomes the target of a view."""
+    kl_weight: Weight = 1.0
+    """Weight of the latents' divergence in a variational bound; above 1 a beta-VAE."""
+    kl_warmup: Share = 0.0
+    """Share of all steps in which that weight rises from 0, linearly."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range.
-
-        Raises:
-            ValueError: names the argument.
-        """
-        for name in ("labelled_decay", "consistency_ramp", "confidence", "kl_warmup"):
-            check_share(name, getattr(self, name))
-        for name in ("labelled_weight", "classifier_weight", "consistency_weight", "kl_weight", "temperature"):
-            if not 0 <= getattr(self, name) < float("inf") or (name == "temperature" and not self.temperature):
-                raise ValueError(f"{name} must be a finite number of 0 or more, not {getattr(self, name)!r}")
+        """Check the arguments."""
+        check_arguments(self)
 
     def weights_at(self, done: float) -> Weights:
         """The weights when a share `done` of the training is done."""

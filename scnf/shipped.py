@@ -4,8 +4,11 @@ In the repository they are the folders configs/ and pretrained/ beside the packa
 (see setup.py). No other module knows where they lie.
 """
 
+import difflib
 from pathlib import Path
 from typing import Literal
+
+from scnf.errors import UserError
 
 SHIPPED = "shipped"
 """The name of the weights that ship for a recipe; a bare `--pretrained` means the same."""
@@ -51,3 +54,24 @@ def find_weights(name: str) -> Path | None:
     if parents not in ([], ["pretrained"]):
         return None
     return next((place for place in places("pretrained", bare) if (place / "model.safetensors").is_file()), None)
+
+
+def find_config(name: str) -> Path:
+    """A configuration as given; a bare name, or `configs/NAME`, is also looked up in `configs/` here and in scnf's.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    given, (*parents, bare) = Path(name), Path(name).parts or ("",)
+    by_name = parents in ([], ["configs"]) and not name.startswith(".")
+    for place in [given, *(places("configs", bare) if by_name else [])]:
+        if place.is_file() or (place == given and place.exists() and not place.is_dir()):
+            return place
+    if given.is_dir():
+        raise UserError(f"{name} is a directory: name a configuration in it, such as {given / 'config.yaml'}")
+    known = sorted(path.name for path in folder("configs").glob("*.yaml"))
+    close = difflib.get_close_matches(bare, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else "give its path"
+    raise UserError(
+        f"there is no configuration {name!r}{', neither as given nor in configs/' if by_name else ''}; {hint}"
+    )

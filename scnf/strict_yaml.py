@@ -19,10 +19,18 @@ def read_yaml(path: Path) -> Any:
         OSError: as of :func:`scnf.files.read_bytes`.
         ValueError: no UTF-8, no YAML, a key twice, an alias, or brackets that are nested too deep.
     """
+    return parse(read_text(path))
+
+
+def parse(text: str) -> Any:
+    """What a text says, by the rules of :func:`read_yaml` (ValueError).
+
+    Example:
+        >>> parse("[1e3, 0.5, 2001-01-01]")
+        [1000.0, 0.5, '2001-01-01']
+    """
     try:
-        return yaml.load(read_text(path), Loader=_StrictLoader)
-    except OSError:
-        raise
+        return yaml.load(text, Loader=_StrictLoader)
     except Exception as error:  # a tag that its value does not fit ends in any
         raise ValueError(str(error)) from error
 

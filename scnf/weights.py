@@ -2,12 +2,15 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from scnf import shipped
 from scnf.errors import UserError
+from scnf.parts import admit
 from scnf.runs import Run
+from scnf.settings import Settings, load_settings
 
 _PINNED = "#sha256="
 """Between the path of weights and their check sum, in the settings of a run that started from them."""
@@ -26,15 +29,20 @@ class Weights(NamedTuple):
 
     @property
     def config(self) -> Path:
-        """The settings that the weights belong to.
-
-        Raises:
-            UserError: the directory holds none.
-        """
+        """The file of the settings that the weights belong to; UserError where the directory holds none."""
         path = self.directory / "config.yaml"
         if not path.is_file():
             raise UserError(f"{self.directory} holds no config.yaml, which says what the weights belong to")
         return path
+
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """The settings that the weights belong to, with what is typed; parts that they need are imported first.
+
+        Raises:
+            UserError: the directory holds no settings, or parts that nobody has trusted, see :func:`scnf.parts.admit`.
+        """
+        admit(self.directory)
+        return load_settings(self.config, overrides, kept=True)
 
     @property
     def pinned(self) -> str:

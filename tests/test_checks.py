@@ -16,7 +16,6 @@ from scnf.data.augment import random_affine
 from scnf.data.batches import Batches, dequantize
 from scnf.data.labels import draw_split
 from scnf.distributions import ClassPrior
-from scnf.models.architectures import build
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import OnLatents, SemiConditionalFlow
@@ -25,6 +24,7 @@ from scnf.propagation.distortion import deslanted, distortion_labels, distortion
 from scnf.propagation.graph import nearest_neighbours
 from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.spread import propagate, spread
+from scnf.recipes import build
 from scnf.training.averaging import averaged_model
 from scnf.training.diagnose import without_density
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations

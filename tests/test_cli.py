@@ -16,8 +16,12 @@ import yaml
 from matplotlib import image
 
 from conftest import TINY
-from scnf import __version__, config
+from scnf import __version__
+from scnf.recipes import ScnfDigits
 from scnf.runs import Run
+from scnf.settings import load_settings
+from scnf.settings.schema import leaves
+from scnf.shipped import find_config
 from scnf.training.checkpoint import load_tensors, save_tensors
 
 
@@ -87,7 +91,7 @@ def test_a_reader_who_goes_is_no_error(copied: Run) -> None:
 
 def test_help_of_train_names_every_setting(scnf: Callable[..., Any]) -> None:
     outcome = scnf("train --config digits.yaml --epochs 3 --help")
-    assert all(f"--{name}" in outcome.out for name in (*config._leaves(), "config", "resume"))
+    assert all(f"--{name}" in outcome.out for name in (*leaves(ScnfDigits), "config", "resume", "print_config"))
 
 
 def test_print_config(scnf: Callable[..., Any], tmp_path: Path) -> None:
@@ -96,8 +100,8 @@ def test_print_config(scnf: Callable[..., Any], tmp_path: Path) -> None:
     tree = yaml.safe_load(outcome.out)
     assert (tree["data"]["name"], tree["train"]["epochs"]) == ("digits", 3)
     (tmp_path / "printed.yaml").write_text(outcome.out)
-    expected = config.load(config.find_config("digits.yaml"), ["--epochs", "3"])
-    assert config.load(tmp_path / "printed.yaml") == expected
+    expected = load_settings(find_config("digits.yaml"), ["--epochs", "3"])
+    assert load_settings(tmp_path / "printed.yaml") == expected
 
 
 # --- evaluate
@@ -191,7 +195,7 @@ def test_weights_that_ship(
 
 
 def test_weights_of_other_data_are_noted(scnf: Callable[..., Any]) -> None:
-    words = "--channels 8 --steps 1 --conditional gaussian --batch_size 2000 --eval_batch_size 5000"
+    words = "--channels 8 --steps 1 --conditional gaussian --linear plu --batch_size 2000 --eval_batch_size 5000"
     assert scnf("train --config moons.yaml --max_steps 1", words).code == 0
     outcome = scnf("train --config circles.yaml --epochs 0 --pretrained 1", words)
     assert outcome.code == 0 and "was trained on moons, not on circles" in outcome.out

@@ -1,5 +1,6 @@
 """The configurations in configs/: each one loads, and its model fits its data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from scnf import config
 from scnf.batch import Batch
 from scnf.distributions import make_prior
-from scnf.models.architectures import RECIPES, build
+from scnf.recipes import RECIPES, M1M2Recipe, build
+from scnf.settings import load_settings, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SHAPES = {  # shape of an input, number of classes, training rows
@@ -36,15 +37,17 @@ def test_there_is_the_main_job() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_it_loads_and_builds(path: Path) -> None:
-    settings = config.load(path)
-    assert settings.model.recipe in RECIPES and settings.device == "auto"
+    settings = load_settings(path)
+    recipe = settings.model.recipe
+    assert recipe.name in RECIPES and settings.device == "auto"
     assert settings.pretrained == ("shipped" if settings.train.adapt else None)
     shape, classes, rows = SHAPES[settings.data.name]
     visible = torch.arange(100 * classes) % classes
     prior = make_prior(settings.model.prior, classes, visible)
-    parts = {"m1": build("m1", shape, classes)} if settings.model.recipe == "m1-m2" else {}
+    if isinstance(recipe, M1M2Recipe):
+        recipe = replace(recipe, m1=build("m1", shape, classes))
     levels = 256 if len(shape) == 3 else None
-    model = build(settings.model.recipe, shape, classes, prior, levels, **settings.model.arguments(), **parts)
+    model = build(recipe, shape, classes, prior, levels)
     x = torch.rand(2, *shape)
     with torch.no_grad():
         output = model.eval()(Batch(x, torch.tensor([0, -1])))
@@ -61,9 +64,9 @@ def test_it_loads_and_builds(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_it_names_nothing_twice_and_settles_there_and_back(path: Path, tmp_path: Path) -> None:
-    settings = config.load(path)
-    (tmp_path / "again.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
-    assert config.load(tmp_path / "again.yaml") == settings
+    settings = load_settings(path)
+    (tmp_path / "again.yaml").write_text(to_yaml(settings), encoding="utf-8")
+    assert load_settings(tmp_path / "again.yaml") == settings
     nodes = [yaml.compose(path.read_text(encoding="utf-8"))]
     while nodes:
         node = nodes.pop()

@@ -19,10 +19,10 @@ from conftest import TINY
 from scnf.batch import Batch
 from scnf.cli import main
 from scnf.data import sources
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument, UserError
 from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
-from scnf.models import build
+from scnf.recipes import build
 from scnf.runs import Run
 from scnf.training.checkpoint import load_tensors, save_tensors
 
@@ -144,12 +144,12 @@ BAD: list[Any] = [
     (f"{DIGITS} --batch_size 3 --labelled_share 0.1", "a batch of 3 cannot hold a labelled share of 0.1"),
     (f"{DIGITS} --num_labels 0", "no row has a label"),
     # models
-    (f"{DIGITS} --recipe scnf-fats", "unknown recipe 'scnf-fats'"),
-    (f"{DIGITS} --recipe scnf-toy", "cannot be built for inputs of shape [1, 8, 8]"),
-    (f"{POINTS} --recipe scnf-fast", "cannot be built for inputs of shape [2]"),
-    (f"{DIGITS} --means data", "it takes no argument 'means'"),
-    (f"{DIGITS} --pixels logit --alpha 0.5", "alpha must lie between 0 and 0.5"),
-    (f"{DIGITS} --alpha 0.1", "alpha is of the logit"),
+    (f"{DIGITS} --recipe scnf-fats", "not 'scnf-fats'; did you mean scnf-fast?"),
+    (f"{DIGITS} --recipe scnf-toy", "scnf-toy does not take the data digits: shape must be (D,)"),
+    (f"{POINTS} --recipe scnf-fast", "scnf-fast does not take the data moons: shape must be (C, H, W)"),
+    (f"{DIGITS} --means data", "model.means has an effect with conditional gaussian alone"),
+    (f"{DIGITS} --pixels logit --alpha 0.5", "model.alpha must be above 0 and below 0.5"),
+    (f"{DIGITS} --alpha 0.1", "model.alpha has an effect with pixels logit alone"),
     (f"{DIGITS} --pixels log", "model.pixels must be one of levels, logit"),
     (f"{DIGITS} --passes 0", "train.passes must be between 1 and 1000"),
     (f"{DIGITS} --channels 0", "model.channels must be between 1 and 16384"),
@@ -180,7 +180,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations 0 --consistency_weight 1 --labelled_share 1", "no unlabelled rows to take views of"),
     (f"{POINTS} --eval_views 2", "points have no views: set train.eval_views to 0"),
     (f"{POINTS} --propagations 1", "set objective.propagations to 0"),
-    (f"{DIGITS} --prior [0.5,0.5]", "a prior over 10 classes needs 10 positive numbers"),
+    (f"{DIGITS} --prior [0.5,0.5]", "model.prior must be 10 positive numbers"),
     (f"{DIGITS} --prior even", "not 'even'"),
     pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),
     # weights
@@ -521,7 +521,7 @@ def test_a_variable_of_the_shell_that_is_not_set_does_not_train_from_scratch(scn
 def test_batch_normalisation_of_one_row_says_what_to_do(recipe: str) -> None:
     arguments = {"norm": "batch", "hidden": 8}
     model = build(recipe, (1, 8, 8), 3, levels=17, **arguments).train()
-    with pytest.raises(UserError, match=r"two rows or more .* raise train.batch_size, or set model.norm to layer"):
+    with pytest.raises(InvalidArgument, match="norm must be layer or none where a batch holds one row"):
         model(Batch(torch.rand(1, 1, 8, 8), torch.tensor([0])))
     assert model.eval().class_log_probs(torch.rand(1, 1, 8, 8)).shape == (1, 3)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from scnf import config
 from scnf.data.sources import load
-from scnf.models.architectures import build
 from scnf.models.base import JointModel
+from scnf.recipes import build
+from scnf.settings import Settings, load_settings
+from scnf.shipped import find_config
 from scnf.training.checkpoint import load_tensors, load_weights
 from scnf.training.metrics import evaluate
 
@@ -28,18 +29,21 @@ def told(name: str) -> Any:
     return json.loads((SHIPPED / name / "card.json").read_text())
 
 
-def shipped(name: str) -> tuple[JointModel, config.Settings]:
+def shipped(name: str) -> tuple[JointModel, Settings]:
     """The model with its weights, and its settings."""
-    settings, weights = config.load(SHIPPED / name / "config.yaml", []), SHIPPED / name / "model.safetensors"
+    settings, weights = (
+        load_settings(SHIPPED / name / "config.yaml", [], kept=True),
+        SHIPPED / name / "model.safetensors",
+    )
     shape, levels = {"mnist": ((1, 28, 28), 256), "digits": ((1, 8, 8), 17)}[settings.data.name]
-    model = build(name, shape, 10, levels=levels, **settings.model.arguments())
+    model = build(settings.model.recipe, shape, 10, levels=levels)
     load_weights(model, load_tensors(weights)[0], weights)
     return model, settings
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "mnist_adapt.yaml", "digits.yaml", "mnist_likelihood.yaml"])
 def test_weights_ship_for(name: str) -> None:
-    assert config.load(config.find_config(name)).model.recipe in FOLDERS
+    assert load_settings(find_config(name)).model.recipe.name in FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -50,7 +54,7 @@ def test_the_card_speaks_of_these_weights(name: str) -> None:
     card = (folder / "README.md").read_text()
     assert f"sha256 `{sha256}`" in card and card.startswith(f"# {name} on ")
     model, settings = shipped(name)
-    assert settings.model.recipe == name and settings.data.root == "data" and settings.pretrained is None
+    assert settings.model.recipe.name == name and settings.data.root == "data" and settings.pretrained is None
     count = sum(parameter.numel() for parameter in model.parameters())
     assert f"{count:,} parameters" in card
     assert (folder / "model.safetensors").stat().st_size < 8_000_000

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scnf import config
-from scnf.models.architectures import build
+from scnf.recipes import build
+from scnf.settings import load_settings
+from scnf.shipped import find_config
 from scnf.training.metrics import NOISE_DRAWS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -64,13 +65,13 @@ def test_configurations_page_counts_parameters() -> None:
     assert len(rows) > 20
     built: dict[str, int] = {}
     for name, told in rows:
-        settings = config.load(config.find_config(name))
+        settings = load_settings(find_config(name))
         data, model = settings.data.name, settings.model
         shape = {"digits": (1, 8, 8), "moons": (2,), "circles": (2,)}.get(data, (1, 28, 28))
         levels, classes = {"digits": 17, "moons": None, "circles": None}.get(data, 256), 10 if len(shape) > 1 else 2
-        key = repr((model.recipe, shape, model.arguments()))
+        key = repr((model.recipe, shape))
         if key not in built:
-            parameters = build(model.recipe, shape, classes, levels=levels, **model.arguments()).parameters()
+            parameters = build(model.recipe, shape, classes, levels=levels).parameters()
             built[key] = sum(parameter.numel() for parameter in parameters)
         assert f"{built[key]:,}" == told, name
 
@@ -78,7 +79,7 @@ def test_configurations_page_counts_parameters() -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_pages_name_configurations_that_exist(name: str) -> None:
     for config_name in re.findall(r"--config (\w+\.yaml)", TEXTS[name]):
-        assert config.find_config(config_name)
+        assert find_config(config_name)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/guides/researcher.md"])
@@ -91,8 +92,8 @@ def test_pages_type_settings_that_exist(name: str) -> None:
     assert commands
     for words in commands:
         place = words.index("--config") if "--config" in words else None
-        file = config.find_config(words[place + 1] if place is not None else "config.yaml")
-        config.load(file, words if place is None else words[:place] + words[place + 2 :])
+        file = find_config(words[place + 1] if place is not None else "config.yaml")
+        load_settings(file, words if place is None else words[:place] + words[place + 2 :])
 
 
 def test_results_are_those_of_the_file() -> None:

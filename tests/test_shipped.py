@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from conftest import REPOSITORY
-from scnf import config, shipped
+from scnf import shipped
+from scnf.settings import load_settings
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_folder_of_a_clone_lies_beside_the_package() -> None:
 
 
 def test_folder_of_an_installed_package_lies_inside(installed: Path) -> None:
-    assert config.find_config("digits.yaml") == installed / "configs" / "digits.yaml"
+    assert shipped.find_config("digits.yaml") == installed / "configs" / "digits.yaml"
     assert shipped.find_weights("scnf-digits") == installed / "pretrained" / "scnf-digits"
     assert shipped.find_weights("scnf-hybrid") is None
 
@@ -56,7 +57,7 @@ def test_evaluate_finds_shipped_weights_from_any_directory(scnf: Callable[..., A
 def test_train_starts_from_shipped_weights_by_name(scnf: Callable[..., Any]) -> None:
     outcome = scnf("train --config digits.yaml --epochs 0 --threads 1 --pretrained scnf-digits")
     assert outcome.code == 0, outcome.err
-    recorded = config.load(next(Path("logs").iterdir()) / "config.yaml").pretrained
+    recorded = load_settings(next(Path("logs").iterdir()) / "config.yaml").pretrained
     path = REPOSITORY / "pretrained" / "scnf-digits" / "model.safetensors"
     assert recorded is not None and recorded.partition("#sha256=")[0] == str(path)
 

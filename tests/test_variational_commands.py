@@ -13,15 +13,18 @@ from scnf.training.checkpoint import load_tensors
 Command = Callable[..., Any]
 DIGITS = "train --config digits.yaml --hidden 16 --batch_size 64 --augment 0 --consistency_weight 0 --max_steps 4"
 BAD: dict[str, tuple[str, str]] = {
-    "bernoulli on points": ("--data.name moons --num_labels 10 --model.recipe m2", "model.likelihood to gaussian"),
+    "bernoulli on points": (
+        "--data.name moons --num_labels 10 --model.recipe m2",
+        "model.likelihood must be gaussian for points",
+    ),
     "no importance sample": ("--model.recipe m1 --importance_samples 0", "must be between 1 and"),
     "no sample": ("--model.recipe m1 --num_samples 0", "must be between 1 and"),
     "temperature 0": ("--model.recipe m2 --labels gumbel --model.temperature 0", "above 0"),
     "final temperature below 0": ("--model.recipe m2 --labels gumbel --final_temperature -1", "above 0"),
-    "no M1": ("--model.recipe m1-m2", "train one (--config mnist_m1.yaml), then set model.m1"),
+    "no M1": ("--model.recipe m1-m2", "model.m1 must be a trained M1: train one (--config mnist_m1.yaml)"),
     "M1 that is not there": ("--model.recipe m1-m2 --model.m1 nowhere", "there is no run 'nowhere'"),
-    "coupling of width 1": ("--model.recipe m1 --latent 1 --posterior coupling", "at least 2 features"),
-    "score with one sample": ("--model.recipe m2 --labels score", "model.num_samples to 2"),
+    "coupling of width 1": ("--model.recipe m1 --latent 1 --posterior coupling", "model.latent must be 2 or more"),
+    "score with one sample": ("--model.recipe m2 --labels score", "model.num_samples must be 2 or more"),
     "weighed KL of importance samples": ("--model.recipe m1 --importance_samples 2 --kl_weight 2", "kl_weight to 1"),
     "density of a classifier": ("--model.recipe classifier --select bits_per_dim", "knows no p(x)"),
     "no latent": ("--model.recipe m2 --latent 0", "model.latent must be between 1 and"),
@@ -116,3 +119,9 @@ def test_temperatures_end_where_they_should(train: Command, last_run: Callable[[
     assert train("--model.recipe m2 --labels gumbel --model.temperature 1 --final_temperature 0.25").code == 0
     value = load_tensors(last_run().weights)[0]["labels.temperature.value"]
     assert 0.25 < float(value) < 0.5  # the last of four steps begins when three quarters are done
+
+
+def test_what_a_layer_cannot_do_in_training_names_the_setting(train: Any, tmp_path: Path) -> None:
+    outcome = train("--model.recipe m2 --batch_size 1 --labelled_share 1")
+    assert outcome.code == 2 and "error: model.norm must be layer or none where a batch holds one row" in outcome.err
+    assert not list(tmp_path.rglob("error.txt"))

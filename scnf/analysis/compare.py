@@ -90,7 +90,7 @@ def measure(
         UserError: a figure is NaN.
 
     Example:
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4, likelihood="logistic")
         >>> x = torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8)
         >>> row = measure(model, x, torch.arange(6), levels=17, num_samples=5)

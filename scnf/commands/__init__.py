@@ -1,1 +1,34 @@
-"""The commands of `scnf`, one module each: a function (words) -> exit code that parses, calls and prints."""
+"""The commands: a module each, whose function takes words and returns an exit code."""
+
+from collections.abc import Callable, Sequence
+
+from scnf.registry import registering
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, Command | str] = {
+    "train": "scnf.commands.train:train",
+    "evaluate": "scnf.commands.evaluate:evaluate",
+    "sample": "scnf.commands.sample:sample",
+    "runs": "scnf.commands.runs:list_runs",
+    "compare": "scnf.commands.compare:compare",
+    "recipes": "scnf.commands.recipes:recipes",
+}
+"""Each command by its name, as a function or as the place from where it is imported when it is called."""
+
+
+def register_command(name: str) -> Callable[[Command], Command]:
+    """Give a command of your own its name: a decorator of a function (words) -> exit code.
+
+    `scnf NAME --import FILE ...` calls it with the other words.
+
+    Raises:
+        InvalidArgument: the name is taken.
+
+    Example:
+        >>> @register_command("hello")
+        ... def hello(words):
+        ...     print("hello", *words)
+        ...     return 0
+        >>> del COMMANDS["hello"]
+    """
+    return registering(COMMANDS, name, "command")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scnf import config
 from scnf.commands import options
-from scnf.config import Settings
 from scnf.errors import UserError
 from scnf.files import expand
 from scnf.runs import Run
+from scnf.settings import Settings
+from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.weights import find_weights
 
@@ -30,7 +30,7 @@ def compare(words: Sequence[str]) -> int:
 
     experiments: dict[str, Experiment] = {}
     for ref, settings in trained.items():
-        elbo = ["--model.importance_samples", "1"] if settings.model.importance_samples else []
+        elbo = ["--model.importance_samples", "1"] if hasattr(settings.model.recipe, "importance_samples") else []
         loaded = experiments[refs[0]].dataset if experiments else None
         experiments[ref] = load_trained(ref, chosen.logs, [*overrides, *elbo], loaded)
         experiments[ref].settle_threads(experiments[ref].evaluation, options.say)
@@ -48,7 +48,7 @@ def compare(words: Sequence[str]) -> int:
     for ref, each in experiments.items():
         here = x.to(each.device), y.to(each.device)
         figures = comparison.measure(each.model, *here, first.dataset.levels, chosen.k, batch_size, title=names[ref])
-        table.append({"run": names[ref], "recipe": trained[ref].model.recipe, **figures})
+        table.append({"run": names[ref], "recipe": trained[ref].model.recipe.name, **figures})
     caption = (
         f"{len(x):,} {split} images of {first.dataset.name}. log p(x) is exact, or where the likelihood is a bound the "
         f"ELBO, in nats, the mean over {NOISE_DRAWS} draws of the noise; IWAE is the bound from {chosen.k} importance "
@@ -67,8 +67,8 @@ def _settings_of(
     """The settings of each of the weights, and what it is called in the table; UserError for different data."""
     trained, names = dict[str, Settings](), dict[str, str]()
     for ref in refs:
-        weights = find_weights(ref, logs, Settings().model.recipe)
-        trained[ref], run = config.load(weights.config, overrides), Run(weights.directory)
+        weights = find_weights(ref, logs, DEFAULT_RECIPE)
+        trained[ref], run = weights.settings(overrides), Run(weights.directory)
         names[ref] = f"{run.id:06d} {run.name}" if run.id and not Path(ref).is_file() else ref
     if len({settings.data.name for settings in trained.values()}) > 1:
         listed = ", ".join(f"{names[ref]} on {settings.data.name}" for ref, settings in trained.items())

@@ -1,4 +1,4 @@
-"""What the parsers of the commands share; settings themselves are :mod:`scnf.config`'s."""
+"""What the parsers of the commands share; settings themselves are :mod:`scnf.settings`'s."""
 
 import argparse
 import re
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scnf.config import Range
+from scnf.arguments import Range
 from scnf.errors import UserError
 from scnf.files import expand
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scnf import config, runs, streams
+from scnf import parts, runs, streams
 from scnf.commands import options
-from scnf.config import Settings
 from scnf.errors import UserError
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
 from scnf.runs import Run
+from scnf.settings import Settings, check_lasting, lasting, load_settings, to_yaml
+from scnf.shipped import find_config
 from scnf.weights import find_weights
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ def train(words: Sequence[str]) -> int:
         raise UserError("--resume goes on with the settings of its run: leave --config out")
     with ExitStack() as held:
         if not own["--resume"]:
-            settings = config.load(config.find_config(own["--config"] or "config.yaml"), overrides)
+            settings = load_settings(find_config(own["--config"] or "config.yaml"), overrides)
             streams.go_on_without()
             return _run(_begun(settings, held))
-        run = Run.find(Path(config.load(None, overrides).runs.root), own["--resume"])
+        run = Run.find(Path(load_settings(None, overrides).runs.root), own["--resume"])
         held.enter_context(run.locked())
         return _run(_resumed(run, overrides))
 
@@ -54,15 +55,15 @@ def _begun(settings: Settings, held: ExitStack) -> _Training:
     """A new run, locked from here on, with its settings, split and environment."""
     experiment, subject, batches = _parts(settings, None)
     if settings.pretrained:
-        weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.recipe)
+        weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.recipe.name)
         if (weights.directory / "config.yaml").is_file():
             from scnf.experiment import check_model
 
-            check_model(config.load(weights.config), settings, weights.directory)
+            check_model(weights.settings(), settings, weights.directory)
         subject.load_weights(weights.path)
         experiment.note_other_split(weights)
         experiment.settings.pretrained = weights.pinned  # whatever `last` is by then
-    name = settings.runs.name or f"{experiment.dataset.name}-{settings.model.recipe}"
+    name = settings.runs.name or f"{experiment.dataset.name}-{settings.model.recipe.name}"
     run = Run.create(Path(settings.runs.root), name)
     held.enter_context(run.locked())
     return _Training(run, experiment, subject, batches)
@@ -72,12 +73,13 @@ def _resumed(run: Run, overrides: Sequence[str]) -> _Training:
     """The training of a run that goes on from its last checkpoint."""
     if not (run.path / "config.yaml").is_file():
         raise UserError(f"{run.path} cannot go on, for its config.yaml is missing: restore it, or start a new run")
-    settings = config.load(run.path / "config.yaml", overrides)
+    parts.admit(run.path)
+    settings = load_settings(run.path / "config.yaml", overrides, kept=True)
 
     from scnf.training.state import load_checkpoint
 
     kept = load_checkpoint(run)
-    config.check_lasting(kept.binding.settings, settings, run.path)
+    check_lasting(kept.binding.settings, settings, run.path)
     streams.go_on_without()
     experiment, subject, batches = _parts(settings, run.path)
     experiment.check_split(run.path)
@@ -97,7 +99,9 @@ def _parts(settings: Settings, near: Path | None) -> "tuple[Experiment, Whole, B
     model, subject = experiment.model, Whole(experiment.model)
     if chosen.adapt:
         if not isinstance(model, SemiConditionalFlow):
-            raise UserError(f"the recipe {settings.model.recipe} has no shared flow to adapt: set train.adapt to false")
+            raise UserError(
+                f"the recipe {settings.model.recipe.name} has no shared flow to adapt: set train.adapt to false"
+            )
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if chosen.compile:
@@ -110,11 +114,13 @@ def _parts(settings: Settings, near: Path | None) -> "tuple[Experiment, Whole, B
 
 def _run(training: _Training) -> int:
     """Train, and say how to go on where a signal ends it."""
-    run = training.run
+    from scnf.experiment import in_settings
+
+    run, experiment = training.run, training.experiment
     try:
         if training.kept is None:
-            _write_begin(run, training.experiment)
-        with traceback_in(run.path):
+            _write_begin(run, experiment)
+        with traceback_in(run.path), in_settings(experiment.settings.model.recipe, experiment.dataset.name):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():
@@ -130,13 +136,17 @@ def _write_begin(run: Run, experiment: "Experiment") -> None:
     """Write what is known before a training: settings, label split, environment, and a copy of M1."""
     from scnf.experiment import M1_COPY
     from scnf.machine import description
+    from scnf.recipes import M1M2Recipe
 
     if experiment.m1_files:
-        experiment.settings.model.m1 = str(run.path / M1_COPY)  # which runs as it did, whatever `last` is by then
-    run.write_text("config.yaml", config.to_yaml(experiment.settings))
+        model = experiment.settings.model
+        assert isinstance(model.recipe, M1M2Recipe)
+        model.recipe = replace(model.recipe, m1=str(run.path / M1_COPY))  # whatever `last` is by then
+    run.write_text("config.yaml", to_yaml(experiment.settings))
     run.write_json("split.json", experiment.split.to_json())
     about = {name: value for name, value in description(experiment.device).items() if name != "threads"}
     run.write_json("env.json", runs.environment(sys.argv, about))  # how many threads, the training finds
+    parts.keep(run.path)
     for name, source in experiment.m1_files.items():
         write_bytes(run.path / M1_COPY / name, source.read_bytes())
 
@@ -146,7 +156,6 @@ def _fit(training: _Training) -> int:
     import torch
 
     from scnf.machine import FreedMemory
-    from scnf.objectives import Objective
     from scnf.training.loop import OPTIMIZERS, Plan, trial_step
     from scnf.training.loop import train as train_model
     from scnf.training.state import Binding
@@ -158,7 +167,6 @@ def _fit(training: _Training) -> int:
     if model.likelihood_of == "labels" and chosen.select == "bits_per_dim":
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
     parameters = _announce(training)
-    objective = Objective(**{each.name: getattr(settings.objective, each.name) for each in fields(Objective)})
     plan = Plan(**{each.name: getattr(chosen, each.name) for each in fields(Plan) if each.name != "autocast"})
     plan = replace(plan, autocast=experiment.autocast)
     steps = plan.steps(batches)
@@ -171,13 +179,13 @@ def _fit(training: _Training) -> int:
     def begin() -> Callable[[], Any]:
         """A training step, or a piece of an evaluation where none is to come, or waits for the number of threads."""
         if steps and subject.is_encoded(batches):
-            return trial_step(model, objective, batches, plan.autocast)
+            return trial_step(model, settings.objective, batches, plan.autocast)
         return experiment.evaluation()
 
     # before any number is computed: bits hang on how many threads there are
     before = training.kept and training.kept.binding.machine.get("threads")
     threads = experiment.settle_threads(begin, options.say, before)
-    binding = Binding(run.key, experiment.split.sha256, config.lasting(settings), experiment.arithmetic())
+    binding = Binding(run.key, experiment.split.sha256, lasting(settings), experiment.arithmetic())
     state = None if training.kept is None else _restored(training, optimizer, binding, steps)
     if training.kept is not None and state is None:
         print("it is finished: nothing is left to do, and the test split is not looked at again")
@@ -196,7 +204,7 @@ def _fit(training: _Training) -> int:
     try:
         progress = train_model(
             state,
-            objective,
+            settings.objective,
             batches,
             run,
             plan,
@@ -223,7 +231,7 @@ def _announce(training: _Training) -> int:
     experiment, batches = training.experiment, training.batches
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     print(
-        f"{training.run.path}: {experiment.settings.model.recipe} with {parameters:,} parameters on "
+        f"{training.run.path}: {experiment.settings.model.recipe.name} with {parameters:,} parameters on "
         f"{experiment.dataset.name}, {len(batches.labelled)} labelled of {len(batches.x):,} training rows, "
         f"{experiment.device}",
         flush=True,
@@ -251,7 +259,7 @@ def _restored(training: _Training, optimizer: Any, binding: "Binding", steps: in
     if other := kept.binding.differences(binding.machine):
         print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
     # only now: settings that the checkpoint does not fit must not stay behind
-    run.write_text("config.yaml", config.to_yaml(settings))
+    run.write_text("config.yaml", to_yaml(settings))
     if left > 0:
         for name in ("summary.json", run.weights.name, "samples.png", "curves.png"):  # of an earlier end
             (run.path / name).unlink(missing_ok=True)
@@ -263,11 +271,8 @@ def _fresh(subject: "Whole", batches: "Batches", optimizer: Any, settings: Setti
     from scnf.training.state import State
 
     if subject.starts_from_data(settings.pretrained is not None):
-        try:
-            first = next(batches.epoch(0))
-            subject.trained.initialize(first.x, first.y)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        first = next(batches.epoch(0))
+        subject.trained.initialize(first.x, first.y)
     return State(subject.trained, optimizer)
 
 
@@ -317,7 +322,7 @@ def _finish(run: Run, experiment: "Experiment", summary: dict[str, Any]) -> None
     from scnf.training.checkpoint import save_tensors
 
     model = experiment.model
-    save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.recipe})
+    save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.recipe.name})
     summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
     if model.likelihood_of != "labels":
         classes = list(range(experiment.dataset.num_classes))

@@ -27,10 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scnf.errors import UserError
+from scnf.checks import check_count, check_data, check_labels
+from scnf.errors import InvalidArgument, UserError
 from scnf.files import expand, write_bytes
 from scnf.interrupt import child
 from scnf.lock import alone_in
+from scnf.registry import registering
 
 logger = logging.getLogger("scnf.data")
 
@@ -78,7 +80,46 @@ def load(name: str, root: str | Path = "data") -> Dataset:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UserError(f"unknown dataset {name!r}.{hint} There are: {', '.join(DATASETS)}.")
-    return DATASETS[name](Path(expand(str(root))))
+    dataset = DATASETS[name](Path(expand(str(root))))
+    try:
+        check_dataset(dataset)
+    except InvalidArgument as error:
+        raise UserError(f"the data set {name} is none: {error}") from error
+    return dataset
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse data of another kind or shape than a :class:`Dataset` holds (InvalidArgument)."""
+    if not isinstance(dataset, Dataset):
+        raise InvalidArgument("dataset", f"must be a Dataset, not {type(dataset).__name__}")
+    check_count("num_classes", dataset.num_classes, 2)
+    for split in ("train", "test"):
+        x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
+        try:
+            check_data(x, dataset.levels)
+            check_labels(y, dataset.num_classes, hidden=False, rows=len(x))
+        except ValueError as error:
+            raise InvalidArgument(f"{split} split", f"is no data: {error}") from error
+    if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
+        raise InvalidArgument("test_x", f"must be shaped as train_x, {list(dataset.train_x.shape[1:])} for a row")
+
+
+def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callable[[Path], Dataset]]:
+    """Give a data set its name, which `data.name` takes: a decorator of a function (data root) -> :class:`Dataset`.
+
+    Raises:
+        InvalidArgument: the name is taken.
+
+    Example:
+        >>> @register_dataset("two-points")
+        ... def two_points(root):
+        ...     x, y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
+        ...     return Dataset("two-points", x, y, x, y, num_classes=2, levels=None)
+        >>> load("two-points").train_y
+        tensor([0, 1])
+        >>> del DATASETS["two-points"]
+    """
+    return registering(DATASETS, name, "data set")
 
 
 # Files: find, check, fetch ---------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from scnf.distributions.base import ClassConditional, enumerate_classes, single_or_better
 from scnf.distributions.flow import ClassConditionalFlow, FlowDistribution
 from scnf.distributions.gaussian import ClassConditionalGaussian, DiagonalGaussian
-from scnf.distributions.labels import LabelDraw, make_label_draw
+from scnf.distributions.labels import LABEL_DRAWS, LabelDraw, make_label_draw
 from scnf.distributions.latent import CategoricalLatent, GaussianLatent, Temperature
 from scnf.distributions.pixels import LIKELIHOODS, PixelLikelihood
 from scnf.distributions.prior import ClassPrior, make_prior
 
 __all__ = [
+    "LABEL_DRAWS",
     "LIKELIHOODS",
     "CategoricalLatent",
     "ClassConditional",

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scnf.checks import check_choice
 from scnf.distributions.base import ClassConditional
+from scnf.errors import InvalidArgument
 
 
 def gaussian_log_prob(z: Tensor, mean: Tensor | float, log_scale: Tensor) -> Tensor:
@@ -44,8 +46,9 @@ class DiagonalGaussian(nn.Module):
 def simplex_vertices(num_classes: int, features: int) -> Tensor:
     """K points [K, D] at unit distance from the origin, all pairs equally far apart; needs D >= K - 1."""
     if features < num_classes - 1:
-        raise ValueError(
-            f"a simplex of {num_classes} vertices needs at least {num_classes - 1} features, not {features}"
+        raise InvalidArgument(
+            "means",
+            f"can be a simplex of {num_classes} vertices in {num_classes - 1} dimensions or more, not {features}",
         )
     centred = torch.eye(num_classes, dtype=torch.float64) - 1.0 / num_classes
     basis = torch.linalg.svd(centred).U[:, : num_classes - 1]  # the K - 1 directions that the vertices span
@@ -96,8 +99,8 @@ class ClassConditionalGaussian(ClassConditional):
         chunk: int | None = None,
     ) -> None:
         super().__init__(num_classes, chunk)
-        if means not in ("random", "simplex", "data") or scales not in ("shared", "own"):
-            raise ValueError(f"means is random, simplex or data, not {means!r}; scales shared or own, not {scales!r}")
+        check_choice("means", means, ("random", "simplex", "data"))
+        check_choice("scales", scales, ("shared", "own"))
         self.means = means
         if means == "simplex":
             mean = spread * simplex_vertices(num_classes, features)

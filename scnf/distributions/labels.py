@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Gamma, OneHotCategorical, RelaxedOneHotCategorical
 
+from scnf.checks import check_choice
 from scnf.distributions.latent import Temperature
 
 
@@ -119,7 +120,6 @@ def make_label_draw(kind: str, temperature: float = 0.67, final_temperature: flo
     """
     if kind == "enumerate":
         return None
-    if kind not in LABEL_DRAWS:
-        raise ValueError(f"model.labels is enumerate, {', '.join(LABEL_DRAWS)}; not {kind!r}")
+    check_choice("labels", kind, ("enumerate", *LABEL_DRAWS))
     cls, straight_through = LABEL_DRAWS[kind]
     return cls(Temperature(temperature, final_temperature), straight_through)

@@ -15,6 +15,7 @@ from torch.distributions import (
 )
 
 from scnf.distributions.base import Rows, single_or_better
+from scnf.errors import InvalidArgument
 from scnf.transforms.base import Transform
 
 
@@ -41,7 +42,9 @@ class Temperature(nn.Module):
         super().__init__()
         self.start, self.end = start, start if end is None else end
         if not (0 < self.start < math.inf and 0 < self.end < math.inf):
-            raise ValueError(f"a temperature must be above 0, not {self.start} or {self.end}: set model.temperature")
+            raise InvalidArgument(
+                "temperature", f"must be above 0, at the first step and the last, not {self.start} or {self.end}"
+            )
         self.register_buffer("value", torch.tensor(float(start)))
 
     def anneal(self, done: float) -> None:
@@ -207,7 +210,7 @@ def _check_width(transform: Transform, features: int, context_features: int) -> 
     except (RuntimeError, ValueError, IndexError):
         fits = False
     if not fits:
-        raise ValueError(
-            f"the posterior flow does not map vectors of width {features}, as the latent has, to such: build it for "
-            f"{features} features, or set model.latent"
+        raise InvalidArgument(
+            "flow",
+            f"must map vectors of width {features}, as the latent has, to such: build it for {features} features",
         )

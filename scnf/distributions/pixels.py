@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, constraints
 
 from scnf.distributions.base import Rows, single_or_better
+from scnf.errors import InvalidArgument
 
 
 class DiscretizedLogistic(Distribution):
@@ -128,7 +129,7 @@ class BernoulliPixels(PixelLikelihood):
     def __init__(self, shape: Sequence[int], levels: int | None) -> None:
         super().__init__(shape, levels)
         if levels is None:
-            raise ValueError("a bernoulli likelihood needs images; for points set model.likelihood to gaussian")
+            raise InvalidArgument("likelihood", "must be gaussian for points, not bernoulli, which is of images")
 
     def observe(self, x: Tensor) -> Tensor:
         """Binary images, from dequantised grey levels."""
@@ -150,7 +151,7 @@ class LogisticPixels(PixelLikelihood):
     def __init__(self, shape: Sequence[int], levels: int | None) -> None:
         super().__init__(shape, levels)
         if levels is None:
-            raise ValueError("a logistic likelihood needs grey levels; for points set model.likelihood to gaussian")
+            raise InvalidArgument("likelihood", "must be gaussian for points, not logistic, which is of grey levels")
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError where values leave [0, 1]."""
@@ -188,7 +189,8 @@ LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
 def _check_unit(x: Tensor, name: str) -> None:
     low, high = map(float, x.aminmax()) if x.numel() else (0.0, 1.0)
     if low < 0 or high > 1:
-        raise ValueError(
-            f"a {name} likelihood needs pixels in [0, 1], and these run from {low:.2f} to {high:.2f}: do not "
-            "standardise them, or set model.likelihood to gaussian"
+        raise InvalidArgument(
+            "x",
+            f"must be of pixels in [0, 1] for a {name} likelihood, and these run from {low:.2f} to {high:.2f}: do not "
+            "standardise them, or take a gaussian likelihood",
         )

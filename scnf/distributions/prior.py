@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.checks import check_labels
+from scnf.errors import InvalidArgument
 
 
 class ClassPrior(nn.Module):
@@ -34,7 +35,9 @@ class ClassPrior(nn.Module):
         else:
             values = torch.as_tensor(probabilities, dtype=torch.float32)
         if values.shape != (num_classes,) or not bool((values > 0).all()) or abs(float(values.sum()) - 1) > 1e-4:
-            raise ValueError(f"a prior over {num_classes} classes needs {num_classes} positive numbers that sum to 1")
+            raise InvalidArgument(
+                "probabilities", f"must be {num_classes} positive numbers that sum to 1, one for each class"
+            )
         if learned:
             self.logits = nn.Parameter(values.log())
         else:
@@ -73,5 +76,5 @@ def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor) -
     if kind == "empirical":
         return ClassPrior.empirical(visible, num_classes)
     if kind not in ("uniform", "learned"):
-        raise ValueError(f"model.prior is uniform, empirical, learned or a list of probabilities, not {kind!r}")
+        raise InvalidArgument("prior", f"must be uniform, empirical, learned or a list of probabilities, not {kind!r}")
     return ClassPrior(num_classes, learned=kind == "learned")

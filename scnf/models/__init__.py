@@ -1,6 +1,5 @@
-"""Models p(x, y) and the recipes that build them."""
+"""Models p(x, y); :mod:`scnf.recipes` builds them."""
 
-from scnf.models.architectures import RECIPES, build
 from scnf.models.base import JointModel, JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import SemiConditionalFlow
@@ -11,11 +10,9 @@ __all__ = [
     "ADGM",
     "M1M2",
     "M2",
-    "RECIPES",
     "VAE",
     "Classifier",
     "JointModel",
     "JointOutput",
     "SemiConditionalFlow",
-    "build",
 ]

@@ -27,7 +27,7 @@ class SemiConditionalFlow(JointModel):
 
     Example:
         >>> from scnf.batch import Batch
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> model = build("scnf-toy", shape=(2,), num_classes=2)
         >>> output = model(Batch(torch.randn(6, 2), torch.tensor([0, 1, 0, -1, -1, -1])))
         >>> output.log_likelihood.shape, output.class_log_probs.shape
@@ -125,7 +125,7 @@ class OnLatents(SemiConditionalFlow):
         flow: whose parameters outside of the class-conditional part and the prior are frozen from here on.
 
     Example:
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> flow, x = build("scnf-toy", shape=(2,), num_classes=2).eval(), torch.randn(6, 2)
         >>> rows = flow.latent_rows(x)
         >>> torch.allclose(OnLatents(flow).eval().log_likelihood(rows), flow.log_likelihood(x), atol=1e-5)

@@ -17,6 +17,7 @@ from scnf.distributions import (
     single_or_better,
 )
 from scnf.distributions.latent import diagonal_gaussian
+from scnf.errors import InvalidArgument
 from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
 from scnf.models.vae import VAE
@@ -48,7 +49,7 @@ class M2(VariationalModel):
         ValueError: a score function with fewer than two samples, or with importance samples.
 
     Example:
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> model = build("m2", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4)
         >>> model.sample(torch.tensor([3, 7])).shape
         torch.Size([2, 1, 8, 8])
@@ -68,9 +69,9 @@ class M2(VariationalModel):
     ) -> None:
         super().__init__(likelihood, prior.logits.shape[0], num_samples, importance_samples)
         if labels is not None and labels.score_function and (num_samples < 2 or importance_samples > 1):
-            raise ValueError(
-                "the score function compares the samples of a row with each other: set model.num_samples to 2 or more "
-                "and model.importance_samples to 1"
+            raise InvalidArgument(
+                "num_samples",
+                "must be 2 or more, and importance_samples 1, for the score function compares the samples of a row",
             )
         self.prior, self.ladder, self.decoder, self.classifier = prior, ladder, decoder, classifier
         self.labels, self.class_chunk = labels, class_chunk
@@ -209,10 +210,10 @@ class M1M2(VariationalModel):
         super().__init__(m1.likelihood, m2.num_classes, m2.num_samples, m2.importance_samples)
         latents = m1.ladder.latents
         if len(latents) != 1 or not isinstance(latents[0], GaussianLatent):
-            raise ValueError("model.m1 must have one Gaussian latent: train the recipe m1")
+            raise InvalidArgument("m1", "must have one Gaussian latent: train the recipe m1")
         if m2.likelihood.shape != (latents[0].features,):
-            raise ValueError(
-                f"M2 takes inputs of shape {m2.likelihood.shape}, the latent of M1 is {latents[0].features}"
+            raise InvalidArgument(
+                "m2", f"takes inputs of shape {m2.likelihood.shape}, and the latent of M1 is {latents[0].features}"
             )
         self.m1, self.m2 = m1.requires_grad_(False), m2
 

@@ -32,7 +32,7 @@ class VAE(VariationalModel):
 
     Example:
         >>> from scnf.batch import Batch
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> model = build("m1", shape=(1, 8, 8), num_classes=10, levels=17, hidden=16, latent=4)
         >>> output = model(Batch(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, -1, -1, -1])))
         >>> output.log_likelihood.shape, output.class_log_probs.shape

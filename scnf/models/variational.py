@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scnf.distributions import PixelLikelihood
+from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel, JointOutput, output_from_table
 
 
@@ -54,9 +55,8 @@ class VariationalModel(JointModel):
     ) -> None:
         super().__init__()
         if num_samples < 1 or importance_samples < 1:
-            raise ValueError(
-                "model.num_samples and model.importance_samples must be 1 or more, not "
-                f"{num_samples} and {importance_samples}"
+            raise InvalidArgument(
+                "num_samples", f"and importance_samples must be 1 or more, not {num_samples} and {importance_samples}"
             )
         self.likelihood, self.num_classes = likelihood, num_classes
         self.num_samples, self.importance_samples = num_samples, importance_samples
@@ -125,7 +125,7 @@ class VariationalModel(JointModel):
             ValueError: k < 1.
         """
         if num_samples < 1:
-            raise ValueError(f"the bound needs at least one importance sample, not {num_samples}")
+            raise InvalidArgument("num_samples", f"must be 1 or more for a bound, not {num_samples}")
         self.check(x)
         seen = self.likelihood.observe(x)
         total = self.table(seen, analytic=False).log_joint

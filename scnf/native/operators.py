@@ -16,8 +16,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _constant(function: _Function) -> _Function:
-    """Have torch.compile call a function once and keep its result in the graph."""
-    return cast(_Function, torch.compiler.assume_constant_result(function))
+    """Have torch.compile call a function once and keep its result in the graph.
+
+    It is what `torch.compiler.assume_constant_result` does, but for the import of the compiler: a second at the start
+    of every command.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @_constant

@@ -42,7 +42,7 @@ class Propagation:
 
     Example:
         >>> import torch
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> x, y = torch.randint(17, (60, 1, 8, 8), dtype=torch.uint8), torch.full((60,), -1)
         >>> y[:6] = torch.arange(6) % 3
         >>> guess = Propagation(x, y, 17, times=2, epochs=4)

@@ -203,7 +203,7 @@ def evaluate(
             `draws` is below 1, `views` below 0, or nothing moves the views.
 
     Example:
-        >>> from scnf.models.architectures import build
+        >>> from scnf.recipes import build
         >>> model = build("scnf-digits", (1, 4, 4), 3, channels=8, steps=2)
         >>> x, y = torch.randint(17, (6, 1, 4, 4), dtype=torch.uint8), torch.arange(6) % 3
         >>> figures = evaluate(model, x, y, levels=17, draws=4)

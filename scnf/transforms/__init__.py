@@ -11,6 +11,7 @@ from scnf.transforms.linear import (
     PLULinear,
     QRLinear,
     haar_matrix,
+    register_transform,
 )
 from scnf.transforms.normalization import ActNorm, start_from
 from scnf.transforms.pixels import GreyLevels, Logit
@@ -40,6 +41,7 @@ __all__ = [
     "Transform",
     "Unsqueeze",
     "haar_matrix",
+    "register_transform",
     "start_from",
     "two_way_coupling",
 ]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf.checks import check_choice
+from scnf.errors import InvalidArgument
 from scnf.transforms.base import Transform, Undone, gradients, sum_except_batch
 from scnf.transforms.composite import CompositeTransform
 
@@ -43,7 +45,7 @@ class ChannelPartition:
     def __init__(self, size: int, swap: bool = False, first: int | None = None) -> None:
         first = size // 2 if first is None else first
         if not 0 < first < size:
-            raise ValueError(f"cannot split {size} channels into two parts with {first} in the first")
+            raise InvalidArgument("first", f"must leave channels in both parts: {first} of {size} does not")
         self.sizes, self.swap = (first, size - first), swap
         self.num_identity, self.num_transformed = self.sizes[::-1] if swap else self.sizes
 
@@ -125,8 +127,7 @@ class AffineCoupling(Transform):
 
     def __init__(self, network: nn.Module, partition: Partition, scale: str = "sigmoid") -> None:
         super().__init__()
-        if scale not in LOG_SCALES:
-            raise ValueError(f"unknown scale {scale!r}: choose one of {', '.join(LOG_SCALES)}")
+        check_choice("scale", scale, LOG_SCALES)
         self.network, self.partition, self.scale = network, partition, scale
 
     def _log_scale_and_shift(self, identity: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,13 @@ Householder reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.0
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from scnf.native import log_abs_det, mix_channels
+from scnf.registry import registering
 from scnf.transforms.base import Transform, Undone, full_precision, gradients
 
 
@@ -194,9 +196,30 @@ class QRLinear(InvertibleLinear):
         return self.log_diagonal.sum()
 
 
-LINEAR: dict[str, type[InvertibleLinear]] = {
+LINEAR: dict[str, Callable[[int], Transform]] = {
     "full": FullLinear,
     "plu": PLULinear,
     "householder": HouseholderLinear,
     "qr": QRLinear,
 }
+"""Transforms that mix channels or features by name, which `model.linear` takes; see :func:`register_transform`."""
+
+
+def register_transform(name: str) -> Callable[[type[Transform]], type[Transform]]:
+    """Give a transform its name, which `model.linear` takes: a decorator.
+
+    Flows put it between their couplings, where a linear layer mixes channels. It is made with their number, and
+    transforms images [N, C, H, W] and vectors [N, C].
+
+    Raises:
+        InvalidArgument: the name is taken.
+
+    Example:
+        >>> from scnf.transforms import Permutation
+        >>> @register_transform("reversed")
+        ... class Reversed(Permutation):
+        ...     def __init__(self, features):
+        ...         super().__init__(torch.arange(features).flip(0))
+        >>> del LINEAR["reversed"]
+    """
+    return registering(LINEAR, name, "transform")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scnf.errors import InvalidArgument
 from scnf.transforms.base import Transform, Undone
 
 
@@ -51,7 +52,9 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
         if not layer.initialized:  # it may stand at several places
             layer.start(given[0].detach())
             if not all(bool(parameter.isfinite().all()) for parameter in layer.parameters()):
-                raise ValueError(f"{type(layer).__name__} cannot start from inputs that are not finite, or too large")
+                raise InvalidArgument(
+                    "inputs", f"must be finite, and not too large, for {type(layer).__name__} to start from"
+                )
             layer.initialized.fill_(True)
 
     waiting = [m for m in module.modules() if isinstance(m, StartsFromData) and not m.initialized]

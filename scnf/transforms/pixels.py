@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf.errors import InvalidArgument
 from scnf.native import look_up
 from scnf.transforms.base import Transform, sum_except_batch
 from scnf.transforms.normalization import StartsFromData
@@ -33,7 +34,7 @@ class Logit(Transform):
     def __init__(self, alpha: float = 0.05) -> None:
         super().__init__()
         if not 0.0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie between 0 and 0.5, not at {alpha}")
+            raise InvalidArgument("alpha", f"must be above 0 and below 0.5, not {alpha}")
         self.alpha = alpha
 
     def _log_slope(self, outputs: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from scnf.analysis import compare
 from scnf.cli import main
-from scnf.models.architectures import build
 from scnf.models.base import JointModel
+from scnf.recipes import build
 from scnf.runs import Run
 from scnf.training.metrics import NOISE_DRAWS, brier_score
 

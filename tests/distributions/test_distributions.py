@@ -251,9 +251,9 @@ def test_what_is_not_learned_is_still_saved(learn_means: bool, learn_scales: boo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(means="grid"), "means is random, simplex or data, not 'grid'"),
-        (dict(scales="full"), "scales shared or own, not 'full'"),
-        (dict(means="simplex"), "a simplex of 5 vertices needs at least 4 features, not 3"),
+        (dict(means="grid"), "means must be one of random, simplex, data; not 'grid'"),
+        (dict(scales="full"), "scales must be one of shared, own; not 'full'"),
+        (dict(means="simplex"), "means can be a simplex of 5 vertices in 4 dimensions or more, not 3"),
     ],
 )
 def test_gaussian_errors(arguments: dict[str, str], message: str) -> None:
@@ -294,7 +294,7 @@ def test_prior_samples_follow_it() -> None:
     [[0.5, 0.5], [0.5, 0.6, 0.2], [1.0, 0.0, 0.0], [0.7, 0.5, -0.2], [float("nan")] * 3, [[0.2, 0.3, 0.5]]],
 )
 def test_prior_errors(probabilities: list[float]) -> None:
-    with pytest.raises(ValueError, match="a prior over 3 classes needs 3 positive numbers that sum to 1"):
+    with pytest.raises(ValueError, match="probabilities must be 3 positive numbers that sum to 1"):
         ClassPrior(3, probabilities)
 
 

@@ -188,7 +188,7 @@ def test_standardised_pixels_are_refused(name: str) -> None:
     likelihood = LIKELIHOODS[name](IMAGE, 256)
     likelihood.check(torch.tensor([0.0, 0.4, 1.0]))
     for x in (torch.tensor([-0.42, 0.5]), torch.tensor([0.1, 2.8])):
-        with pytest.raises(ValueError, match=rf"a {name} likelihood needs pixels in \[0, 1\].*do not standardise them"):
+        with pytest.raises(ValueError, match=rf"pixels in \[0, 1\] for a {name} likelihood.*do not standardise them"):
             likelihood.check(x)
 
 
@@ -198,5 +198,5 @@ def test_a_gaussian_takes_any_values() -> None:
 
 @pytest.mark.parametrize("name", ["bernoulli", "logistic"])
 def test_points_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"a {name} likelihood needs .*; for points set model.likelihood to gaussian"):
+    with pytest.raises(ValueError, match=f"likelihood must be gaussian for points, not {name}"):
         LIKELIHOODS[name]((2,), None)

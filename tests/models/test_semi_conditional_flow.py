@@ -10,10 +10,11 @@ from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.data.labels import Split
 from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian, FlowDistribution
-from scnf.models import SemiConditionalFlow, build
+from scnf.models import SemiConditionalFlow
 from scnf.models.flow import OnLatents
 from scnf.nn import MLP
 from scnf.objectives import Weights, semi_supervised_loss
+from scnf.recipes import build
 from scnf.transforms import (
     ActNorm,
     AffineCoupling,

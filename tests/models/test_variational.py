@@ -13,15 +13,15 @@ from scnf.distributions import GaussianLatent
 from scnf.distributions.labels import LABEL_DRAWS
 from scnf.distributions.latent import merge_gaussians
 from scnf.errors import UserError
-from scnf.models.architectures import build
 from scnf.models.ladder import Ladder
 from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
-from scnf.models.variational_architectures import VARIATIONAL
 from scnf.nn import ConvDecoder, Encoder, Features
 from scnf.objectives import Weights, semi_supervised_loss
+from scnf.recipes import RECIPES, FlowRecipe, build
 from scnf.transforms import ActNorm
 
+VARIATIONAL = [name for name, recipe in RECIPES.items() if not issubclass(recipe, FlowRecipe)]
 K = 4
 SHAPE = (1, 8, 8)
 LABELS = ["enumerate", *LABEL_DRAWS]
@@ -530,14 +530,14 @@ def test_standardised_pixels_are_refused_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(labels="concrete"), "model.labels is enumerate"),
-        (dict(likelihood="poisson"), "model.likelihood is bernoulli"),
-        (dict(posterior="spline"), "model.posterior is gaussian"),
-        (dict(posterior="coupling", latent=1), "at least 2 features"),
-        (dict(encoder="transformer"), "mlp or conv"),
-        (dict(norm="group"), "normalisation is batch"),
-        (dict(labels="score"), "set model.num_samples to 2"),
-        (dict(colour=1), "it takes no argument 'colour'"),
+        (dict(labels="concrete"), "labels must be one of enumerate, gumbel"),
+        (dict(likelihood="poisson"), "likelihood must be one of bernoulli, logistic, gaussian; not 'poisson'"),
+        (dict(posterior="spline"), "posterior must be one of gaussian, planar, coupling; not 'spline'"),
+        (dict(posterior="coupling", latent=1), "latent must be 2 or more for a coupling posterior, not 1"),
+        (dict(encoder="transformer"), "encoder must be one of mlp, conv; not"),
+        (dict(norm="group"), "norm must be one of batch, layer, none; not"),
+        (dict(labels="score"), "num_samples must be 2 or more, and importance_samples 1"),
+        (dict(colour=1), "colour is no argument of m2; it takes classifier, "),
     ],
 )
 def test_errors(arguments: dict[str, Any], message: str) -> None:
@@ -560,7 +560,7 @@ def test_convolutional_networks_take_any_size(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("make", [lambda: Features((3,), kind="conv"), lambda: ConvDecoder(2, (3,))])
 def test_convolutions_of_points_are_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match="for points choose mlp"):
+    with pytest.raises(ValueError, match="for points there is mlp"):
         make()
 
 
@@ -581,7 +581,7 @@ def test_points_take_a_gaussian_likelihood(kind: str) -> None:
     x, y = 3 * torch.randn(12, 2), torch.arange(12) % K
     model.initialize(x, y)
     assert model(Batch(x, y)).log_likelihood.shape == (12,) and model.sample(y).shape == (12, 2)
-    with pytest.raises(ValueError, match=r"for points set model.likelihood to gaussian"):
+    with pytest.raises(ValueError, match="likelihood must be gaussian for points"):
         build(kind, (2,), K, levels=None, latent=2, hidden=8)
 
 

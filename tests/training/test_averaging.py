@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from scnf.data.batches import Batches
-from scnf.models.architectures import build
 from scnf.models.classifier import Classifier
 from scnf.objectives import Objective
+from scnf.recipes import build
 from scnf.runs import Run
 from scnf.training import loop
 from scnf.training.averaging import averaged_model, renormalize

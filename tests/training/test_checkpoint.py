@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import nn
 
 from scnf.errors import UserError
-from scnf.models.architectures import build
+from scnf.recipes import build
 from scnf.training.checkpoint import (
     flatten_optimizer,
     load_tensors,

@@ -20,10 +20,10 @@ from scnf.batch import Batch
 from scnf.data import sources
 from scnf.data.batches import Batches
 from scnf.interrupt import WATCHED
-from scnf.models.architectures import build
 from scnf.models.base import JointModel
 from scnf.objectives import Objective
 from scnf.propagation import distortion, self_training, strategy
+from scnf.recipes import build
 from scnf.runs import Run
 from scnf.training import loop
 from scnf.training.averaging import averaged_model, averaging

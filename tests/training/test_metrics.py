@@ -8,8 +8,8 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.errors import UserError
-from scnf.models.architectures import build
 from scnf.models.base import JointModel
+from scnf.recipes import build
 from scnf.training.metrics import (
     NOISE_DRAWS,
     bits_per_dim,

@@ -271,12 +271,12 @@ def test_compiled_equals_eager() -> None:
 
 
 ERRORS: dict[str, tuple[Callable[[], object], str]] = {
-    "logit-zero": (lambda: Logit(0.0), "alpha must lie between 0 and 0.5, not at 0.0"),
-    "logit-half": (lambda: Logit(0.5), "alpha must lie between 0 and 0.5"),
+    "logit-zero": (lambda: Logit(0.0), "alpha must be above 0 and below 0.5, not 0.0"),
+    "logit-half": (lambda: Logit(0.5), "alpha must be above 0 and below 0.5"),
     "one-grey-level": (lambda: GreyLevels(1), "levels must be above 1"),
     "grey-levels-slope": (lambda: GreyLevels(256, slope=0.0), "slope above 0"),
     "grey-levels-tail": (lambda: GreyLevels(256, tail=0.5), "tail between 0 and 0.5"),
-    "logit-nan": (lambda: Logit(float("nan")), "alpha must lie between 0 and 0.5"),
+    "logit-nan": (lambda: Logit(float("nan")), "alpha must be above 0 and below 0.5"),
     "permutation-twice": (lambda: Permutation(torch.tensor([0, 0, 1])), "each of 0..C-1 once"),
     "permutation-from-one": (lambda: Permutation(torch.tensor([1, 2, 3])), "each of 0..C-1 once"),
     "factor-out-nothing": (lambda: FactorOut(Flatten((4,)), (4,), aside=0), "cannot set 0 of 4 channels aside"),
@@ -284,17 +284,20 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "factor-out-one-channel": (lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)), "cannot set 0 of 1 channels aside"),
     "unknown-scale": (
         lambda: AffineCoupling(nn.Identity(), ChannelPartition(2), scale="exp"),
-        "unknown scale 'exp': choose one of sigmoid, symmetric",
+        "scale must be one of sigmoid, symmetric; not 'exp'",
     ),
     "partition-one-channel": (
         lambda: ChannelPartition(1),
-        "cannot split 1 channels into two parts with 0",
+        "first must leave channels in both parts: 0 of 1",
     ),
     "partition-all": (
         lambda: ChannelPartition(3, first=3),
-        "cannot split 3 channels into two parts with 3",
+        "first must leave channels in both parts: 3 of 3",
     ),
-    "two-way-one-channel": (lambda: two_way(1, ChannelPartition, False), "cannot split 1 channels"),
+    "two-way-one-channel": (
+        lambda: two_way(1, ChannelPartition, False),
+        "first must leave channels in both parts: 0 of 1",
+    ),
 }
 
 

@@ -12,14 +12,16 @@ from scnf import native
 from scnf.batch import Batch
 from scnf.distributions import LIKELIHOODS, ClassPrior
 from scnf.distributions.labels import LABEL_DRAWS
+from scnf.errors import InvalidArgument
 from scnf.machine import compile_for
-from scnf.models import SemiConditionalFlow, build
-from scnf.models.architectures import FLOWS, RECIPES
+from scnf.models import SemiConditionalFlow
 from scnf.models.base import JointModel
-from scnf.models.variational_architectures import POSTERIORS
 from scnf.objectives import semi_supervised_loss
+from scnf.recipes import RECIPES, FlowRecipe, ScnfPaper, build
+from scnf.recipes.variational import POSTERIORS
 from scnf.transforms import AffineCoupling
 
+FLOWS = [name for name, recipe in RECIPES.items() if issubclass(recipe, FlowRecipe)]
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
 EVEN = [shape for shape in IMAGES if shape[1] % 2 == 0 and shape[2] % 2 == 0]
@@ -40,7 +42,7 @@ def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0
 @pytest.mark.parametrize(("recipe", "shape"), FAMILIES, ids=lambda value: str(value).replace(" ", ""))
 @torch.no_grad()
 def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
-    short = {"conditional_steps": 1} if "conditional_steps" in FLOWS[recipe].resolve({}) else {}  # only for speed
+    short = {"conditional_steps": 1} if RECIPES[recipe]().conditional == "flow" else {}  # only for speed
     model = build(recipe, shape, 10, **short).eval()
     x = torch.rand(2, *shape)
     z_aux, z_f, logabsdet = model.latents(x)
@@ -143,9 +145,9 @@ def test_the_paper_has_the_size_it_says() -> None:
 
 
 def test_defaults_and_arguments_reach_the_parts() -> None:
-    resolved = FLOWS["scnf-paper"].resolve({"conditional_steps": 1})
-    assert resolved["conditional_steps"] == 1 and resolved["conditional_hidden"] == 256
-    assert "means" not in resolved and "means" in FLOWS["scnf-paper"].resolve({"conditional": "gaussian"})
+    arguments = ScnfPaper(conditional_steps=1).arguments()
+    assert arguments["conditional_steps"] == 1 and arguments["conditional_hidden"] == 256
+    assert "means" not in arguments and "means" in ScnfPaper(conditional="gaussian").arguments()
     prior = ClassPrior(3, [0.5, 0.3, 0.2])
     model = build("scnf-digits", [1, 8, 8], 3, prior, class_chunk=2, conditional="gaussian", means="simplex")
     assert model.prior is prior and model.conditional.chunk == 2
@@ -246,43 +248,45 @@ def test_every_pixel_has_a_say_in_the_hybrid_posterior_and_the_auxiliary_flow_no
     assert all(parameter.grad is None for parameter in model.auxiliary.parameters())
 
 
+IMAGE = (1, 8, 8)
 ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
-    "points-for-images": ("scnf-fast", (2,), {}, r"of shape \[2\]: it takes images .* use model.recipe scnf-toy"),
-    "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "even height and width; for others use model.recipe scnf-fast"),
-    "too-narrow": ("scnf-paper", (1, 1, 8), {}, "images .* of at least 2x2 pixels"),
-    "images-for-points": ("scnf-toy", (1, 8, 8), {}, "it takes points .* for images use model.recipe scnf-fast"),
+    "points-for-images": ("scnf-fast", (2,), {}, r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-toy"),
+    "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "shape must be of even height and width.* recipe scnf-fast"),
+    "too-narrow": ("scnf-paper", (1, 1, 8), {}, "shape must be .* of at least 2x2 pixels"),
+    "images-for-points": ("scnf-toy", IMAGE, {}, "shape must be .* for images there is the recipe scnf-fast"),
     "one-dimension": ("scnf-toy", (1,), {}, "at least 2 dimensions"),
-    "unknown-recipe": ("scnf-slow", (1, 8, 8), {}, "unknown recipe 'scnf-slow': choose one of scnf-paper, scnf-fast"),
-    "unknown-argument": ("scnf-fast", (1, 8, 8), {"width": 3}, "it takes no argument 'width' .*; it takes .*channels"),
-    "argument-of-the-other-part": ("scnf-fast", (1, 8, 8), {"means": "data"}, "it takes no argument 'means'"),
-    "unknown-conditional": (
+    "unknown-recipe": ("scnf-slow", IMAGE, {}, "recipe must be one of scnf-fast, .*; not 'scnf-slow'"),
+    "unknown-argument": ("scnf-fast", IMAGE, {"width": 3}, "width is no argument of scnf-fast; it takes .*channels"),
+    "other-part": ("scnf-fast", IMAGE, {"means": "data"}, "means has an effect with conditional gaussian alone"),
+    "conditional": ("scnf-fast", IMAGE, {"conditional": "vae"}, "conditional must be one of flow, gaussian; not 'vae'"),
+    "no-share": ("scnf-fast", IMAGE, {"semantic_share": 0.0}, "semantic_share must be above 0 and not above 1, not 0"),
+    "linear": ("scnf-fast", IMAGE, {"linear": "lu"}, "linear must be one of full, plu, householder, qr; not 'lu'"),
+    "network": (
         "scnf-fast",
-        (1, 8, 8),
-        {"conditional": "vae"},
-        "conditional is flow or gaussian, not 'vae'",
+        IMAGE,
+        {"network": "mlp"},
+        "network must be one of conv, resnet, .*; not 'mlp'",
     ),
-    "no-share": (
-        "scnf-fast",
-        (1, 8, 8),
-        {"semantic_share": 0.0},
-        "semantic_share is a share, above 0 and not above 1, not 0",
+    "scale": ("scnf-fast", IMAGE, {"scale": "exp"}, "scale must be one of sigmoid, symmetric; not 'exp'"),
+    "too-wide-for-hybrid": (
+        "scnf-hybrid",
+        (3, 512, 512),
+        {},
+        "shape gives 196608 details .* 4096 at most",
     ),
-    "unknown-linear": ("scnf-fast", (1, 8, 8), {"linear": "lu"}, "unknown value 'lu'"),
-    "unknown-scale": ("scnf-fast", (1, 8, 8), {"scale": "exp"}, "unknown scale 'exp'"),
-    "too-wide-for-hybrid": ("scnf-hybrid", (3, 512, 512), {}, "196608 details .* 4096 at most: use smaller images"),
-    "too-wide": ("scnf-gmm", (3, 63, 63), {}, "11907 features are left .* at most 4096: crop or resize"),
+    "too-wide": ("scnf-gmm", (3, 63, 63), {}, "leaves 11907 features .* at most 4096: crop or resize"),
     "simplex": (
         "scnf-toy",
         (2,),
         {"conditional": "gaussian", "means": "simplex"},
-        "a simplex of 4 vertices needs at least 3 features, not 2",
+        "means .* 4 vertices in 3",
     ),
 }
 
 
 @pytest.mark.parametrize(("recipe", "shape", "arguments", "message"), ERRORS.values(), ids=ERRORS)
 def test_errors(recipe: str, shape: tuple[int, ...], arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         build(recipe, shape, 4, **arguments)
 
 
@@ -338,3 +342,23 @@ def test_sizes_may_be_whole_numbers_of_numpy() -> None:
     assert model.sample(torch.arange(3)).shape == (3, 1, 8, 8)
     flow = build("scnf-digits", sizes, np.int64(10), levels=np.int64(17), channels=np.int64(8))
     assert flow.log_likelihood(torch.rand(2, 1, 8, 8)).shape == (2,)
+
+
+@pytest.mark.parametrize("network", ["resnet", "resnet-reflect"])
+def test_a_coupling_network_is_a_choice_by_name(network: str) -> None:
+    def padding(model: SemiConditionalFlow) -> set[str]:
+        return {layer.padding_mode for layer in model.transform.modules() if isinstance(layer, nn.Conv2d)}
+
+    model = build("scnf-fast", IMAGE, 3, network=network, blocks=2, channels=8, steps=1)
+    plain = build("scnf-fast", IMAGE, 3, channels=8, steps=1)
+    assert len(model.state_dict()) > len(plain.state_dict())
+    assert padding(model) == {"reflect" if network == "resnet-reflect" else "zeros"} and padding(plain) == {"zeros"}
+
+
+def test_a_subclass_that_changes_a_default_keeps_range_condition_and_documentation() -> None:
+    from scnf.arguments import HOW, Range, When, arguments_of, docs_of
+
+    notes = arguments_of(RECIPES["scnf-toy"])["means"].notes
+    assert HOW in notes and When("conditional", ("gaussian",)) in notes
+    assert Range(1, 16_384) in arguments_of(RECIPES["scnf-digits"])["channels"].notes
+    assert docs_of(RECIPES["scnf-digits"])["channels"] == "Width of the networks of the coarse image."

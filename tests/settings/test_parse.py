@@ -3,28 +3,40 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
-from scnf import config
-from scnf.config import ModelSettings, Settings, TrainSettings, load
+from scnf import shipped
+from scnf.arguments import PATH, Range, arguments_of, docs_of, in_words, takes_none
 from scnf.errors import UserError
+from scnf.recipes import RECIPES, recipe_of
+from scnf.settings import Settings, TrainSettings, check_lasting, lasting, to_yaml
+from scnf.settings import load_settings as load
+from scnf.settings.messages import OTHER_NAMES as ANSWERS
+from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, leaves, values_of
+
+LEAVES = leaves(recipe_of(DEFAULT_RECIPE))
 
 
 def changed(settings: Settings) -> dict[str, Any]:
     """What differs from the defaults, by full name."""
 
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        items: dict[str, Any] = {}
-        for key, value in tree.items():
-            items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return items
+    defaults = values_of(Settings())
+    return {name: value for name, value in values_of(settings).items() if value != defaults[name]}
 
-    defaults = flat(dataclasses.asdict(Settings()))
-    return {name: value for name, value in flat(dataclasses.asdict(settings)).items() if value != defaults[name]}
+
+def range_of(kind: Any) -> Range | None:
+    """The range of the numbers that a type takes, also inside a union or a list."""
+    inside = (range_of(part) for part in get_args(kind) if get_args(part))
+    return next((note for note in (*getattr(kind, "__metadata__", ()), *inside) if isinstance(note, Range)), None)
+
+
+def value(settings: Settings, name: str) -> Any:
+    return values_of(settings)[name]
 
 
 @pytest.fixture
@@ -68,16 +80,15 @@ def test_typed_wins_wherever_config_stands(scnf: Any, tmp_path: Path, order: tup
         ("--compile --seed 1", {"train.compile": True, "seed": 1}),
         ("--compile false", {}),
         ("--autocast=false", {"train.autocast": False}),
-        ("--learn_means", {"model.learn_means": True}),
         ("--learn_means false", {"model.learn_means": False}),
-        ("--pretrained", {"pretrained": config.SHIPPED}),
-        ("--pretrained --seed 1", {"pretrained": config.SHIPPED, "seed": 1}),
+        ("--pretrained", {"pretrained": shipped.SHIPPED}),
+        ("--pretrained --seed 1", {"pretrained": shipped.SHIPPED, "seed": 1}),
         ("--pretrained 7", {"pretrained": "7"}),
         ("--pretrained a/b", {"pretrained": "a/b"}),
         ("--lr 1e-4", {"train.lr": 1e-4}),
         ("--lr 1", {"train.lr": 1.0}),
         ("--channels 8", {"model.channels": 8}),
-        ("--prior [0.25,0.75]", {"model.prior": [0.25, 0.75]}),
+        ("--prior [0.25,0.75]", {"model.prior": (0.25, 0.75)}),
         ("--prior learned", {"model.prior": "learned"}),
         ("--labels_per_class 3", {"data.labels_per_class": 3}),
         ("--runs.name a=b", {"runs.name": "a=b"}),
@@ -88,11 +99,8 @@ def test_typed_wins_wherever_config_stands(scnf: Any, tmp_path: Path, order: tup
 def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
     settings = load(None, words.split())
     assert changed(settings) == expected
-    for name, value in expected.items():
-        found: Any = settings
-        for part in name.split("."):
-            found = getattr(found, part)
-        assert type(found) is type(value)
+    for name, each in expected.items():
+        assert type(value(settings, name)) is type(each)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +110,7 @@ def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
         ("train: {lr: 1e-4}", {"train.lr": 1e-4}),
         ("train: {lr: 1}", {"train.lr": 1.0}),
         ("data.name: digits", {"data.name": "digits"}),
-        ("model: {channels: 8, prior: [0.5, 0.5]}", {"model.channels": 8, "model.prior": [0.5, 0.5]}),
+        ("model: {channels: 8, prior: [0.5, 0.5]}", {"model.channels": 8, "model.prior": (0.5, 0.5)}),
         ("data: {labels_per_class: null}", {}),
         ("pretrained: 'pretrained/é'", {"pretrained": "pretrained/é"}),
         ("runs: {name: 2001-99-99}", {"runs.name": "2001-99-99"}),
@@ -139,17 +147,17 @@ def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: s
     path.write_text(text)
     settings = load(path)
     assert changed(settings) == expected
-    before = {name: value for name, value in config.lasting(settings).items() if name not in expected}
+    before = {name: each for name, each in lasting(settings).items() if name not in {"format", *expected}}
     if "distortion: true" in text:
-        config.check_lasting({**before, "objective.distortion": True, "objective.self_training": 0}, settings, path)
+        check_lasting({**before, "objective.distortion": True, "objective.self_training": 0}, settings, path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("format: 3", "format must be 1 or 2, not 3; a newer version"),
-        ("format: new", "format must be 1 or 2, not 'new'"),
-        ("format: true", "format must be 1 or 2, not True"),
+        ("format: 4", "format must be a whole number from 1 to 3, not 4; a newer version"),
+        ("format: new", "format must be a whole number from 1 to 3, not 'new'"),
+        ("format: true", "format must be a whole number from 1 to 3, not True"),
         ("objective: {distortion: true, self_training: 3}", "names the first neighbours twice"),
         ("objective: {neighbours: gradients, self_training: 2}", "names the first neighbours twice"),
         ("format: 2\nobjective: {distortion: true}", r"'objective.distortion' is called objective.neighbours"),
@@ -187,9 +195,7 @@ def test_names_of_other_projects_are_answered(path: Path, name: str, section: st
 
 
 def test_answers_to_names_of_other_projects_exist() -> None:
-    for answer in config.OTHER_NAMES.values():
-        section, leaf = answer.split()[0].split(".")
-        assert hasattr(getattr(Settings(), section), leaf)
+    assert {answer.split()[0] for answer in ANSWERS.values()} <= LEAVES.keys()
 
 
 @pytest.mark.parametrize(
@@ -367,32 +373,39 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPES + OUT_OF_RANGE)
 def test_wrong_values(path: Path, name: str, value: str) -> None:
     section, _, leaf = name.rpartition(".")
-    path.write_text(f"{section}: {{{leaf}: {value}}}" if section else f"{name}: {value}")
-    for arguments in ((None, [f"--{name}", value]), (None, [f"--{leaf}={value}"]), (path, [])):
+    recipe = next(each for each in ("scnf-hybrid", "scnf-fast", "m2") if name in leaves(RECIPES[each]))
+    path.write_text(
+        f"model.recipe: {recipe}\n" + (f"{section}: {{{leaf}: {value}}}" if section else f"{name}: {value}")
+    )
+    words = ["--recipe", recipe]
+    for arguments in ((None, [*words, f"--{name}", value]), (None, [*words, f"--{leaf}={value}"]), (path, [])):
         with pytest.raises(UserError, match=name.replace(".", "[.]")) as caught:
             load(*arguments)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 
 
 def test_every_number_has_a_range() -> None:
-    numbers = {name for name, kind in config._leaves().items() if {int, float, list[int]} & {kind, *get_args(kind)}}
-    elsewhere = {"data.num_validation", "model.alpha"}  # the data and the logit say
-    assert numbers - elsewhere == set(config.RANGES)
+    elsewhere = {"data.num_validation", "model.prior"}  # the data say, and the prior
+    for recipe in RECIPES.values():
+        for name, argument in leaves(recipe).items():
+            if name not in elsewhere and re.search("number|such as", in_words(argument.kind)):
+                assert range_of(argument.kind), name
 
 
-@pytest.mark.parametrize("name", sorted(config.RANGES))
-def test_a_number_beyond_its_range_is_named_with_the_range(name: str) -> None:
-    allowed = config.RANGES[name]
-    for number in (allowed.high * 2 + 1, allowed.low - 1, float("nan"), float("inf")):
-        settings = Settings()
-        section, leaf = config._place(settings, name)
-        setattr(section, leaf, number)
+RANGED = [(name, range_of(each.kind)) for name, each in LEAVES.items() if range_of(each.kind)]
+
+
+@pytest.mark.parametrize(("name", "allowed"), RANGED, ids=str)
+def test_a_number_beyond_its_range_is_named_with_the_range(name: str, allowed: Any) -> None:
+    chosen = ["--conditional", "flow"] if "conditional_" in name or "embedding" in name else []
+    chosen += ["--pixels", "logit"] if name == "model.alpha" else []
+    for number in (int(allowed.high * 2 + 1), int(allowed.low - 1)):
         with pytest.raises(UserError) as caught:
-            config._check_values(settings)
-        assert str(caught.value) == f"{name} must be {allowed}, not {number}"
+            load(None, [*chosen, f"--{name}", str(number)])
+        assert str(caught.value).startswith(f"wrong setting: {name} must be {allowed}, not ")
 
 
-TEXTS = [name for name, kind in config._leaves().items() if str in (kind, *get_args(kind))]
+TEXTS = [name for name, each in LEAVES.items() if "text" in in_words(each.kind) or "one of" in in_words(each.kind)]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -404,20 +417,24 @@ def test_empty_text_is_refused(path: Path, name: str) -> None:
             load(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", config.PATHS)
+PATHS = [name for name, each in leaves(RECIPES["m1-m2"]).items() if PATH in each.notes]
+
+
+@pytest.mark.parametrize("name", PATHS)
 def test_paths_begin_at_home(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert getattr(*config._place(load(None, [f"--{name}", "~/there"]), name)) == str(tmp_path / "there")
-    assert getattr(*config._place(load(None, [f"--{name}", "a/~"]), name)) == "a/~"
+    recipe = ["--recipe", "m1-m2"]
+    assert value(load(None, [*recipe, f"--{name}", "~/there"]), name) == str(tmp_path / "there")
+    assert value(load(None, [*recipe, f"--{name}", "a/~"]), name) == "a/~"
     with pytest.raises(UserError, match=f"{name}: cannot tell which directory ~nobody-here is.* path in full"):
-        load(None, [f"--{name}", "~nobody-here/there"])
+        load(None, [*recipe, f"--{name}", "~nobody-here/there"])
 
 
-@pytest.mark.parametrize("name", sorted(config._leaves()))
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
     section, _, leaf = name.rpartition(".")
     path.write_text(f"{section}: {{{leaf}: null}}" if section else f"{name}: null")
-    if type(None) in get_args(config._leaves()[name]):
+    if takes_none(LEAVES[name].kind):
         assert load(path) == Settings()
     else:
         with pytest.raises(UserError, match=name):
@@ -431,7 +448,9 @@ def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
     "words",
     [
         "",
-        "--prior [0.5,0.5] --channels 8 --steps 3 --learn_means false --scale sigmoid --alpha 1e-6 --spread 2",
+        "--prior [0.5,0.5] --channels 8 --steps 3 --learn_means false --scale sigmoid --spread 2",
+        "--pixels logit --alpha 1e-6 --network resnet --blocks 2 --class_chunk 3 --conditional flow",
+        "--recipe ladder-dgm --latent [8,4] --labels gumbel --final_temperature 0.1 --posterior planar",
         "--runs.name 2024-01-01 --runs.root 1_0 --pretrained .5e3",
         "--pretrained 7 --runs.name null --data.root ~/data --lr 1e-10 --max_steps 0 --ema 0",
         "--runs.name 1e-4 --pretrained true --runs.root 1.5e3 --compile --device cpu --labels_per_class 4",
@@ -439,59 +458,32 @@ def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
 )
 def test_there_and_back(path: Path, words: str) -> None:
     settings = load(None, words.split())
-    path.write_text(config.to_yaml(settings), encoding="utf-8")
+    path.write_text(to_yaml(settings), encoding="utf-8")
     assert load(path) == settings
 
 
 def test_names_in_other_scripts_there_and_back(path: Path) -> None:
     settings = Settings()
     settings.runs.name, settings.runs.root = "é: #ß 'x' \"y\"", "läufe/日本"
-    path.write_text(config.to_yaml(settings), encoding="utf-8")
+    path.write_text(to_yaml(settings), encoding="utf-8")
     assert load(path) == settings
 
 
 def test_choices_are_the_keys_of_the_tables() -> None:
-    from scnf.distributions.labels import LABEL_DRAWS
-    from scnf.distributions.pixels import LIKELIHOODS
-    from scnf.models.architectures import CONDITIONALS
-    from scnf.models.variational_architectures import POSTERIORS
     from scnf.training.loop import OPTIMIZERS, SELECTORS
     from scnf.training.schedules import SCHEDULES
-    from scnf.transforms import LINEAR
 
-    train, model = get_type_hints(TrainSettings), get_type_hints(ModelSettings)
-
-    def choices(kind: Any) -> list[str]:
-        literal = next((part for part in get_args(kind) if part is not type(None) and get_args(part)), kind)
-        return list(get_args(literal))
-
-    assert choices(train["optimizer"]) == list(OPTIMIZERS)
-    assert choices(train["schedule"]) == list(SCHEDULES)
-    assert choices(train["select"]) == list(SELECTORS)
-    assert choices(model["linear"]) == list(LINEAR)
-    assert choices(model["conditional"]) == list(CONDITIONALS)
-    assert choices(model["likelihood"]) == list(LIKELIHOODS)
-    assert choices(model["labels"]) == ["enumerate", *LABEL_DRAWS]
-    assert choices(model["posterior"]) == ["gaussian", *POSTERIORS]
+    train = get_type_hints(TrainSettings)
+    assert list(get_args(train["optimizer"])) == list(OPTIMIZERS)
+    assert list(get_args(train["schedule"])) == list(SCHEDULES)
+    assert list(get_args(train["select"])) == list(SELECTORS)
 
 
-def test_every_setting_is_documented() -> None:
-    sections: list[Any] = [field.type for field in dataclasses.fields(Settings)]
-    for kind in filter(dataclasses.is_dataclass, [Settings, *sections]):
-        for field in dataclasses.fields(kind):
-            assert f"\n        {field.name}: " in str(kind.__doc__)
-
-
-def test_every_model_setting_is_an_argument_of_some_recipe() -> None:
-    from scnf.models.architectures import CONDITIONALS, FLOWS
-    from scnf.models.variational_architectures import VARIATIONAL
-
-    taken: set[str] = set()
-    for recipe, kind in itertools.product(FLOWS.values(), CONDITIONALS):
-        taken |= set(recipe.resolve({"conditional": kind}))
-    for variational in VARIATIONAL.values():
-        taken |= set(variational.resolve({}))
-    assert {field.name for field in dataclasses.fields(ModelSettings)} - {"recipe", "prior"} == taken
+@pytest.mark.parametrize("kind", [Settings, *SECTIONS.values(), *RECIPES.values()], ids=lambda kind: kind.__name__)
+def test_every_setting_is_documented(kind: type) -> None:
+    documented = docs_of(kind)
+    for name, argument in arguments_of(kind).items():
+        assert dataclasses.is_dataclass(argument.kind) or documented[name].endswith("."), name
 
 
 # --- finding a file
@@ -499,14 +491,17 @@ def test_every_model_setting_is_an_argument_of_some_recipe() -> None:
 
 def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped = config.find_config("digits.yaml")
-    assert os.path.isabs(shipped) and shipped.parent.name == "configs"
+    found = shipped.find_config("digits.yaml")
+    assert os.path.isabs(found) and found.parent.name == "configs"
+    assert shipped.find_config("configs/digits.yaml") == found
+    with pytest.raises(UserError, match=r"no configuration './digits.yaml'; did you mean"):
+        shipped.find_config("./digits.yaml")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits.yaml").touch()
-    assert config.find_config("digits.yaml") == Path("configs/digits.yaml")
+    assert shipped.find_config("digits.yaml") == Path("configs/digits.yaml")
     (tmp_path / "digits.yaml").touch()
-    assert config.find_config("digits.yaml") == Path("digits.yaml")
-    assert config.find_config(str(tmp_path / "digits.yaml")) == tmp_path / "digits.yaml"
+    assert shipped.find_config("digits.yaml") == Path("digits.yaml")
+    assert shipped.find_config(str(tmp_path / "digits.yaml")) == tmp_path / "digits.yaml"
 
 
 @pytest.mark.parametrize(
@@ -515,15 +510,18 @@ def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_config_that_is_not_there(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"there is no configuration '{name}'.*{hint}"):
-        config.find_config(name)
+        shipped.find_config(name)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--labels", "gumble"], "model.labels must be one of enumerate, gumbel, .*; not 'gumble'"),
+        (["--recipe", "m2", "--labels", "gumble"], "model.labels must be one of enumerate, gumbel, .*; not 'gumble'"),
         (["--optimizer", "adm"], "train.optimizer must be one of adam, adamw, adamax; not 'adm'"),
-        (["--latent", "wide"], r"model.latent must be a whole number or a list such as \[64, 32\]; not 'wide'"),
+        (
+            ["--recipe", "m2", "--latent", "wide"],
+            r"model.latent must be a whole number or a list such as \[64, 32\]; not 'wide'",
+        ),
         (["--epochs", "1.5"], "train.epochs must be a whole number; not '1.5'"),
         (["--lr", "high"], "train.lr must be a number; not 'high'"),
         (["--balanced", "perhaps"], "data.balanced must be true or false; not 'perhaps'"),
@@ -531,7 +529,7 @@ def test_config_that_is_not_there(name: str, hint: str) -> None:
 )
 def test_a_value_of_the_wrong_kind_is_named_in_words(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        config.load(None, words)
+        load(None, words)
 
 
 @pytest.mark.parametrize("text", ["#1", "&a", "---", "!x", "[1", "5", "1e3", "true", "a: b"])
@@ -554,3 +552,103 @@ def test_values_that_are_none_of_their_type_end_in_a_message(line: str, tmp_path
     (tmp_path / "x.yaml").write_text(line)
     with pytest.raises(UserError):
         load(tmp_path / "x.yaml")
+
+
+# --- the recipe decides which settings there are
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--recipe scnf-fsat", "model.recipe must be one of .*; not 'scnf-fsat'; did you mean scnf-fast"),
+        ("--recipe m2 --spread 2", "the recipe m2 takes no argument 'spread'; .*scnf-gmm.* do. Drop it, or set"),
+        ("--model.latent 2", "the recipe scnf-hybrid takes no argument 'latent'; m1, "),
+        ("--alpha 0.1", "model.alpha has an effect with pixels logit alone, and pixels is levels: drop it"),
+        ("--recipe scnf-fast --means data", "model.means has an effect with conditional gaussian alone"),
+        ("--recipe m2 --model.temperature 0.5", "model.temperature has an effect with labels gumbel, .* alone"),
+    ],
+)
+def test_arguments_that_the_recipe_does_not_take_or_use(path: Path, words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(None, words.split())
+    given = dict(zip(*[iter(words.replace("--", "").replace("model.", "").split())] * 2, strict=True))
+    path.write_text(yaml.safe_dump({"model": {name: yaml.safe_load(text) for name, text in given.items()}}))
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
+def test_help_shows_the_arguments_of_the_recipe_alone(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text("model: {recipe: m2}")
+    for arguments, mine, other in (((path, ["--help"]), "latent", "steps"), ((None, ["--help"]), "steps", "latent")):
+        with pytest.raises(SystemExit) as caught:
+            load(*arguments)
+        told = capsys.readouterr().out
+        assert caught.value.code == 0
+        assert f"--model.{mine} (a whole number" in told and f"--model.{other} (" not in told
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_run_keeps_holds_every_argument(recipe: str) -> None:
+    kept = yaml.safe_load(to_yaml(load(None, ["--recipe", recipe])))
+    assert kept["format"] == 3
+    unused = {name for name, each in arguments_of(RECIPES[recipe]).items() if each.condition}
+    assert set(arguments_of(RECIPES[recipe])) - unused <= kept["model"].keys() - {"recipe", "prior"}
+
+
+# --- runs of earlier versions
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_of_format_1_or_2_has_the_defaults_of_its_time(recipe: str, path: Path) -> None:
+    """They are written down once more by hand: a default that changes must not change them."""
+    for number in (None, 1, 2):
+        path.write_text(f"model: {{recipe: {recipe}}}" + (f"\nformat: {number}" if number else ""))
+        known = load(path, kept=True).model.recipe
+        assert known == RECIPES[recipe](), "as long as no default has changed since"
+
+
+def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import dataclass
+
+    from scnf.recipes import ScnfFast
+
+    @dataclass(frozen=True)
+    class Changed(ScnfFast):
+        """scnf-fast of a later day."""
+
+        channels: int = 7
+        conditional: str = "gaussian"
+        means: str = "data"
+
+    Changed.name = "scnf-fast"
+    monkeypatch.setitem(RECIPES, "scnf-fast", Changed)
+    path.write_text("model: {recipe: scnf-fast, steps: 3}")
+    now, then = load(path).model.recipe, load(path, kept=True).model.recipe
+    assert (now.channels, now.conditional, now.steps) == (7, "gaussian", 3)  # type: ignore[attr-defined]
+    assert (then.channels, then.conditional, then.steps) == (96, "flow", 3)  # type: ignore[attr-defined]
+
+
+def test_the_old_default_of_linear_hung_on_the_class_conditional_part(path: Path) -> None:
+    for more, linear in (("", "full"), (", conditional: gaussian", "plu"), (", linear: qr", "qr")):
+        path.write_text(f"model: {{recipe: scnf-toy{more}}}")
+        assert value(load(path, kept=True), "model.linear") == linear
+
+
+@pytest.mark.parametrize(
+    ("recipe", "blocks", "network"),
+    [("scnf-fast", 0, "conv"), ("scnf-fast", 2, "resnet"), ("scnf-paper", 1, "resnet-reflect"), ("scnf-toy", 0, "mlp")],
+)
+def test_networks_of_old_runs_have_a_name(path: Path, recipe: str, blocks: int, network: str) -> None:
+    path.write_text(f"format: 2\nmodel: {{recipe: {recipe}, blocks: {blocks}}}")
+    assert value(load(path, kept=True), "model.network") == network
+
+
+def test_a_resume_of_an_old_run_compares_with_the_defaults_of_its_time(path: Path) -> None:
+    settings = load(None, ["--recipe", "scnf-fast", "--channels", "8"])
+    old: dict[str, Any] = {name: None for name in lasting(settings) if name.startswith("model.")}
+    old |= {"model.recipe": "scnf-fast", "model.prior": "uniform", "model.channels": 8, "model.means": None}
+    others = {name: each for name, each in lasting(settings).items() if not name.startswith("model.")}
+    del others["format"]
+    check_lasting({**others, **old}, settings, path)
+    with pytest.raises(UserError, match=r"model.channels is 96 in it, not 8.*--model.channels 8"):
+        check_lasting({**others, **old, "model.channels": None}, settings, path)

@@ -1,0 +1,295 @@
+"""Arguments as the fields of a dataclass: what each may be stands in its type, what it is for in a docstring under it.
+
+A recipe and a section of the settings are such dataclasses. Values come from Python, from YAML or from the command
+line, and one function, :func:`converted`, checks them all.
+
+Example:
+    >>> @dataclass(frozen=True)
+    ... class Steps:
+    ...     number: Annotated[int, Range(1, 256)] = 8
+    ...     def __post_init__(self) -> None:
+    ...         check_arguments(self)
+    >>> Steps(0)
+    Traceback (most recent call last):
+    ...
+    scnf.errors.InvalidArgument: number must be between 1 and 256, not 0
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from itertools import pairwise
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from scnf.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both among them unless `above` or `below` is set.
+
+    Example:
+        >>> 0.0 in Range(0, 1, above=True), f"it must be {Range(0, 1, above=True)}"
+        (False, 'it must be above 0 and not above 1')
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high and not (
+            (self.above and number == self.low) or (self.below and number == self.high)
+        )
+
+    def __str__(self) -> str:
+        low, high = (f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+        if not self.above and not self.below:
+            return f"between {low} and {high}"
+        return f"{'above' if self.above else 'at least'} {low} and {'below' if self.below else 'not above'} {high}"
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The keys of a table. The table may grow, so the names are looked up when they are needed."""
+
+    table: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class When:
+    """The argument has an effect only where another argument, `other`, is one of `values`."""
+
+    other: str
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        *others, last = self.values
+        return f"{self.other} {', '.join(others)}{' or ' if others else ''}{last}"
+
+
+HOW = "how"
+"""Marks an argument that only says how a model is trained or computed. Its weights make one function whatever it is."""
+PATH = "path"
+"""Marks text that names a file or directory, and may begin with `~`."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One field of a dataclass.
+
+    Attributes:
+        name: of the field.
+        kind: its type, with what the type is annotated with inside.
+        default: the value where none is given; `dataclasses.MISSING` where there is none.
+        notes: what the type is annotated with: a :class:`Range`, a :class:`Choice`, a :class:`When`, `HOW`, `PATH`.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    notes: tuple[Any, ...] = ()
+
+    @property
+    def condition(self) -> When | None:
+        """What decides whether the argument has an effect; None where it always has."""
+        return next((note for note in self.notes if isinstance(note, When)), None)
+
+    def has_effect(self, values: Mapping[str, Any]) -> bool:
+        """Whether the argument has an effect beside the other `values` of its class."""
+        return self.condition is None or values[self.condition.other] in self.condition.values
+
+
+def arguments_of(kind: Any) -> dict[str, Argument]:
+    """The arguments of a dataclass by name: those that the class declares itself, then those of its base classes.
+
+    A class that declares a field again, for another default, need not annotate its type again.
+    """
+    return _arguments_of(kind)
+
+
+@cache
+def _arguments_of(kind: Any) -> dict[str, Argument]:
+    declared = {field.name: field for field in fields(kind)}
+    order: list[str] = []
+    types: dict[str, Any] = {}
+    notes: dict[str, list[Any]] = {}
+    for each in reversed(kind.__mro__):
+        here = [name for name in vars(each).get("__annotations__", {}) if name in declared]
+        hints = get_type_hints(each, include_extras=True) if here else {}
+        order = [name for name in here if name not in order] + order
+        for name in here:
+            plain, *new = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+            kinds = {type(note) for note in new} - {str}
+            kept = [note for note in notes.get(name, []) if type(note) not in kinds and note not in new]
+            types[name], notes[name] = plain, kept + new
+    return {
+        name: Argument(
+            name,
+            Annotated[types[name], *notes[name]] if notes[name] else types[name],
+            _default(declared[name]),
+            tuple(notes[name]),
+        )
+        for name in order
+    }
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def docs_of(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass and its base classes, on one line; none without the source."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__[:-1]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for field, after in pairwise(body):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[field.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def check_arguments(instance: Any) -> None:
+    """Check the fields of a dataclass and convert them to their types; call it in `__post_init__`.
+
+    Raises:
+        InvalidArgument: a value that the type of its field does not take.
+    """
+    for name, argument in arguments_of(type(instance)).items():
+        object.__setattr__(instance, name, converted(argument.kind, getattr(instance, name), name))
+
+
+def converted(kind: Any, value: Any, name: str) -> Any:
+    """`value` as one of the type `kind`, which may be annotated with a :class:`Range` or a :class:`Choice`.
+
+    A whole number stands for a float, text for the number that it writes, and a list for a tuple. Nothing else is
+    converted.
+
+    Args:
+        kind: bool, int, float, str, a tuple or a class; a Literal or a union of these.
+        value: anything.
+        name: of the argument, for the message.
+
+    Raises:
+        InvalidArgument: the value is of another type, or out of its range.
+
+    Example:
+        >>> converted(int | tuple[int, ...], [64, "32"], "latent")
+        (64, 32)
+    """
+    try:
+        return _converted(kind, value, name)
+    except _OtherKind:
+        raise InvalidArgument(name, f"must be {in_words(kind)}; not {value!r}") from None
+
+
+class _OtherKind(Exception):
+    """A value is not of the type that it should be of."""
+
+
+def _converted(kind: Any, value: Any, name: str) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        value = _converted(parts[0], value, name)
+        for note in parts[1:]:
+            if isinstance(note, Range) and _is_number(value) and value not in note:
+                raise InvalidArgument(name, f"must be {note}, not {value}")
+            if isinstance(note, Choice) and value not in note.table:
+                raise _OtherKind
+        return value
+    if origin in (Union, UnionType):
+        for part in parts:
+            try:
+                return _converted(part, value, name)
+            except _OtherKind:
+                continue
+        raise _OtherKind
+    if origin is Literal:
+        return _checked(value, isinstance(value, str) and value in parts)
+    if origin is tuple:
+        _checked(value, isinstance(value, list | tuple) and len(value) > 0)
+        return tuple(_converted(parts[0], each, name) for each in value)
+    return _PLAIN.get(kind, lambda value: _checked(value, isinstance(value, kind)))(value)
+
+
+def _checked(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise _OtherKind
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _bool(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    return bool(_checked(value, isinstance(value, bool)))
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, str) and (text := value.strip()).removeprefix("-").isascii():
+        _checked(value, text.removeprefix("-").isdigit() and len(text) <= 30)
+        return int(text)
+    return int(_checked(value, isinstance(value, Integral) and not isinstance(value, bool)))
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            return float(_checked(value, "_" not in value))
+        except ValueError:
+            raise _OtherKind from None
+    return float(_checked(value, _is_number(value)))
+
+
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: lambda value: _checked(value, isinstance(value, str)),
+    Any: lambda value: value,
+}
+
+
+def in_words(kind: Any, ranges: bool = False) -> str:
+    """A type in words; with `ranges`, also from where to where its numbers go.
+
+    Example:
+        >>> in_words(Annotated[int, Range(1, 256)] | tuple[int, ...], ranges=True)
+        'a whole number between 1 and 256 or a list such as [64, 32]'
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        notes: dict[type, Any] = {type(note): note for note in parts[1:]}
+        if Choice in notes:
+            return f"one of {', '.join(notes[Choice].table)}"
+        return in_words(parts[0], ranges) + (f" {notes[Range]}" if ranges and Range in notes else "")
+    if origin is tuple:
+        return "a list such as " + ("[64, 32]" if int in (parts[0], *get_args(parts[0])) else "[0.25, 0.75]")
+    if origin is Literal:
+        return f"one of {', '.join(parts)}" if len(parts) > 1 else str(parts[0])
+    if origin in (Union, UnionType):
+        told = (part for part in parts if part in _PLAIN or get_args(part))  # None, and objects of Python, go unsaid
+        return " or ".join(in_words(part, ranges) for part in told)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words[kind] if kind in words else str(kind.__name__)
+
+
+def takes_none(kind: Any) -> bool:
+    """Whether None is among the values of a type."""
+    return kind is NoneType or any(takes_none(part) for part in get_args(kind) if part is NoneType or get_args(part))

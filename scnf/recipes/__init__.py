@@ -1,0 +1,42 @@
+"""Recipes: whole architectures as code, each a dataclass of its arguments, read as lists of layers."""
+
+from scnf.recipes.base import RECIPES, Recipe, build, recipe_of, register_recipe
+from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm, ScnfHybrid
+from scnf.recipes.paper import ScnfPaper
+from scnf.recipes.parts import ClassConditionalPart, FlowRecipe, ImageFlow
+from scnf.recipes.points import ScnfToy
+from scnf.recipes.variational import (
+    ADGMRecipe,
+    ClassifierRecipe,
+    GumbelAutoencoder,
+    LadderDGM,
+    LadderVAE,
+    M1M2Recipe,
+    M1Recipe,
+    M2Recipe,
+)
+
+__all__ = [
+    "RECIPES",
+    "ADGMRecipe",
+    "ClassConditionalPart",
+    "ClassifierRecipe",
+    "FlowRecipe",
+    "GumbelAutoencoder",
+    "ImageFlow",
+    "LadderDGM",
+    "LadderVAE",
+    "M1M2Recipe",
+    "M1Recipe",
+    "M2Recipe",
+    "Recipe",
+    "ScnfDigits",
+    "ScnfFast",
+    "ScnfGmm",
+    "ScnfHybrid",
+    "ScnfPaper",
+    "ScnfToy",
+    "build",
+    "recipe_of",
+    "register_recipe",
+]

@@ -1,0 +1,360 @@
+"""The variational family: networks, latents and likelihood of each model."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from torch import nn
+
+from scnf.arguments import HOW, PATH, Choice, Range, When
+from scnf.distributions import (
+    LABEL_DRAWS,
+    LIKELIHOODS,
+    CategoricalLatent,
+    ClassPrior,
+    GaussianLatent,
+    LabelDraw,
+    PixelLikelihood,
+    Temperature,
+    make_label_draw,
+)
+from scnf.errors import InvalidArgument
+from scnf.models.classifier import Classifier
+from scnf.models.ladder import Ladder
+from scnf.models.m2 import ADGM, M1M2, M2
+from scnf.models.vae import VAE
+from scnf.nn import MLP, ConvDecoder, Encoder, Features
+from scnf.recipes.base import Recipe, Shape, register_recipe
+from scnf.recipes.parts import Blocks, Depth, Width
+from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_way_coupling
+
+CONTEXT = 32
+"""Width of what an encoder tells a posterior flow."""
+Network = Literal["mlp", "conv"]
+Draws = Annotated[int, Range(1, 10_000), HOW]
+Heat = Annotated[float, Range(0, 1e6, above=True), HOW]
+
+
+def planar_posterior(features: int, steps: int) -> Transform:
+    """`steps` planar layers, whose parameters depend on x (arXiv 1505.05770)."""
+    return CompositeTransform([Planar(features, CONTEXT) for _ in range(steps)])
+
+
+def coupling_posterior(features: int, steps: int) -> Transform:
+    """`steps` of [dense mixing, two-way affine coupling], given a context of x."""
+    if features < 2:
+        raise InvalidArgument("latent", f"must be 2 or more for a coupling posterior, not {features}")
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        return MLP(inputs, outputs, 64, 0, context_features=CONTEXT)
+
+    layers: list[Transform] = []
+    for _ in range(steps):
+        layers += [LINEAR["full"](features), two_way_coupling(network, features, "symmetric")]
+    return CompositeTransform(layers)
+
+
+POSTERIORS = {"planar": planar_posterior, "coupling": coupling_posterior}
+"""Flows on a Gaussian posterior by name, as (width, steps) -> transform with a context of `CONTEXT` features."""
+
+
+@dataclass(frozen=True)
+class Networks(Recipe):
+    """The networks of a variational model."""
+
+    hidden: Width = 500
+    """Width of encoder, decoder and classifier."""
+    layers: Depth = 2
+    """Linear layers of an mlp encoder and classifier."""
+    norm: Literal["batch", "layer", "none"] = "batch"
+    """Normalisation in encoder and classifier."""
+
+    def features(self, shape: Shape, kind: str, dropout: float = 0.0) -> Features:
+        """What an encoder or a classifier of inputs of `shape` starts from."""
+        return Features(shape, self.hidden, self.layers, kind, self.norm, dropout=dropout)
+
+    def ladder(
+        self,
+        shape: Shape,
+        latents: Sequence[GaussianLatent | CategoricalLatent],
+        encoder: str,
+        top_context: int = 0,
+        prior_context: int = 0,
+    ) -> Ladder:
+        """The encoder of `latents`, bottom first, and the priors of all but the top one."""
+        bodies = [self.features(shape, encoder)]
+        bodies += [Features((self.hidden,), self.hidden, 1, "mlp", self.norm) for _ in latents[1:]]
+        contexts = [0] * (len(latents) - 1) + [top_context]
+        heads = [
+            MLP(self.hidden, latent.numbers, self.hidden, 0, context)
+            for latent, context in zip(latents, contexts, strict=True)
+        ]
+        priors = [
+            MLP(upper.features, 2 * lower.features, self.hidden, 0, prior_context)
+            for lower, upper in itertools.pairwise(latents)
+        ]
+        return Ladder(bodies, heads, latents, priors)
+
+    def label_network(self, shape: Shape, num_classes: int, kind: str, context: int = 0) -> Encoder:
+        """The network of q(y | x), or with a context of q(y | x, a)."""
+        head = (
+            MLP(self.hidden, num_classes, self.hidden, 0, context) if context else nn.Linear(self.hidden, num_classes)
+        )
+        return Encoder(self.features(shape, kind, dropout=0.5), head)
+
+
+@dataclass(frozen=True)
+class OnImages(Networks):
+    """A variational model of images or points, with a likelihood of them."""
+
+    encoder: Network = "mlp"
+    """The network of q(z | x)."""
+    decoder: Network = "mlp"
+    """The network of p(x | z)."""
+    blocks: Blocks = 0
+    """Residual blocks in an mlp decoder."""
+    likelihood: Annotated[str, Choice(LIKELIHOODS)] = "bernoulli"
+    """p(x | z): bernoulli (binarised pixels), logistic (the grey levels of the data) or gaussian."""
+
+    def pixel_likelihood(self, shape: Shape, levels: int | None) -> PixelLikelihood:
+        """The distribution of inputs of `shape`."""
+        return LIKELIHOODS[self.likelihood](shape, levels)
+
+    def decoder_network(self, features: int, likelihood: PixelLikelihood, context: int = 0) -> nn.Module:
+        """The network from latents to the parameters of the likelihood."""
+        if self.decoder == "conv":
+            channels, *size = likelihood.shape
+            return ConvDecoder(features, (likelihood.numbers * channels, *size), context_features=context)
+        outputs = likelihood.numbers * math.prod(likelihood.shape)
+        return MLP(features, outputs, self.hidden, self.blocks, context)
+
+
+@dataclass(frozen=True)
+class Bounded(Recipe):
+    """How the bound is computed."""
+
+    num_samples: Draws = 1
+    """Draws of the latents for each row, averaged."""
+    importance_samples: Draws = 1
+    """Draws in the importance-weighted bound; 1 is the ELBO."""
+
+
+@dataclass(frozen=True)
+class GaussianLatents(Recipe):
+    """Latents whose posterior is a Gaussian, or a flow on one."""
+
+    latent: Width | tuple[Width, ...] = 50
+    """Width of the latent variable; a list, bottom first, makes a ladder."""
+    posterior: Annotated[str, Choice({"gaussian": None, **POSTERIORS})] = "gaussian"
+    """The posterior of the latents: gaussian, or a flow on one, planar or coupling."""
+    posterior_steps: Annotated[Depth, When("posterior", tuple(POSTERIORS))] = 4
+    """Steps of that flow."""
+
+    def gaussian_latent(self, features: int) -> GaussianLatent:
+        """A latent of that width."""
+        if self.posterior == "gaussian":
+            return GaussianLatent(features)
+        return GaussianLatent(features, POSTERIORS[self.posterior](features, self.posterior_steps), CONTEXT)
+
+    def latents(self) -> list[GaussianLatent]:
+        """All latents, bottom first."""
+        widths = [self.latent] if isinstance(self.latent, int) else self.latent
+        return [self.gaussian_latent(width) for width in widths]
+
+
+_RELAXED = When("labels", tuple(name for name in LABEL_DRAWS if name != "score"))
+
+
+@dataclass(frozen=True)
+class HiddenLabels(Recipe):
+    """What stands for a hidden label in training."""
+
+    labels: Annotated[str, Choice({"enumerate": None, **LABEL_DRAWS}), HOW] = "enumerate"
+    """What stands for a hidden label in training: enumerate (every class), or a draw of q(y | x)."""
+    temperature: Annotated[Heat, _RELAXED] = 0.67
+    """Temperature of drawn labels at the first step."""
+    final_temperature: Annotated[Heat | None, _RELAXED, HOW] = None
+    """The temperature at the last step; the same by default."""
+    class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
+    """Classes enumerated at once. Fewer need less memory, in training for about a third more time. All by default."""
+
+    def label_draw(self) -> LabelDraw | None:
+        """How hidden labels are drawn; None where they are enumerated."""
+        return make_label_draw(self.labels, self.temperature, self.final_temperature)
+
+
+@register_recipe("m1")
+@dataclass(frozen=True)
+class M1Recipe(GaussianLatents, OnImages, Bounded):
+    """A VAE, and a classifier on its latents.
+
+    M1 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder VAE.
+    """
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> VAE:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
+        pixels, latents = self.pixel_likelihood(shape, levels), self.latents()
+        ladder = self.ladder(shape, latents, self.encoder)
+        network = self.decoder_network(latents[0].features, pixels)
+        head = MLP(ladder.features, num_classes, self.hidden, 0)
+        return VAE(pixels, ladder, network, head, num_classes, self.num_samples, self.importance_samples)
+
+
+@register_recipe("ladder-vae")
+@dataclass(frozen=True)
+class LadderVAE(M1Recipe):
+    """A VAE with a ladder of latents.
+
+    After Sønderby et al. (https://arxiv.org/abs/1602.02282).
+    """
+
+    latent: Width | tuple[Width, ...] = (64, 32, 16)
+
+
+@register_recipe("gumbel-autoencoder")
+@dataclass(frozen=True)
+class GumbelAutoencoder(OnImages, Bounded):
+    """An autoencoder with one-hot latents.
+
+    After Jang et al. (https://arxiv.org/abs/1611.01144, section 4.2).
+    """
+
+    variables: Width = 30
+    """Number of one-hot latents."""
+    categories: Annotated[int, Range(2, 16_384)] = 10
+    """Categories of each of them."""
+    temperature: Heat = 1.0
+    """Temperature of the one-hot latents at the first step."""
+    final_temperature: Annotated[Heat | None, HOW] = 0.5
+    """The temperature at the last step; null for the same."""
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> VAE:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
+        pixels = self.pixel_likelihood(shape, levels)
+        temperature = Temperature(self.temperature, self.final_temperature)
+        latent = CategoricalLatent(self.variables, self.categories, temperature)
+        ladder = self.ladder(shape, [latent], self.encoder)
+        network = self.decoder_network(latent.features, pixels)
+        head = MLP(ladder.features, num_classes, self.hidden, 0)
+        return VAE(pixels, ladder, network, head, num_classes, self.num_samples, self.importance_samples)
+
+
+@register_recipe("m2")
+@dataclass(frozen=True)
+class M2Recipe(GaussianLatents, HiddenLabels, OnImages, Bounded):
+    """A VAE with the label as a latent variable.
+
+    M2 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder of them.
+    """
+
+    classifier: Network = "mlp"
+    """The network of q(y | x)."""
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> M2:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
+        pixels, latents = self.pixel_likelihood(shape, levels), self.latents()
+        return M2(
+            pixels,
+            prior,
+            self.ladder(shape, latents, self.encoder, num_classes, num_classes),
+            self.decoder_network(latents[0].features, pixels, num_classes),
+            self.label_network(shape, num_classes, self.classifier),
+            self.label_draw(),
+            self.num_samples,
+            self.importance_samples,
+            self.class_chunk,
+        )
+
+
+@register_recipe("ladder-dgm")
+@dataclass(frozen=True)
+class LadderDGM(M2Recipe):
+    """M2 with a ladder of latents."""
+
+    latent: Width | tuple[Width, ...] = (64, 32, 16)
+
+
+@register_recipe("adgm")
+@dataclass(frozen=True)
+class ADGMRecipe(M2Recipe):
+    """M2 with an auxiliary variable.
+
+    After Maaloe et al. (https://arxiv.org/abs/1602.05473).
+    """
+
+    auxiliary: Width = 50
+    """Width of the auxiliary variable."""
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> ADGM:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
+        pixels, latents = self.pixel_likelihood(shape, levels), self.latents()
+        extra = self.gaussian_latent(self.auxiliary)
+        ladder = self.ladder(shape, latents, self.encoder, num_classes + self.auxiliary, num_classes)
+        return ADGM(
+            pixels,
+            prior,
+            ladder,
+            self.decoder_network(latents[0].features, pixels, num_classes),
+            self.label_network(shape, num_classes, self.classifier, self.auxiliary),
+            self.label_draw(),
+            self.num_samples,
+            self.importance_samples,
+            self.class_chunk,
+            auxiliary=extra,
+            posterior=Encoder(self.features(shape, self.encoder), MLP(self.hidden, extra.numbers, self.hidden, 0)),
+            auxiliary_prior=MLP(self.hidden, 2 * self.auxiliary, self.hidden, 0, num_classes + ladder.features),
+        )
+
+
+@register_recipe("m1-m2")
+@dataclass(frozen=True)
+class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
+    """M2 on the latents of a trained M1.
+
+    M1+M2 of Kingma et al. (https://arxiv.org/abs/1406.5298).
+    """
+
+    latent: Width = 50
+    """Width of the latent variable of M2."""
+    layers: Depth = 1
+    blocks: Blocks = 0
+    """Residual blocks in the decoder."""
+    m1: Annotated[str | VAE | None, PATH, HOW] = None
+    """The trained M1: a run, a directory or weights; in Python, the model."""
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> M1M2:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`.
+
+        Raises:
+            InvalidArgument: there is no trained M1, or one of other inputs.
+        """
+        if not isinstance(self.m1, VAE):
+            raise InvalidArgument(
+                "m1", "must be a trained M1: train one (--config mnist_m1.yaml), then set this to its run"
+            )
+        if self.m1.likelihood.shape != shape:
+            raise InvalidArgument(
+                "m1",
+                f"was trained on inputs of shape {list(self.m1.likelihood.shape)}, and these are of {list(shape)}: "
+                "take one that was trained on this data",
+            )
+        shared = {field.name for field in fields(M2Recipe)} & {field.name for field in fields(self)}
+        m2 = M2Recipe(likelihood="gaussian", **{name: getattr(self, name) for name in shared})
+        return M1M2(self.m1, m2.build((self.m1.ladder.features,), num_classes, prior, None))
+
+
+@register_recipe("classifier")
+@dataclass(frozen=True)
+class ClassifierRecipe(Networks):
+    """A plain network on the labels alone."""
+
+    classifier: Network = "mlp"
+    """The network."""
+    hidden: Width = 600
+    norm: Literal["batch", "layer", "none"] = "none"
+
+    def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> Classifier:
+        """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
+        return Classifier(self.label_network(shape, num_classes, self.classifier), num_classes)

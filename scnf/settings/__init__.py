@@ -1,0 +1,26 @@
+"""Typed settings: defaults, then a YAML file, then what is typed."""
+
+from scnf.settings.lasting import check_lasting, lasting
+from scnf.settings.parse import load_settings
+from scnf.settings.schema import (
+    DataSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    RunSettings,
+    Settings,
+    TrainSettings,
+)
+from scnf.settings.text import to_yaml
+
+__all__ = [
+    "DataSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "RunSettings",
+    "Settings",
+    "TrainSettings",
+    "check_lasting",
+    "lasting",
+    "load_settings",
+    "to_yaml",
+]
