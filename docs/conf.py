@@ -79,7 +79,7 @@ def _table(kind: type) -> Iterator[str]:
     yield "|---|---|---|---|"
     for argument, may_be, text in entries(kind):
         told, _, default = text.replace("|", r"\|").rpartition(" Default: ")
-        yield f"| `{argument.name}` | {may_be} | {told} | `{default}` |".replace("p(y | x)", r"p(y \| x)")
+        yield f"| `{argument.name}` | {may_be} | {told} | `{default}` |"
     yield ""
 
 

@@ -21,10 +21,11 @@ PAGES = sorted(path for path in (REPOSITORY / "docs").rglob("*.md") if "_build" 
 TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 TEXTS["README.md"] = README
 NOT_RUN = "<!-- not run -->\n"
-"""Before a Python block that is only to be read."""
+"""Before a Python block that is only to be read. tests/test_parts.py runs those after `<!-- file: NAME -->`."""
 
 
 def python_blocks(text: str) -> list[str]:
+    text = re.sub(r"^<!-- file: .*? -->\n```python\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.findall(rf"(?<!{NOT_RUN})^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 

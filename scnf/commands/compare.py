@@ -80,7 +80,7 @@ def _parser() -> options.Parser:
     parser = options.Parser(
         prog="scnf compare",
         description="A table and a picture of models on one split: likelihood and its bounds, accuracy, speed.",
-        epilog="Settings such as --data.root may follow.",
+        epilog=options.EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument(

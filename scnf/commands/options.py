@@ -29,6 +29,9 @@ def take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
+EPILOG = "Settings such as --data.root may follow; --import FILE and --trust-parts, see `scnf --help`."
+
+
 class Parser(argparse.ArgumentParser):
     """Of a command with few options; what it cannot take is a UserError, as anywhere."""
 
@@ -42,7 +45,7 @@ def weights_parser(command: str, description: str) -> Parser:
     parser = Parser(
         prog=f"scnf {command}",
         description=description,
-        epilog="Settings such as --data.root may follow.",
+        epilog=EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument(

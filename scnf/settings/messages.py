@@ -95,6 +95,8 @@ def print_help(recipe: type[Recipe]) -> None:
     own.add_argument("--help", action="store_true", help="Print this, with the arguments of the recipe that is chosen.")
     own.add_argument("--config", metavar="FILE", help="YAML file, looked up as given, then in configs/.")
     own.add_argument("--resume", metavar="RUN", help="Continue a run, with its settings.")
+    own.add_argument("--import", metavar="FILE", help="Python file that registers parts of your own.")
+    own.add_argument("--trust-parts", action="store_true", help="Run the parts that a run of somebody else holds.")
     own.add_argument("--print_config", action="store_true", help="Print all settings as YAML.")
     groups = {"": (own, Settings)} | {
         name: (parser.add_argument_group(name, kind.__doc__), kind) for name, kind in SECTIONS.items()

@@ -1,0 +1,224 @@
+"""Parts from outside of the package: the examples of the documentation, and whose code a command runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scnf import parts
+from scnf.commands import COMMANDS
+from scnf.data.sources import DATASETS, Dataset, check_dataset
+from scnf.errors import InvalidArgument
+from scnf.nn import IMAGE_NETWORKS, VECTOR_NETWORKS, register_network
+from scnf.recipes import RECIPES, ScnfFast, register_recipe
+from scnf.runs import Run
+from scnf.transforms import LINEAR
+
+PAGE = (Path(__file__).parents[1] / "docs/extend.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(
+    r"^<!-- file: (\S+) -->\n```python\n(.*?)^```\n\n<!-- run -->\n```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
+)
+TABLES: list[dict[str, Any]] = [RECIPES, DATASETS, IMAGE_NETWORKS, VECTOR_NETWORKS, LINEAR, COMMANDS]  # type: ignore[list-item]
+TINY = "--channels 8 --steps 1 --detail_channels 8 --conditional_hidden 8 --max_steps 3 --epochs 1"
+PART = """
+from pathlib import Path
+from dataclasses import dataclass
+from scnf import register_recipe
+from scnf.recipes import ScnfFast
+
+with open(r"TRACE", "a") as trace:
+    trace.write("x")
+
+@register_recipe("own")
+@dataclass(frozen=True)
+class Own(ScnfFast):
+    '''A recipe of somebody's own.'''
+
+    channels: int = 8
+"""
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Calling it forgets what was imported and registered, as a new process would know nothing of it."""
+    before = [dict(table) for table in TABLES]
+
+    def fresh() -> None:
+        monkeypatch.setattr(parts, "_imported", {})
+        monkeypatch.setattr(parts, "_trusting", False)
+        for table, kept in zip(TABLES, before, strict=True):
+            table.clear()
+            table.update(kept)
+
+    fresh()
+    yield fresh
+    fresh()
+
+
+@pytest.fixture
+def own(
+    scnf: Any, process: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, bool]]:
+    """`scnf WORDS` as a new process of the user `user`: its outcome, and whether my_parts.py was run."""
+    trace = tmp_path / "trace"
+    (tmp_path / "my_parts.py").write_text(PART.replace("TRACE", str(trace)))
+
+    def call(*words: str, user: str = "me") -> tuple[Any, bool]:
+        process()
+        trace.unlink(missing_ok=True)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / user))
+        outcome = scnf(*words)
+        return outcome, trace.exists()
+
+    return call
+
+
+@pytest.fixture
+def trained(own: Callable[..., tuple[Any, bool]], last_run: Callable[[], Run]) -> Run:
+    outcome, ran = own("train --config digits.yaml --recipe own --import my_parts.py", TINY)
+    assert outcome.code == 0 and ran, outcome.err
+    return last_run()
+
+
+# --- the examples
+
+
+def test_the_page_shows_the_four_things_that_people_add() -> None:
+    assert [name for name, _, _ in EXAMPLES] == ["my_transform.py", "my_recipe.py", "my_data.py", "my_command.py"]
+    assert all(len(code.splitlines()) < 30 for _, code, _ in EXAMPLES)
+
+
+@pytest.mark.parametrize(("name", "code", "commands"), EXAMPLES, ids=[name for name, _, _ in EXAMPLES])
+def test_an_example_of_the_page_runs(name: str, code: str, commands: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(code)
+    for line in commands.splitlines():
+        words = [sys.executable, "-m", *line.split()]
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+# --- whose code is run
+
+
+def test_a_run_keeps_the_file_and_whoever_made_it_reads_it_without_a_word(own: Any, trained: Run) -> None:
+    kept, sums = sorted((trained.path / "parts").iterdir())
+    assert kept.name == "01-my_parts.py" and kept.read_bytes() == Path("my_parts.py").read_bytes()
+    subprocess.run(["sha256sum", "--check", sums.name], cwd=sums.parent, check=True, capture_output=True)
+    Path("my_parts.py").unlink()
+    for words in ("evaluate last", "sample last --num 2", "compare last", "train --resume last --max_steps 4"):
+        outcome, ran = own(words)
+        assert (outcome.code, ran) == (0, True), outcome.err
+    assert "own" in own("runs")[0].out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("evaluate last", "sample last", "compare last", "train --resume last --max_steps 4"),
+        *(f"evaluate {name}" for name in ("{run}/model.safetensors", "{run}/checkpoints/best.safetensors")),
+        "train --config digits.yaml --recipe scnf-fast --pretrained last --max_steps 1",
+        "train --config digits.yaml --recipe m1-m2 --m1 last --max_steps 1",
+    ],
+)
+def test_a_run_of_somebody_else_is_refused_until_its_code_is_trusted(own: Any, trained: Run, words: str) -> None:
+    words = words.format(run=trained.path)
+    outcome, ran = own(words, user="you")
+    assert (outcome.code, ran) == (2, False) and "Traceback" not in outcome.err
+    assert re.search(r"needs code of its own.*01-my_parts.py \(sha256 [0-9a-f]{12}.*--trust-parts, or", outcome.err)
+    for way in ("--trust-parts", "--import my_parts.py"):
+        outcome, ran = own(f"{words} {way}", user="you")
+        assert ran, outcome.err
+        assert outcome.code == (0 if "train --config" not in words else 2), outcome.err
+    assert own(words, user="you")[1] is False, "trust is for one command"
+
+
+def test_code_that_was_changed_in_the_run_is_not_run(own: Any, trained: Run) -> None:
+    kept = trained.path / "parts" / "01-my_parts.py"
+    kept.write_text(kept.read_text() + "\n")
+    for words in ("evaluate last", "evaluate last --trust-parts", "evaluate last --import my_parts.py"):
+        outcome, _ = own(words)
+        assert outcome.code == 2 and "is not what the run was made with" in outcome.err
+
+
+def test_another_version_of_the_file_is_refused_by_name(own: Any, trained: Run) -> None:
+    Path("my_parts.py").write_text(Path("my_parts.py").read_text() + "\n")
+    outcome, _ = own("evaluate last --import my_parts.py")
+    assert outcome.code == 2 and "'own' is that of another recipe" in outcome.err
+
+
+def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained: Run, last_run: Any) -> None:
+    outcome, ran = own("train --config digits.yaml --recipe own --pretrained 1 --import my_parts.py", TINY)
+    assert outcome.code == 0 and ran, outcome.err
+    shutil.rmtree(trained.path)
+    outcome, ran = own("evaluate last")
+    assert (outcome.code, ran) == (0, True) and (last_run().path / "parts" / "01-my_parts.py").is_file()
+
+
+# --- files that are no parts
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = ", r"cannot import the parts my_parts.py: .*SyntaxError"),
+        ("\n\nraise RuntimeError('no')", "line 3: RuntimeError: no"),
+        ("import sys; sys.exit(0)", "line 1: SystemExit: 0"),
+        ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+        ("from scnf import register_transform\nregister_transform('plu')", "line 2: name 'plu' is that of another"),
+        ("from scnf import register_command\nregister_command('train')", "'train' is that of another command"),
+        ("from scnf import register_network\nregister_network('a b')", "name must be letters, digits, "),
+    ],
+)
+def test_a_file_that_fails_is_told_by_its_line(own: Any, code: str, message: str) -> None:
+    Path("my_parts.py").write_text(code)
+    outcome, _ = own("recipes --import my_parts.py")
+    assert outcome.code == 2 and re.search(message, outcome.err), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("recipes --import", "--import needs a value: a Python file"),
+        ("recipes --import --trust-parts", "--import needs a value"),
+        ("recipes --import not-there.py", "cannot read the parts not-there.py: No such file"),
+        ("recipes --import .", "cannot read the parts ."),
+        ("recipes nothing", "recipe must be one of .*; not 'nothing'"),
+        ("train --config digits.yaml --recipe own", "must be one of .*; not 'own'"),
+    ],
+)
+def test_words_that_import_nothing(own: Any, words: str, message: str) -> None:
+    outcome, _ = own(words)
+    assert outcome.code == 2 and re.search(message, outcome.err), outcome.err
+
+
+def test_names_are_registered_once_and_for_what_they_take(process: Callable[[], None]) -> None:
+    with pytest.raises(InvalidArgument, match="'scnf-fast' is that of another recipe"):
+        register_recipe("scnf-fast")(ScnfFast)
+    with pytest.raises(InvalidArgument, match="inputs must be one of images, vectors; not 'points'"):
+        register_network("own", "points")  # type: ignore[arg-type]
+    register_network("own", "vectors")(VECTOR_NETWORKS["mlp"])
+    assert "own" in VECTOR_NETWORKS and "own" not in IMAGE_NETWORKS
+
+
+def test_data_that_are_none_are_refused(process: Callable[[], None]) -> None:
+    import torch
+
+    x, y = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    check_dataset(Dataset("own", x, y, x, y, 2, 256))
+    for bad, message in (
+        (Dataset("own", x.float(), y, x, y, 2, 256), "train split is no data: images of 256 grey levels are whole"),
+        (Dataset("own", x, y, x, y + 1, 2, 256), "test split is no data: labels are 0 to 1"),
+        (Dataset("own", x, y[:3], x, y, 2, 256), "train split is no data: there are 4 rows and 3 labels"),
+        (Dataset("own", x, y, x[..., :1], y, 2, 256), "test_x must be shaped as train_x"),
+        ((x, y), "dataset must be a Dataset, not tuple"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            check_dataset(bad)  # type: ignore[arg-type]
