@@ -18,7 +18,7 @@ import torch
 from conftest import TINY
 from scnf.batch import Batch
 from scnf.cli import main
-from scnf.data import sources
+from scnf.data import download
 from scnf.errors import InvalidArgument, UserError
 from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
@@ -314,16 +314,16 @@ def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         raw = tmp_path / "files" / "MNIST" / "raw"
         raw.mkdir(parents=True)
         sums = []
-        for number, file in enumerate(sources._IDX_SHAPES):
-            content = sources._idx_header(sources._IDX_SHAPES[file]) + bytes([number]) * 1000
+        for number, file in enumerate(download.IDX_SHAPES):
+            content = download.idx_header(download.IDX_SHAPES[file]) + bytes([number]) * 1000
             sums.append(hashlib.md5(content, usedforsecurity=False).hexdigest())
             (raw / file).write_bytes(change(content) if file == name else content)
-        monkeypatch.setitem(sources._IDX_MD5, "MNIST", tuple(sums))
+        monkeypatch.setitem(download.IDX_MD5, "MNIST", tuple(sums))
 
     return make
 
 
-@pytest.mark.parametrize("name", sources._IDX_SHAPES)
+@pytest.mark.parametrize("name", download.IDX_SHAPES)
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -353,7 +353,7 @@ def test_real_data_that_was_truncated(scnf: Callable[..., Any], tmp_path: Path) 
         pytest.skip("no MNIST files; set SCNF_DATA_ROOT")
     raw = tmp_path / "files" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in sources._IDX_SHAPES:
+    for name in download.IDX_SHAPES:
         if not (real / name).is_file():
             pytest.skip(f"{real} lacks {name}")
         (raw / name).symlink_to((real / name).resolve())

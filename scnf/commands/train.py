@@ -6,23 +6,35 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from scnf import parts, runs, streams
+from scnf.analysis import plots
+from scnf.analysis.samples import sample_picture
 from scnf.commands import options
+from scnf.data.batches import Batches
 from scnf.errors import UserError
+from scnf.experiment import M1_COPY, Experiment, check_model, in_settings, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
+from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
+from scnf.models.flow import SemiConditionalFlow
+from scnf.propagation.strategy import Propagation
+from scnf.recipes import M1M2Recipe
 from scnf.runs import Run
 from scnf.settings import Settings, check_lasting, lasting, load_settings, to_yaml
 from scnf.shipped import find_config
+from scnf.threads import Threads
+from scnf.training.checkpoint import save_tensors
+from scnf.training.loop import OPTIMIZERS, Plan, trial_step
+from scnf.training.loop import train as train_model
+from scnf.training.metrics import figures_text
+from scnf.training.state import Binding, Checkpoint, Progress, State, load_checkpoint, restore
+from scnf.training.subject import ClassConditionalPart, Whole
+from scnf.transforms import CompositeTransform
 from scnf.weights import find_weights
-
-if TYPE_CHECKING:
-    from scnf.data.batches import Batches
-    from scnf.experiment import Experiment
-    from scnf.training.state import Binding, Checkpoint, Progress, State
-    from scnf.training.subject import Whole
 
 
 def train(words: Sequence[str]) -> int:
@@ -45,10 +57,10 @@ class _Training:
     """What is trained, on what, and where it is kept."""
 
     run: Run
-    experiment: "Experiment"
-    subject: "Whole"
-    batches: "Batches"
-    kept: "Checkpoint | None" = None
+    experiment: Experiment
+    subject: Whole
+    batches: Batches
+    kept: Checkpoint | None = None
 
 
 def _begun(settings: Settings, held: ExitStack) -> _Training:
@@ -57,8 +69,6 @@ def _begun(settings: Settings, held: ExitStack) -> _Training:
     if settings.pretrained:
         weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.recipe.name)
         if (weights.directory / "config.yaml").is_file():
-            from scnf.experiment import check_model
-
             check_model(weights.settings(), settings, weights.directory)
         subject.load_weights(weights.path)
         experiment.note_other_split(weights)
@@ -76,8 +86,6 @@ def _resumed(run: Run, overrides: Sequence[str]) -> _Training:
     parts.admit(run.path)
     settings = load_settings(run.path / "config.yaml", overrides, kept=True)
 
-    from scnf.training.state import load_checkpoint
-
     kept = load_checkpoint(run)
     check_lasting(kept.binding.settings, settings, run.path)
     streams.go_on_without()
@@ -86,14 +94,8 @@ def _resumed(run: Run, overrides: Sequence[str]) -> _Training:
     return _Training(run, experiment, subject, batches, kept)
 
 
-def _parts(settings: Settings, near: Path | None) -> "tuple[Experiment, Whole, Batches]":
+def _parts(settings: Settings, near: Path | None) -> tuple[Experiment, Whole, Batches]:
     """What a training works with, checked before anything is written."""
-    from scnf.experiment import prepare
-    from scnf.machine import check_compiler
-    from scnf.models.flow import SemiConditionalFlow
-    from scnf.training.subject import ClassConditionalPart, Whole
-    from scnf.transforms import CompositeTransform
-
     experiment, chosen = prepare(settings, near), settings.train
     experiment.check_views()
     model, subject = experiment.model, Whole(experiment.model)
@@ -114,8 +116,6 @@ def _parts(settings: Settings, near: Path | None) -> "tuple[Experiment, Whole, B
 
 def _run(training: _Training) -> int:
     """Train, and say how to go on where a signal ends it."""
-    from scnf.experiment import in_settings
-
     run, experiment = training.run, training.experiment
     try:
         if training.kept is None:
@@ -132,12 +132,8 @@ def _run(training: _Training) -> int:
         run.close()
 
 
-def _write_begin(run: Run, experiment: "Experiment") -> None:
+def _write_begin(run: Run, experiment: Experiment) -> None:
     """Write what is known before a training: settings, label split, environment, and a copy of M1."""
-    from scnf.experiment import M1_COPY
-    from scnf.machine import description
-    from scnf.recipes import M1M2Recipe
-
     if experiment.m1_files:
         model = experiment.settings.model
         assert isinstance(model.recipe, M1M2Recipe)
@@ -153,45 +149,21 @@ def _write_begin(run: Run, experiment: "Experiment") -> None:
 
 def _fit(training: _Training) -> int:
     """Train to the end, or to a signal, and finish the run."""
-    import torch
-
-    from scnf.machine import FreedMemory
-    from scnf.training.loop import OPTIMIZERS, Plan, trial_step
-    from scnf.training.loop import train as train_model
-    from scnf.training.state import Binding
-
-    run, experiment, subject, batches = training.run, training.experiment, training.subject, training.batches
-    settings, chosen, model = experiment.settings, experiment.settings.train, subject.trained
-    memory = FreedMemory()
+    run, experiment, subject = training.run, training.experiment, training.subject
+    settings, memory = experiment.settings, FreedMemory()
     torch.manual_seed(settings.seed)
-    if model.likelihood_of == "labels" and chosen.select == "bits_per_dim":
+    if experiment.model.likelihood_of == "labels" and settings.train.select == "bits_per_dim":
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
-    parameters = _announce(training)
-    plan = Plan(**{each.name: getattr(chosen, each.name) for each in fields(Plan) if each.name != "autocast"})
-    plan = replace(plan, autocast=experiment.autocast)
-    steps = plan.steps(batches)
-    optimizer = OPTIMIZERS[chosen.optimizer](
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=chosen.lr,
-        weight_decay=chosen.weight_decay,
-    )
-
-    def begin() -> Callable[[], Any]:
-        """A training step, or a piece of an evaluation where none is to come, or waits for the number of threads."""
-        if steps and subject.is_encoded(batches):
-            return trial_step(model, settings.objective, batches, plan.autocast)
-        return experiment.evaluation()
-
-    # before any number is computed: bits hang on how many threads there are
-    before = training.kept and training.kept.binding.machine.get("threads")
-    threads = experiment.settle_threads(begin, options.say, before)
+    parameters, plan, optimizer = _announce(training), _plan(experiment), _optimizer(training)
+    steps = plan.steps(training.batches)
+    threads = _settle_threads(training, plan)  # before any number is computed: bits hang on how many there are
     binding = Binding(run.key, experiment.split.sha256, lasting(settings), experiment.arithmetic())
     state = None if training.kept is None else _restored(training, optimizer, binding, steps)
     if training.kept is not None and state is None:
         print("it is finished: nothing is left to do, and the test split is not looked at again")
         return 0
     started = time.perf_counter()
-    batches = subject.encoded(batches, settings.seed, experiment.autocast)
+    batches = subject.encoded(training.batches, settings.seed, experiment.autocast)
     encoding = (time.perf_counter() - started) / 60
 
     def after_step() -> None:
@@ -199,11 +171,10 @@ def _fit(training: _Training) -> int:
         if threads is not None:
             threads()
 
-    state = state or _fresh(subject, batches, optimizer, settings)
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
-            state,
+            state or _fresh(subject, batches, optimizer, settings),
             settings.objective,
             batches,
             run,
@@ -226,6 +197,34 @@ def _fit(training: _Training) -> int:
     return 0
 
 
+def _plan(experiment: Experiment) -> Plan:
+    """How to train, by the settings and what the device can."""
+    chosen = experiment.settings.train
+    plan = Plan(**{each.name: getattr(chosen, each.name) for each in fields(Plan) if each.name != "autocast"})
+    return replace(plan, autocast=experiment.autocast)
+
+
+def _optimizer(training: _Training) -> torch.optim.Optimizer:
+    """The optimiser of all parameters that learn."""
+    chosen = training.experiment.settings.train
+    learned = [parameter for parameter in training.subject.trained.parameters() if parameter.requires_grad]
+    return OPTIMIZERS[chosen.optimizer](learned, lr=chosen.lr, weight_decay=chosen.weight_decay)
+
+
+def _settle_threads(training: _Training, plan: Plan) -> Threads | None:
+    """Set the number of threads, by a trial of a training step where one is to come."""
+    experiment, subject, batches = training.experiment, training.subject, training.batches
+
+    def begin() -> Callable[[], Any]:
+        """A training step, or a piece of an evaluation where none is to come, or waits for the number of threads."""
+        if plan.steps(batches) and subject.is_encoded(batches):
+            return trial_step(subject.trained, experiment.settings.objective, batches, plan.autocast)
+        return experiment.evaluation()
+
+    before = training.kept and training.kept.binding.machine.get("threads")
+    return experiment.settle_threads(begin, options.say, before)
+
+
 def _announce(training: _Training) -> int:
     """Say what is trained on what; the number of the model's parameters."""
     experiment, batches = training.experiment, training.batches
@@ -241,10 +240,8 @@ def _announce(training: _Training) -> int:
     return parameters
 
 
-def _restored(training: _Training, optimizer: Any, binding: "Binding", steps: int) -> "State | None":
+def _restored(training: _Training, optimizer: Any, binding: Binding, steps: int) -> State | None:
     """The state of the checkpoint, and a run that is ready to go on; None where nothing is left to do."""
-    from scnf.training.state import restore
-
     run, kept, settings = training.run, training.kept, training.experiment.settings
     assert kept is not None
     model, guesses = training.subject.trained, settings.objective.propagations > 0
@@ -266,20 +263,16 @@ def _restored(training: _Training, optimizer: Any, binding: "Binding", steps: in
     return state
 
 
-def _fresh(subject: "Whole", batches: "Batches", optimizer: Any, settings: Settings) -> "State":
+def _fresh(subject: Whole, batches: Batches, optimizer: Any, settings: Settings) -> State:
     """The state before the first step; layers that start from data have started."""
-    from scnf.training.state import State
-
     if subject.starts_from_data(settings.pretrained is not None):
         first = next(batches.epoch(0))
         subject.trained.initialize(first.x, first.y)
     return State(subject.trained, optimizer)
 
 
-def _propagation(experiment: "Experiment", batches: "Batches", fixed: bool) -> Any:
+def _propagation(experiment: Experiment, batches: Batches, fixed: bool) -> Any:
     """What guesses labels in a training, see :class:`scnf.propagation.strategy.Propagation`; None without it."""
-    from scnf.propagation.strategy import Propagation
-
     objective, train = experiment.settings.objective, experiment.settings.train
     if not objective.propagations:
         return None
@@ -299,12 +292,8 @@ def _propagation(experiment: "Experiment", batches: "Batches", fixed: bool) -> A
     )
 
 
-def _spent(progress: "Progress", encoding: float, experiment: "Experiment") -> dict[str, Any]:
+def _spent(progress: Progress, encoding: float, experiment: Experiment) -> dict[str, Any]:
     """Of the summary: how far the training came, and what it took; `encoding` in minutes."""
-    import torch
-
-    from scnf.machine import peak_memory_mb
-
     return {
         "epochs": progress.epoch,
         "steps": progress.total_step,
@@ -315,12 +304,8 @@ def _spent(progress: "Progress", encoding: float, experiment: "Experiment") -> d
     }
 
 
-def _finish(run: Run, experiment: "Experiment", summary: dict[str, Any]) -> None:
+def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
     """The kept weights, their figures (the one look at the test split), pictures, and where all that is."""
-    from scnf.analysis import plots
-    from scnf.analysis.samples import sample_picture
-    from scnf.training.checkpoint import save_tensors
-
     model = experiment.model
     save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.recipe.name})
     summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
@@ -333,7 +318,6 @@ def _finish(run: Run, experiment: "Experiment", summary: dict[str, Any]) -> None
 
 
 def _print_summary(run: Run, summary: dict[str, Any]) -> None:
-    from scnf.training.metrics import figures_text
 
     for split in ("validation", "test"):
         print(f"{split:<10}  {figures_text(summary[split])}")

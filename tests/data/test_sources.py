@@ -18,12 +18,12 @@ import pytest
 import scipy.io
 import torch
 
-from scnf.data import sources
+from scnf.data import download, mnist
 from scnf.data.sources import DATASETS, load
 from scnf.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
-TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = sources._IDX_SHAPES
+TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = download.IDX_SHAPES
 
 
 def real_root(folder: str = "MNIST") -> Path:
@@ -31,7 +31,7 @@ def real_root(folder: str = "MNIST") -> Path:
     if "SCNF_DATA_ROOT" in os.environ:
         candidates = [Path(os.environ["SCNF_DATA_ROOT"])]
     for root in candidates:
-        if all((root / folder / "raw" / name).is_file() for name in sources._IDX_SHAPES):
+        if all((root / folder / "raw" / name).is_file() for name in download.IDX_SHAPES):
             return root
     pytest.skip(f"no {folder} files; set SCNF_DATA_ROOT")
 
@@ -133,7 +133,7 @@ def test_mnist_root_may_be_any_folder_down_to_its_files(mnist_copy: Path, folder
 
 def test_mnist_files_may_lie_in_a_folder_of_any_name_with_dots_in_theirs(mnist_copy: Path, offline: None) -> None:
     raw = mnist_copy / "MNIST/raw"
-    for name in sources._IDX_SHAPES:
+    for name in download.IDX_SHAPES:
         (raw / name).rename(raw / name.replace("-idx", ".idx"))
     raw.rename(mnist_copy / "digits of mine")
     assert len(load("mnist", mnist_copy / "digits of mine").test_y) == 10_000
@@ -174,7 +174,7 @@ def test_data_are_downloaded_where_downloads_are(tmp_path: Path, entry: str) -> 
         (work / "x").write_bytes(b"content")
         return work
 
-    found = sources._obtain(tmp_path, "MNIST/raw", {"x": hashlib.md5(b"content").hexdigest()}, {"an attempt": attempt})
+    found = download.obtain(tmp_path, "MNIST/raw", {"x": hashlib.md5(b"content").hexdigest()}, {"an attempt": attempt})
     assert found == {"x": b"content"} == {"x": (tmp_path / "MNIST/raw/x").read_bytes()}
 
 
@@ -215,10 +215,10 @@ def test_damaged_file_survives_fetching_of_another(mnist_copy: Path) -> None:
     raw = mnist_copy / "MNIST/raw"
     replace(raw / TRAIN_Y, b"mine")
     (raw / TEST_Y).unlink()
-    md5s = dict(zip(sources._IDX_SHAPES, sources._IDX_MD5["MNIST"], strict=True))
+    md5s = dict(zip(download.IDX_SHAPES, download.IDX_MD5["MNIST"], strict=True))
     source = real_root() / "MNIST/raw"
     with pytest.raises(UserError, match=f"{TRAIN_Y} is damaged"):
-        sources._obtain(mnist_copy, "MNIST/raw", md5s, {"a copy": lambda work: source})
+        download.obtain(mnist_copy, "MNIST/raw", md5s, {"a copy": lambda work: source})
     assert (raw / TRAIN_Y).read_bytes() == b"mine"
     assert (raw / TEST_Y).read_bytes() == (source / TEST_Y).read_bytes()
 
@@ -258,13 +258,13 @@ def test_all_attempts_fail(
 
 def test_fashion_from_the_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     debian = tmp_path / "fashion-mnist"
-    monkeypatch.setattr(sources, "_DEBIAN_FASHION", debian)
-    md5s = dict(zip(sources._IDX_SHAPES, sources._IDX_MD5["FashionMNIST"], strict=True))
+    monkeypatch.setattr(mnist, "_DEBIAN_FASHION", debian)
+    md5s = dict(zip(download.IDX_SHAPES, download.IDX_MD5["FashionMNIST"], strict=True))
 
     root = tmp_path / "root"
 
     def obtain() -> dict[str, bytes]:
-        return sources._obtain(root, "FashionMNIST/raw", md5s, {"the package": sources._from_debian})
+        return download.obtain(root, "FashionMNIST/raw", md5s, {"the package": mnist.from_debian})
 
     with pytest.raises(UserError, match=f".1. the package: there is no {debian} .*apt install.*{WAYS_OUT}"):
         obtain()
@@ -286,7 +286,7 @@ TWO = """
 import hashlib, os, sys, time
 from pathlib import Path
 from scnf import lock
-from scnf.data import sources
+from scnf.data import download
 
 here, me, locks = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 if not locks:
@@ -302,7 +302,7 @@ def attempt(work):
     return work
 
 md5s = {name: hashlib.md5(data).hexdigest() for name, data in contents.items()}
-assert sources._obtain(here / "root", "raw", md5s, {"both at once": attempt}) == contents
+assert download.obtain(here / "root", "raw", md5s, {"both at once": attempt}) == contents
 assert not {"torchvision", "sklearn", "scipy"} & set(sys.modules)  # they are slow to import
 """
 
@@ -327,7 +327,7 @@ def test_what_a_killed_fetch_left_goes_at_the_next(tmp_path: Path) -> None:
         (work / "x").write_bytes(b"whole")
         return work
 
-    assert sources._obtain(tmp_path, "raw", {"x": hashlib.md5(b"whole").hexdigest()}, {"it": attempt}) == {
+    assert download.obtain(tmp_path, "raw", {"x": hashlib.md5(b"whole").hexdigest()}, {"it": attempt}) == {
         "x": b"whole"
     }
     assert sorted(path.name for path in raw.iterdir()) == [".own.tmp", "x"]
@@ -357,20 +357,20 @@ def test_root_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_run_gives_up(code: str, limit: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(download, "QUIET_SECONDS", 0.3)
     with pytest.raises(UserError, match=message):
-        sources._run(["-c", code], tmp_path, limit)
+        download.run_python(["-c", code], tmp_path, limit)
 
 
 def test_run_waits_while_something_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(download, "QUIET_SECONDS", 0.5)
     code = """if True:
         import os, time
         with open(os.environ["TMPDIR"] + "/slow", "wb", buffering=0) as file:
             for _ in range(9):
                 file.write(b"x")
                 time.sleep(0.1)"""
-    sources._run(["-c", code], tmp_path)
+    download.run_python(["-c", code], tmp_path)
     assert (tmp_path / "slow").read_bytes() == b"x" * 9
 
 
@@ -389,7 +389,7 @@ class Malicious:
 def test_unpickler_refuses_calls(protocol: int, tmp_path: Path) -> None:
     bad = pickle.dumps(([1.0], Malicious(tmp_path / "executed")), protocol)
     with pytest.raises(pickle.UnpicklingError, match=r"refused to load (posix|nt).system"):
-        sources._ArrayUnpickler(io.BytesIO(bad), encoding="latin1").load()
+        mnist._ArrayUnpickler(io.BytesIO(bad), encoding="latin1").load()
     assert not (tmp_path / "executed").exists()
     pickle.loads(bad)
     assert (tmp_path / "executed").exists()  # the pickle is a real one
@@ -406,7 +406,7 @@ def test_unpickler_refuses_calls(protocol: int, tmp_path: Path) -> None:
 )
 def test_unpickler_refuses_names(bad: bytes) -> None:
     with pytest.raises(pickle.UnpicklingError, match="refused to load"):
-        sources._ArrayUnpickler(io.BytesIO(bad)).load()
+        mnist._ArrayUnpickler(io.BytesIO(bad)).load()
 
 
 def test_unpickler_reads_arrays() -> None:
@@ -414,7 +414,7 @@ def test_unpickler_reads_arrays() -> None:
     new = pickle.dumps(arrays, protocol=3)
     old = re.sub(rb"numpy\._?core\.", b"numpy.core.", new)  # as numpy 1 wrote it
     for data in (new, old):
-        found = sources._ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        found = mnist._ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
         assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(arrays, found, strict=True))
 
 
@@ -423,18 +423,18 @@ def test_wheel_with_wrong_checksum_is_not_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(Malicious(tmp_path / "executed"))))
     with pytest.raises(ValueError, match=f"{wheel.name} has SHA-256 .*, expected 0e3e0a08"):
-        sources._unpack_wheel(wheel, tmp_path)
+        mnist._unpack_wheel(wheel, tmp_path)
     assert list(tmp_path.iterdir()) == [wheel]
 
 
 def test_mnist_from_the_real_wheel(tmp_path: Path) -> None:
     try:
-        folder = sources._from_pip(tmp_path)
+        folder = mnist.from_pip(tmp_path)
     except UserError as error:
         pytest.skip(f"pip cannot fetch the wheel: {error}")
-    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".whl") == sorted(sources._IDX_SHAPES)
-    for name, md5 in zip(sources._IDX_SHAPES, sources._IDX_MD5["MNIST"], strict=True):
-        assert len(sources._read(folder, name, md5)) == (folder / name).stat().st_size  # its MD5 is right, too
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".whl") == sorted(download.IDX_SHAPES)
+    for name, md5 in zip(download.IDX_SHAPES, download.IDX_MD5["MNIST"], strict=True):
+        assert len(download.read_checked(folder, name, md5)) == (folder / name).stat().st_size  # its MD5 is right, too
 
 
 # torchvision's datasets, on small files of the same form -----------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED, experiment
 from scnf.batch import Batch
+from scnf.commands import train as commands_train
 from scnf.data import sources
 from scnf.data.batches import Batches
 from scnf.interrupt import WATCHED
@@ -135,7 +136,7 @@ def test_what_is_written_before_training(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", stop)
+    monkeypatch.setattr(commands_train, "train_model", stop)
     outcome = digits("--epochs 1")
     assert outcome.code == 130 and "nothing can be resumed" in outcome.err
     assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "env.json"}
