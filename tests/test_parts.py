@@ -104,6 +104,31 @@ def test_an_example_of_the_page_runs(name: str, code: str, commands: str, tmp_pa
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
+def test_arrays_of_somebodys_own_train_as_the_practitioners_page_says(tmp_path: Path) -> None:
+    import numpy as np
+
+    page = (Path(__file__).parents[1] / "docs/guides/practitioner.md").read_text(encoding="utf-8")
+    code = re.search(r"^<!-- file: my_data.py -->\n```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    command = re.search(r"^scnf (train --config .*? --import .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert code and command
+    (tmp_path / "my_data.py").write_text(code[1])
+    (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "photos/images.npy", random.integers(256, size=(800, 8, 8, 3), dtype=np.uint8))
+    np.save(tmp_path / "photos/labels.npy", np.arange(800) % 4)
+    words = [*command[1].replace("\\\n", " ").split(), *TINY.split()]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "scnf", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0 and "on mine, 80 labelled of 220 training rows" in done.stdout, done.stderr
+
+
 # --- whose code is run
 
 
