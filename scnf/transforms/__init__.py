@@ -1,4 +1,4 @@
-"""The flow core: invertible layers under one contract, see :mod:`scnf.transforms.base`."""
+"""Invertible layers that share one contract, described in :mod:`scnf.transforms.base`."""
 
 from scnf.transforms.base import InverseTransform, Transform
 from scnf.transforms.composite import CompositeTransform

@@ -1,15 +1,17 @@
-"""The contract of every layer: invertible, knows its log-determinant.
+"""The contract of every layer: it is invertible and knows its log-determinant.
 
-A :class:`Transform` maps `forward(inputs, context=None) -> (outputs, logabsdet)` and `inverse` alike:
+A :class:`Transform` has a method `forward(inputs, context=None) -> (outputs, logabsdet)`, and `inverse` with the same
+signature:
 
-* `inputs` and `outputs` have one leading batch dimension, `logabsdet` is [N], of the direction just computed, in nats;
-* `context` is [N, C] or None: every transform takes it, most ignore it, so that all compose;
-* shapes are fixed when the layer is built: a model just loaded can sample at once;
-* arguments are never changed and nothing is remembered: layers that start from data do so in `start_from` alone;
-* densities stay in float32 or better, also under autocast: half precision lives inside the networks only.
+* `inputs` and `outputs` have one leading batch dimension. `logabsdet` [N] belongs to the direction called, in nats.
+* `context` is [N, C] or None. Every transform takes it, and most ignore it, so that all transforms compose.
+* Shapes are fixed when the layer is built, so a model that has just been loaded can sample at once.
+* A call changes no argument and remembers nothing. Layers that start from data do so in `start_from` alone.
+* Densities stay in float32 or better, also under autocast. Only the networks compute in half precision.
 
-Forward is data -> noise. The contract is that of nflows (Durkan et al., 2020, https://doi.org/10.5281/zenodo.4296287),
-so its transforms plug into ours and ours into its `Flow`. This is the only module that imports nflows.
+The forward direction maps data to noise. The contract comes from nflows (Durkan et al., 2020,
+https://doi.org/10.5281/zenodo.4296287). Transforms of nflows therefore work in scnf, and transforms of scnf work in the
+`Flow` of nflows. This is the only module that imports nflows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,12 +26,12 @@ __all__ = ["Cascade", "InverseTransform", "Transform", "Undone", "full_precision
 
 
 class Undone(NamedTuple):
-    """Backpropagation through a layer of which nothing but the outputs was kept.
+    """The inputs and gradients that backpropagation through a layer recovers from the layer's outputs alone.
 
     Attributes:
-        inputs: what the layer was given, found from its outputs.
-        grad_inputs: the gradient there.
-        found: the gradients of its parameters, and of the context if that wants one.
+        inputs: Inputs of the layer, recomputed from its outputs.
+        grad_inputs: Gradient with respect to the inputs.
+        found: Gradients with respect to the layer's parameters, and to the context if it requires a gradient.
     """
 
     inputs: Tensor
@@ -38,22 +40,22 @@ class Undone(NamedTuple):
 
 
 def gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    """Gradients of those of `wanted` on which `results` depend, from the gradients at `results`."""
+    """Return the gradients of the tensors in `wanted` that `results` depend on, given the gradients of `results`."""
     pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
     leaves = [tensor for tensor in wanted if tensor.requires_grad]
     if not pairs or not leaves:
         return {}
-    ends, upstream = zip(*pairs, strict=True)
-    with full_precision(ends[0]):
-        found = torch.autograd.grad(ends, leaves, upstream, allow_unused=True)
-    return {leaf: grad for leaf, grad in zip(leaves, found, strict=True) if grad is not None}
+    outputs, grad_outputs = zip(*pairs, strict=True)
+    with full_precision(outputs[0]):
+        grad_leaves = torch.autograd.grad(outputs, leaves, grad_outputs, allow_unused=True)
+    return {leaf: grad for leaf, grad in zip(leaves, grad_leaves, strict=True) if grad is not None}
 
 
 def sum_except_batch(values: Tensor) -> Tensor:
-    """Sum [N, ...] over everything but the batch, giving [N]."""
+    """Sum [N, ...] over all dimensions but the batch dimension, which gives [N]."""
     return values.flatten(1).sum(dim=1)
 
 
 def full_precision(inputs: Tensor) -> Any:
-    """A context in which matrix products keep the precision of `inputs`, whatever autocast says around it."""
+    """Return a context manager in which matrix products keep the precision of `inputs`, even under autocast."""
     return torch.autocast(device_type=inputs.device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""One transform after the other, and how to train many of them in the memory of one."""
+"""Compose transforms, and train many of them with the activation memory of one."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,19 @@ _WITHOUT_CONTEXT = {ActNorm, *LINEAR.values()}
 
 
 class CompositeTransform(Cascade):
-    """Transforms in a row; the log-determinants add up.
+    """Apply transforms one after another and add up their log-determinants.
 
-    With `reversible` set, training keeps no activations between the transforms: backward computes each input again from
-    the output, by inverting the transform, so that memory does not grow with depth (Gomez et al., "The Reversible
-    Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Inputs that want no gradient, as data, are kept.
-    Gradients are those of plain backpropagation up to the rounding of the inverses. Transforms that split their input
-    (`FactorOut`) keep it; a composite inside them is treated likewise if its own flag is set. A transform that can find
-    its inputs and the gradients there at once has a method `undo(outputs, context, grad_outputs, grad_logabsdet)` that
-    gives them, see :class:`scnf.transforms.base.Undone`.
+    With `reversible` set, training keeps no activations between the transforms, so memory does not grow with depth. The
+    backward pass recomputes the inputs of each transform from its outputs, by the inverse (Gomez et al., "The
+    Reversible Residual Network", https://arxiv.org/abs/1707.04585, section 3.2). Inputs that require no gradient, such
+    as data, are kept. The gradients equal the gradients of plain backpropagation, up to the rounding of the inverses.
+
+    Transforms that split their input (`FactorOut`) keep it. A composite inside them recomputes its inputs if its own
+    flag is set. A transform may have a method `undo(outputs, context, grad_outputs, grad_logabsdet)`, which computes
+    its inputs and gradients together, see :class:`scnf.transforms.base.Undone`.
 
     Args:
-        transforms: in the order in which data become noise.
+        transforms: Transforms in the order in which data become noise.
 
     Example:
         >>> from scnf.transforms import ActNorm, FullLinear
@@ -43,14 +44,14 @@ class CompositeTransform(Cascade):
     def forward(
         self, inputs: Tensor, context: Tensor | None = None, start: int = 0, stop: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs, logabsdet [N]); of the transforms from `start` up to `stop`, of all by default."""
+        """Map data to noise by the transforms from `start` up to `stop`, by default all: (outputs, logabsdet [N])."""
         transforms = list(self._transforms)[start:stop]
         if not (self.reversible and torch.is_grad_enabled()):
             return self._cascade(inputs, transforms, context)
         total = inputs.new_zeros(inputs.shape[0])
-        for splits, run in itertools.groupby(_flat(transforms), lambda layer: isinstance(layer, FactorOut)):
-            layers = list(run)
-            if splits:
+        for is_split, group in itertools.groupby(_flat(transforms), lambda layer: isinstance(layer, FactorOut)):
+            layers = list(group)
+            if is_split:
                 inputs, logabsdet = self._cascade(inputs, layers, context)
             else:
                 parameters = [p for layer in layers for p in layer.parameters()]
@@ -59,13 +60,13 @@ class CompositeTransform(Cascade):
         return inputs, total
 
     def before_context(self) -> int:
-        """How many of the transforms stand before the first that may look at the context, the `stop` of their part."""
-        known = 0
+        """Return the number of transforms before the first that may use the context, as a `stop` of :meth:`forward`."""
+        count = 0
         for layer in self._transforms if type(self) is CompositeTransform else ():
             if type(layer) not in _WITHOUT_CONTEXT:
                 break
-            known += 1
-        return known
+            count += 1
+        return count
 
 
 def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
@@ -78,7 +79,7 @@ def _flat(transforms: Iterable[nn.Module]) -> Iterator[Transform]:
 
 
 class _Recomputed(torch.autograd.Function):
-    """A run of transforms that remembers its last output alone, and data that it is given."""
+    """Apply transforms and save only their outputs, the context, and inputs that require no gradient."""
 
     @staticmethod
     def forward(
@@ -101,24 +102,24 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor | None, ...]:
         outputs, context, data = ctx.saved_tensors
         context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
-        # taken first: small gradients, which stay, would break up the memory that layers take and free in turns
-        room = {parameter: torch.empty_like(parameter) for parameter in ctx.parameters if parameter.requires_grad}
-        found: dict[Tensor, Tensor] = {}
+        # allocated first: small gradients stay, and would fragment the memory that layers allocate and free in turn
+        buffers = {parameter: torch.empty_like(parameter) for parameter in ctx.parameters if parameter.requires_grad}
+        totals: dict[Tensor, Tensor] = {}
         for index, layer in reversed(list(enumerate(ctx.layers))):
-            known = None if index else data
+            inputs = None if index else data
             with torch.autocast(**ctx.autocast):
-                outputs, grad_outputs, grads = _undone(layer, outputs, context, grad_outputs, grad_logabsdet, known)
+                outputs, grad_outputs, grads = _undo(layer, outputs, context, grad_outputs, grad_logabsdet, inputs)
             for tensor, grad in grads.items():
-                if tensor in found:
-                    found[tensor] = found[tensor] + grad
+                if tensor in totals:
+                    totals[tensor] = totals[tensor] + grad
                 else:
-                    found[tensor] = room.pop(tensor).copy_(grad) if tensor in room else grad
-        grad_context = None if context is None else found.get(context)
-        # a parameter of two layers stands there twice, and its gradients are added up already
-        return None, grad_outputs, grad_context, *(found.pop(parameter, None) for parameter in ctx.parameters)
+                    totals[tensor] = buffers.pop(tensor).copy_(grad) if tensor in buffers else grad
+        grad_context = None if context is None else totals.get(context)
+        # pop: a parameter that two layers share is listed twice, and its total counts once
+        return None, grad_outputs, grad_context, *(totals.pop(parameter, None) for parameter in ctx.parameters)
 
 
-def _undone(
+def _undo(
     layer: Transform,
     outputs: Tensor,
     context: Tensor | None,
@@ -126,26 +127,28 @@ def _undone(
     grad_logabsdet: Tensor,
     inputs: Tensor | None,
 ) -> Undone:
-    """What the layer says itself, unless its class goes forward in another way; or by its inverse and another pass.
+    """Compute the inputs and gradients of a layer from its outputs.
 
-    Where the inputs are known, by a pass from them.
+    If `inputs` are known, a forward pass from them gives the gradients. Otherwise the layer's method `undo` applies,
+    unless a subclass overrides `forward` but not `undo`. In all other cases, the inverse gives the inputs for the
+    forward pass.
     """
     if inputs is not None:
-        return _passed_again(layer, inputs, context, grad_outputs, grad_logabsdet)
+        return _undo_by_forward(layer, inputs, context, grad_outputs, grad_logabsdet)
     kind: Any = type(layer)
     owner: Any = next((base for base in kind.__mro__ if "undo" in vars(base)), None)
     if owner is not None and kind.forward is owner.forward:
-        undone: Undone = owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
-        return undone
-    return _passed_again(layer, layer.inverse(outputs, context)[0], context, grad_outputs, grad_logabsdet)
+        result: Undone = owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
+        return result
+    return _undo_by_forward(layer, layer.inverse(outputs, context)[0], context, grad_outputs, grad_logabsdet)
 
 
-def _passed_again(
+def _undo_by_forward(
     layer: Transform, inputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
 ) -> Undone:
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
         results = layer(leaf, context)
-    wanted = [leaf, *layer.parameters(), *([] if context is None else [context])]
-    found = gradients(results, (grad_outputs, grad_logabsdet), wanted)
-    return Undone(inputs, found.pop(leaf), found)
+    leaves = [leaf, *layer.parameters(), *([] if context is None else [context])]
+    grads = gradients(results, (grad_outputs, grad_logabsdet), leaves)
+    return Undone(inputs, grads.pop(leaf), grads)

@@ -1,7 +1,7 @@
 """Affine coupling layers (Dinh et al., "Density estimation using Real NVP", https://arxiv.org/abs/1605.08803, eq. 7-8).
 
-One part of the input passes unchanged and decides how the other is scaled and shifted. A `Partition` says which part is
-which; the network that computes scale and shift is passed in, so layers know no networks.
+One part of the input passes unchanged and determines how the other part is scaled and shifted. A `Partition` defines
+the two parts. Callers pass in the network that computes scale and shift, so this module depends on no networks.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from scnf.transforms.composite import CompositeTransform
 
 
 def sigmoid_log_scale(raw: Tensor) -> Tensor:
-    """Log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88, as in the code of arXiv 1905.00505."""
+    """Return log sigmoid(raw + 2): the scale lies in (0, 1) and starts near 0.88 (code of arXiv 1905.00505)."""
     return F.logsigmoid(raw + 2.0)
 
 
 def symmetric_log_scale(raw: Tensor, bound: float = 2.0) -> Tensor:
-    """Bounded on both sides, bound * tanh(raw / bound): the scale lies in (e^-bound, e^bound) and starts at 1."""
+    """Return bound * tanh(raw / bound): the scale lies in (e^-bound, e^bound) and starts at 1."""
     return bound * torch.tanh(raw / bound)
 
 
@@ -30,16 +30,16 @@ LOG_SCALES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": sigmoid_log_scal
 
 
 class ChannelPartition:
-    """Split along dimension 1, for vectors [N, D] and images [N, C, H, W] alike.
+    """Split vectors [N, D] or images [N, C, H, W] into two parts along dimension 1.
 
     Args:
-        size: how many channels (or features) there are.
-        swap: False: the first half decides about the second; True: the other way round.
-        first: size of the first part; half of `size`, rounded down, by default.
+        size: Number of channels or features.
+        swap: Whether the second part passes unchanged and the first is transformed; by default the other way round.
+        first: Size of the first part; half of `size`, rounded down, by default.
 
     Attributes:
-        num_identity: channels that the network sees.
-        num_transformed: channels that are scaled and shifted.
+        num_identity: Number of channels that pass unchanged and enter the network.
+        num_transformed: Number of channels that are scaled and shifted.
     """
 
     def __init__(self, size: int, swap: bool = False, first: int | None = None) -> None:
@@ -50,31 +50,31 @@ class ChannelPartition:
         self.num_identity, self.num_transformed = self.sizes[::-1] if swap else self.sizes
 
     def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (identity, transformed)."""
+        """Return the parts (identity, transformed)."""
         first, second = inputs.split(self.sizes, dim=1)
         return (second, first) if self.swap else (first, second)
 
     def merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
-        """Undo :meth:`split`."""
+        """Join the two parts again, which undoes :meth:`split`."""
         return torch.cat([transformed, identity] if self.swap else [identity, transformed], dim=1)
 
     def mask(self, values: Tensor) -> Tensor:
-        """Zero what does not belong to the transformed part: nothing, here."""
+        """Return `values` unchanged, as the transformed part has no entries to mask."""
         return values
 
     def mask_identity(self, values: Tensor) -> Tensor:
-        """Zero what does not belong to the identity part: nothing, here."""
+        """Return `values` unchanged, as the identity part has no entries to mask."""
         return values
 
 
 class CheckerboardPartition:
-    """Split pixels as the squares of a checkerboard; works with a single channel.
+    """Split pixels by the two colours of a checkerboard, which works with a single channel.
 
     Both parts keep the full size [N, C, H, W], with zeros on the squares of the other part.
 
     Args:
-        size: number of channels.
-        swap: exchange the two colours.
+        size: Number of channels.
+        swap: Whether the two colours exchange their roles.
     """
 
     def __init__(self, size: int, swap: bool = False) -> None:
@@ -87,20 +87,20 @@ class CheckerboardPartition:
         return ((rows + columns + self.swap) % 2).to(inputs.dtype)
 
     def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Give (identity, transformed), each zero on the squares of the other."""
+        """Return the parts (identity, transformed), each with zeros on the squares of the other part."""
         squares = self._squares(inputs)
         return inputs * (1 - squares), inputs * squares
 
     def merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
-        """Undo :meth:`split`."""
+        """Join the two parts again, which undoes :meth:`split`."""
         return identity + transformed
 
     def mask(self, values: Tensor) -> Tensor:
-        """Zero [N, C, H, W] on the identity squares."""
+        """Set values [N, C, H, W] to zero on the identity squares."""
         return values * self._squares(values)
 
     def mask_identity(self, values: Tensor) -> Tensor:
-        """Zero [N, C, H, W] on the transformed squares."""
+        """Set values [N, C, H, W] to zero on the transformed squares."""
         return values * (1 - self._squares(values))
 
 
@@ -111,10 +111,11 @@ class AffineCoupling(Transform):
     """Scale and shift one part of the input by functions of the other: y_b = x_b * exp(s(x_a)) + t(x_a).
 
     Args:
-        network: maps the identity part, and the context where there is one, to 2 * `partition.num_transformed`
-            channels, the raw scales before the shifts: `network(identity, context)`.
-        partition: which part is which.
-        scale: "sigmoid": sigmoid(s + 2), as in arXiv 1905.00505; "symmetric": exp of a bounded value, 1 at the start.
+        network: Network that is called as `network(identity, context)`, with a context or None. It returns
+            2 * `partition.num_transformed` channels, the raw scales before the shifts.
+        partition: Partition into the identity part and the transformed part.
+        scale: Name of the scale function. "sigmoid" means sigmoid(s + 2), as in arXiv 1905.00505. "symmetric" means the
+            exponential of a bounded value, and starts at 1.
 
     Example:
         >>> from scnf.nn import MLP
@@ -135,35 +136,38 @@ class AffineCoupling(Transform):
         return self.partition.mask(LOG_SCALES[self.scale](raw)), self.partition.mask(shift)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
+        """Map data to noise and return (outputs like `inputs`, logabsdet [N])."""
         identity, transformed = self.partition.split(inputs)
         log_scale, shift = self._log_scale_and_shift(identity, context)
         outputs = self.partition.merge(identity, transformed * log_scale.exp() + shift)
         return outputs, sum_except_batch(log_scale)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
+        """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         identity, transformed = self.partition.split(inputs)
         log_scale, shift = self._log_scale_and_shift(identity, context)
         outputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
         return outputs, -sum_except_batch(log_scale)
 
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
-        """Inputs and gradients from outputs, with one pass of the network: what it sees is the same on both sides."""
+        """Return inputs and gradients from outputs, with one pass of the network.
+
+        One pass suffices, as the network has the same input in both directions.
+        """
         identity, transformed = self.partition.split(outputs)
-        seen = identity.detach().requires_grad_()
+        leaf = identity.detach().requires_grad_()
         with torch.enable_grad():
-            parts = self._log_scale_and_shift(seen, context)
-        log_scale, shift = (part.detach() for part in parts)
+            results = self._log_scale_and_shift(leaf, context)
+        log_scale, shift = (result.detach() for result in results)
         grad_identity, grad_transformed = self.partition.split(grad_outputs)
         scaled, scale = transformed - shift, log_scale.exp()
         grad_log_scale = grad_transformed * scaled + grad_logabsdet.view(-1, *(1,) * (outputs.dim() - 1))
-        wanted = [seen, *self.parameters(), *([] if context is None else [context])]
-        found = gradients(parts, (grad_log_scale, grad_transformed), wanted)
-        if seen in found:
-            grad_identity = grad_identity + self.partition.mask_identity(found.pop(seen))
+        leaves = [leaf, *self.parameters(), *([] if context is None else [context])]
+        grads = gradients(results, (grad_log_scale, grad_transformed), leaves)
+        if leaf in grads:
+            grad_identity = grad_identity + self.partition.mask_identity(grads.pop(leaf))
         inputs = self.partition.merge(identity, scaled / scale)
-        return Undone(inputs, self.partition.merge(grad_identity, grad_transformed * scale), found)
+        return Undone(inputs, self.partition.merge(grad_identity, grad_transformed * scale), grads)
 
 
 def two_way_coupling(
@@ -172,15 +176,15 @@ def two_way_coupling(
     scale: str = "sigmoid",
     partition: type[ChannelPartition] | type[CheckerboardPartition] = ChannelPartition,
 ) -> CompositeTransform:
-    """Two couplings with the roles exchanged, so that every element is transformed once.
+    """Return two couplings with exchanged roles, which together transform every element once.
 
     Args:
-        make_network: (channels seen, channels to give) -> network.
-        size: number of channels or features.
-        scale: as in :class:`AffineCoupling`.
-        partition: `ChannelPartition` or `CheckerboardPartition`.
+        make_network: Function (input channels, output channels) -> network.
+        size: Number of channels or features.
+        scale: Name of the scale function, see :class:`AffineCoupling`.
+        partition: Class of the partition, `ChannelPartition` or `CheckerboardPartition`.
     """
-    parts = [partition(size, swap=swap) for swap in (False, True)]
+    partitions = [partition(size, swap=swap) for swap in (False, True)]
     return CompositeTransform(
-        [AffineCoupling(make_network(part.num_identity, 2 * part.num_transformed), part, scale) for part in parts]
+        [AffineCoupling(make_network(each.num_identity, 2 * each.num_transformed), each, scale) for each in partitions]
     )

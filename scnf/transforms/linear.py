@@ -1,8 +1,8 @@
-"""Invertible linear mixing of channels: a 1x1 convolution on images, a dense matrix on vectors.
+"""Mix channels by an invertible matrix: a 1x1 convolution on images, a matrix product on vectors.
 
-Glow (Kingma & Dhariwal, https://arxiv.org/abs/1807.03039, section 3.2) introduced the full and the PLU form;
-Householder reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.09630), the QR form from Hoogeboom et al.
-(https://arxiv.org/abs/1901.11137). Each class says only how its matrix and log-determinant are made.
+Glow (Kingma & Dhariwal, https://arxiv.org/abs/1807.03039, section 3.2) introduced the full and the PLU form.
+Householder reflections are from Tomczak & Welling (https://arxiv.org/abs/1611.09630). The QR form is from Hoogeboom et
+al. (https://arxiv.org/abs/1901.11137). Each class only defines its matrix and the log-determinant of the matrix.
 """
 
 import math
@@ -17,10 +17,11 @@ from scnf.transforms.base import Transform, Undone, full_precision, gradients
 
 
 def haar_matrix(channels: int) -> Tensor:
-    """Orthogonal [4C, 4C] from the four pixels of a squeezed 2x2 block to three details and, last, their mean.
+    """Return the orthogonal matrix [4C, 4C] that maps the four pixels of a 2x2 block to three details and a mean.
 
-    The layout is that of :class:`~scnf.transforms.shape.Squeeze`: channel c of pixel p stands at 4 * c + p. The 3C
-    details come first and the C means last (the two-dimensional Haar wavelet, scaled to be orthogonal).
+    The matrix is the two-dimensional Haar wavelet, scaled to be orthogonal. Its inputs have the layout of
+    :class:`~scnf.transforms.shape.Squeeze`: channel c of pixel p has index 4 * c + p. In its outputs, the 3C details
+    come first and the C means last.
     """
     pattern = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, 1]]) / 2
     per_channel = torch.kron(torch.eye(channels), pattern)
@@ -29,13 +30,13 @@ def haar_matrix(channels: int) -> Tensor:
 
 
 class InvertibleLinear(Transform):
-    """y = W x along dimension 1, for [N, D] and for every pixel of [N, D, H, W].
+    """Compute y = W x along dimension 1, for vectors [N, D] and for every pixel of images [N, D, H, W].
 
-    Subclasses answer :meth:`matrix` and :meth:`logabsdet`. The inverse multiplies by the inverse matrix: to solve the
+    Subclasses implement :meth:`matrix` and :meth:`logabsdet`. The inverse multiplies by the inverse matrix. Solving the
     linear system for all pixels takes two to three times as long, and is no more exact where W is well conditioned.
 
     Args:
-        size: number of channels or features, D.
+        size: Number of channels or features, D.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,53 +44,56 @@ class InvertibleLinear(Transform):
         self.size = size
 
     def matrix(self) -> Tensor:
-        """W [D, D]."""
+        """Return W [D, D]."""
         raise NotImplementedError
 
     def logabsdet(self) -> Tensor:
-        """The scalar `log |det W|`."""
+        """Return the scalar `log |det W|`."""
         raise NotImplementedError
 
-    def _logabsdet_of_all(self, inputs: Tensor) -> Tensor:
+    def _logabsdet_per_row(self, inputs: Tensor) -> Tensor:
         return (math.prod(inputs.shape[2:]) * self.logabsdet()).expand(inputs.shape[0])
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
+        """Map data to noise and return (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
-            return _product(self.matrix(), inputs), self._logabsdet_of_all(inputs)
+            return _product(self.matrix(), inputs), self._logabsdet_per_row(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
+        """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
-            return _product(torch.linalg.inv(self.matrix()), inputs), -self._logabsdet_of_all(inputs)
+            return _product(torch.linalg.inv(self.matrix()), inputs), -self._logabsdet_per_row(inputs)
 
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
-        """Inputs and gradients from outputs, without another pass: at W, sums of g x^T, and of W^-T for the log-det."""
+        """Return inputs and gradients from outputs, without another pass.
+
+        The gradient of W sums g x^T over all vectors, and W^-T times the gradient of the log-determinant.
+        """
         with full_precision(outputs):
             with torch.enable_grad():
                 matrix = self.matrix()
             weight = matrix.detach()
-            inverse = torch.linalg.inv_ex(weight).inverse  # waits for no device; of a singular W not finite
+            inverse = torch.linalg.inv_ex(weight).inverse  # inv would wait for the device; not finite for a singular W
             inputs = _product(inverse, outputs)
             columns, grad_columns = (values.transpose(0, 1).flatten(1) for values in (inputs, grad_outputs))
             grad_weight = grad_columns @ columns.T + math.prod(outputs.shape[2:]) * grad_logabsdet.sum() * inverse.T
-            found = gradients([matrix], [grad_weight], self.parameters())
-            return Undone(inputs, _product(weight.T, grad_outputs), found)
+            grads = gradients([matrix], [grad_weight], self.parameters())
+            return Undone(inputs, _product(weight.T, grad_outputs), grads)
 
 
 def _product(weight: Tensor, inputs: Tensor) -> Tensor:
-    mixed = mix_channels(inputs, weight)
-    if mixed is None:
-        mixed = torch.einsum("ij,nj...->ni...", weight, inputs)  # no convolution: on CUDA it would round to TF32
-    return mixed
+    outputs = mix_channels(inputs, weight)
+    if outputs is None:
+        outputs = torch.einsum("ij,nj...->ni...", weight, inputs)  # a convolution would round to TF32 on CUDA
+    return outputs
 
 
 class FullLinear(InvertibleLinear):
-    """Every entry of the matrix is a parameter; `log |det W|` by elimination costs O(D^3) a call.
+    """Mix channels by a matrix of D^2 free parameters; `log |det W|` by elimination costs O(D^3) per call.
 
     Args:
-        size: number of channels or features, D.
-        initial: matrix [D, D] to start from; a random orthogonal one by default.
+        size: Number of channels or features, D.
+        initial: Initial matrix [D, D]; a random orthogonal matrix by default.
 
     Example:
         >>> outputs, logabsdet = FullLinear(3)(torch.randn(2, 3, 8, 8))
@@ -102,23 +106,23 @@ class FullLinear(InvertibleLinear):
         self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)) if initial is None else initial.clone())
 
     def matrix(self) -> Tensor:
-        """W [D, D]."""
+        """Return W [D, D]."""
         return self.weight
 
     def logabsdet(self) -> Tensor:
-        """The scalar `log |det W|`."""
-        found = log_abs_det(self.weight)
-        return torch.linalg.slogdet(self.weight).logabsdet if found is None else found
+        """Return the scalar `log |det W|`."""
+        logabsdet = log_abs_det(self.weight)
+        return torch.linalg.slogdet(self.weight).logabsdet if logabsdet is None else logabsdet
 
 
 class PLULinear(InvertibleLinear):
-    """`W = P L (U + diag(s))` with a fixed permutation P; `log |det W| = sum log |s|` costs O(D).
+    """Mix channels by `W = P L (U + diag(s))` with a fixed permutation P; `log |det W| = sum log |s|` costs O(D).
 
-    The sign of each diagonal entry is fixed at the start and its logarithm learned, so W stays invertible.
+    The sign of each entry of s is fixed at the start and `log |s|` is learned, so W stays invertible.
 
     Args:
-        size: number of channels or features, D.
-        initial: matrix [D, D] to start from; a random orthogonal one by default.
+        size: Number of channels or features, D.
+        initial: Initial matrix [D, D]; a random orthogonal matrix by default.
     """
 
     permutation: Tensor
@@ -136,28 +140,31 @@ class PLULinear(InvertibleLinear):
         self.upper = nn.Parameter(upper.triu(1))
 
     def matrix(self) -> Tensor:
-        """W [D, D]."""
+        """Return W [D, D]."""
         lower = self.lower.tril(-1) + torch.eye(self.size, dtype=self.lower.dtype, device=self.lower.device)
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
         return self.permutation @ lower @ upper
 
     def logabsdet(self) -> Tensor:
-        """The scalar `log |det W|`."""
+        """Return the scalar `log |det W|`."""
         return self.log_diagonal.sum()
 
 
 def _orthogonal(raw: Tensor) -> Tensor:
-    """The product of D reflections I - 2 v v^T / |v|^2, where v_i is column i of `raw` below a leading one at row i."""
+    """Return the product of D reflections I - 2 v v^T / |v|^2.
+
+    The vector v_i has zeros above row i, a one in row i, and the entries of column i of `raw` below.
+    """
     vectors = raw.tril(-1)
     product: Tensor = torch.linalg.householder_product(vectors, 2.0 / (1.0 + vectors.square().sum(dim=0)))
     return product
 
 
 class HouseholderLinear(InvertibleLinear):
-    """An orthogonal matrix as a product of D Householder reflections: `log |det W|` = 0, perfectly conditioned.
+    """Mix channels by a product of D Householder reflections, which is orthogonal and has `log |det W|` = 0.
 
     Args:
-        size: number of channels or features, D.
+        size: Number of channels or features, D.
     """
 
     def __init__(self, size: int) -> None:
@@ -165,19 +172,21 @@ class HouseholderLinear(InvertibleLinear):
         self.vectors = nn.Parameter(torch.randn(size, size).tril(-1))
 
     def matrix(self) -> Tensor:
-        """W [D, D]."""
+        """Return W [D, D]."""
         return _orthogonal(self.vectors)
 
     def logabsdet(self) -> Tensor:
-        """The scalar `log |det W|` = 0."""
+        """Return the scalar `log |det W|`, which is 0."""
         return self.vectors.new_zeros(())
 
 
 class QRLinear(InvertibleLinear):
-    """W = Q R: Q from Householder reflections, R upper triangular with a positive diagonal, the identity at the start.
+    """Mix channels by W = Q R, where Q is a product of D Householder reflections.
+
+    R is upper triangular with a positive diagonal, and starts as the identity.
 
     Args:
-        size: number of channels or features, D.
+        size: Number of channels or features, D.
     """
 
     def __init__(self, size: int) -> None:
@@ -187,12 +196,12 @@ class QRLinear(InvertibleLinear):
         self.upper = nn.Parameter(torch.zeros(size, size))
 
     def matrix(self) -> Tensor:
-        """W [D, D]."""
+        """Return W [D, D]."""
         triangular = self.upper.triu(1) + torch.diag(self.log_diagonal.exp())
         return _orthogonal(self.vectors) @ triangular
 
     def logabsdet(self) -> Tensor:
-        """The scalar `log |det W|`."""
+        """Return the scalar `log |det W|`."""
         return self.log_diagonal.sum()
 
 
@@ -202,17 +211,20 @@ LINEAR: dict[str, Callable[[int], Transform]] = {
     "householder": HouseholderLinear,
     "qr": QRLinear,
 }
-"""Transforms that mix channels or features by name, which `model.linear` takes; see :func:`register_transform`."""
+"""Transforms that mix channels or features, by the names that `model.linear` takes; see :func:`register_transform`."""
 
 
 def register_transform(name: str) -> Callable[[type[Transform]], type[Transform]]:
-    """Give a transform its name, which `model.linear` takes: a decorator.
+    """Return a decorator that registers a transform under a name for `model.linear`.
 
-    Flows put it between their couplings, where a linear layer mixes channels. It is made with their number, and
-    transforms images [N, C, H, W] and vectors [N, C].
+    Flows place the transform between their couplings, to mix channels. They build it with the number of channels. It
+    must map images [N, C, H, W] and vectors [N, C].
+
+    Args:
+        name: Name of the transform.
 
     Raises:
-        InvalidArgument: the name is taken.
+        InvalidArgument: The name is taken or malformed.
 
     Example:
         >>> from scnf.transforms import Permutation

@@ -1,4 +1,4 @@
-"""Layers that start from the first batch: ActNorm, an affine map per channel that standardises it, and their kin."""
+"""Layers that start from a first batch, such as ActNorm, an affine map that standardises each channel."""
 
 import math
 from typing import Any
@@ -11,10 +11,10 @@ from scnf.transforms.base import Transform, Undone
 
 
 class StartsFromData(Transform):
-    """A transform whose parameters a first batch sets, see :func:`start_from`; without one they stay as they are.
+    """A transform whose parameters a first batch may set, see :func:`start_from`.
 
-    Whether that has been is known to the buffer `initialized` alone, so a state may be copied in place. Going forward
-    neither reads nor changes it. Subclasses answer :meth:`start`.
+    The buffer `initialized` alone records whether a batch has set them, so a state may be copied in place. The forward
+    pass neither reads nor changes the buffer. Subclasses implement :meth:`start`.
     """
 
     initialized: Tensor
@@ -30,16 +30,17 @@ class StartsFromData(Transform):
 
 @torch.no_grad()
 def start_from(module: nn.Module, *inputs: Any) -> None:
-    """Call a module once; each layer in it that starts from data starts from the first inputs that it is given.
+    """Call a module once, so that each layer that starts from data starts from the first inputs it receives.
 
-    Layers that were started or loaded before stay as they are; where all were, nothing is called.
+    Layers that have already started, or were loaded as started, keep their parameters. If no layer is left to start,
+    the module is not called.
 
     Args:
-        module: a layer or a model.
-        *inputs: what it is called with.
+        module: Layer or model.
+        *inputs: Arguments of the call.
 
     Raises:
-        ValueError: the inputs of a layer are such that its parameters would not be finite.
+        ValueError: The inputs of a layer would give parameters that are not finite.
 
     Example:
         >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
@@ -48,19 +49,19 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
         True
     """
 
-    def start(layer: StartsFromData, given: tuple[Tensor, ...]) -> None:
-        if not layer.initialized:  # it may stand at several places
-            layer.start(given[0].detach())
+    def start(layer: StartsFromData, arguments: tuple[Tensor, ...]) -> None:
+        if not layer.initialized:  # the module may call a layer several times
+            layer.start(arguments[0].detach())
             if not all(bool(parameter.isfinite().all()) for parameter in layer.parameters()):
                 raise InvalidArgument(
                     "inputs", f"must be finite, and not too large, for {type(layer).__name__} to start from"
                 )
             layer.initialized.fill_(True)
 
-    waiting = [m for m in module.modules() if isinstance(m, StartsFromData) and not m.initialized]
-    handles = [layer.register_forward_pre_hook(start) for layer in waiting]
+    layers = [m for m in module.modules() if isinstance(m, StartsFromData) and not m.initialized]
+    handles = [layer.register_forward_pre_hook(start) for layer in layers]
     try:
-        if waiting:
+        if layers:
             module(*inputs)
     finally:
         for handle in handles:
@@ -68,14 +69,14 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
 
 
 class ActNorm(StartsFromData):
-    """y = (x + shift) * exp(log_scale) per channel, which a first batch sets to give mean 0 and variance 1.
+    """Compute y = (x + shift) * exp(log_scale) per channel; a first batch gives y mean 0 and variance 1.
 
-    Glow (https://arxiv.org/abs/1807.03039, section 3.1). A channel that is constant in that batch is centred and keeps
-    scale 1; so does every channel of a batch of one value. Until :func:`start_from` (or a loaded state) the layer is
-    the identity.
+    The layer comes from Glow (https://arxiv.org/abs/1807.03039, section 3.1). A channel that is constant in the first
+    batch is centred and keeps scale 1. This holds for every channel if the batch has one value per channel. The layer
+    is the identity until :func:`start_from` starts it or a state is loaded.
 
     Args:
-        size: number of channels or features.
+        size: Number of channels or features.
 
     Example:
         >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
@@ -90,7 +91,7 @@ class ActNorm(StartsFromData):
         self.shift = nn.Parameter(torch.zeros(size))
 
     def start(self, inputs: Tensor) -> None:
-        """Give each channel of a batch [N, C, ...] mean 0 and variance 1."""
+        """Set shift and scale so that each channel of a batch [N, C, ...] has mean 0 and variance 1."""
         values = inputs.transpose(0, 1).flatten(1)  # [C, everything else]
         mean = values.mean(dim=1)
         deviation = (values - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
@@ -104,22 +105,22 @@ class ActNorm(StartsFromData):
         return self.log_scale.view(shape), self.shift.view(shape), logabsdet
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs like `inputs`, logabsdet [N])."""
+        """Map data to noise and return (outputs like `inputs`, logabsdet [N])."""
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return (inputs + shift) * log_scale.exp(), logabsdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs like `inputs`, logabsdet [N])."""
+        """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return inputs * (-log_scale).exp() - shift, -logabsdet
 
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
-        """Inputs and gradients from outputs, without another pass."""
+        """Return inputs and gradients from outputs, without another pass."""
         log_scale, shift, _ = self._parameters_like(outputs)
-        scaled, grad_inputs = outputs * (-log_scale).exp(), grad_outputs * log_scale.exp()
-        others = [dim for dim in range(outputs.dim()) if dim != 1]
-        found: dict[Tensor, Tensor] = {self.shift: grad_inputs.sum(dim=others)}
-        found[self.log_scale] = (grad_outputs * outputs).sum(dim=others) + (
+        centred, grad_inputs = outputs * (-log_scale).exp(), grad_outputs * log_scale.exp()
+        other_dims = [dim for dim in range(outputs.dim()) if dim != 1]
+        grads: dict[Tensor, Tensor] = {self.shift: grad_inputs.sum(dim=other_dims)}
+        grads[self.log_scale] = (grad_outputs * outputs).sum(dim=other_dims) + (
             math.prod(outputs.shape[2:]) * grad_logabsdet.sum()
         )
-        return Undone(scaled - shift, grad_inputs, found)
+        return Undone(centred - shift, grad_inputs, grads)

@@ -1,4 +1,4 @@
-"""Planar flows, for posteriors: cheap forward, their inverse found numerically."""
+"""Planar flows for posteriors, which are cheap forward and are inverted numerically."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ from scnf.transforms.base import Transform
 
 
 class Planar(Transform):
-    """z' = z + u tanh(w z + b)  (Rezende and Mohamed, https://arxiv.org/abs/1505.05770, eq. 10).
+    """Compute z' = z + u tanh(w z + b)  (Rezende and Mohamed, https://arxiv.org/abs/1505.05770, eq. 10).
 
-    u is moved along w so that u w > -1, as there in appendix A.1, which makes it invertible.
+    u is moved along w so that u w > -1, as in appendix A.1 of the paper, which makes the map invertible.
 
     Args:
-        features: D.
-        context_features: width of a context [N, C] that u, w and b depend on linearly; 0: they are parameters.
+        features: Width of the vectors, D.
+        context_features: Width of a context [N, C] on which u, w and b depend linearly; 0 makes them parameters.
 
     Example:
         >>> planar = Planar(3)
@@ -33,7 +33,7 @@ class Planar(Transform):
             nn.init.normal_(self.by_context.weight, std=0.01)
 
     def _vectors(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(u [N, D], w [N, D], b [N], 1 + u w [N], which is positive)."""
+        """Return u [N, D], w [N, D], b [N], and 1 + u w [N], which is positive."""
         raw = self.bias.expand(len(inputs), -1)
         if self.by_context is not None:
             if context is None:
@@ -42,19 +42,20 @@ class Planar(Transform):
         u, w, b = raw[:, : self.features], raw[:, self.features : -1], raw[:, -1]
         product = (u * w).sum(dim=1)
         slack = F.softplus(product)
-        size = w.square().sum(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
-        return u + ((slack - 1 - product) / size).unsqueeze(1) * w, w, b, slack
+        squared_norm = w.square().sum(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+        return u + ((slack - 1 - product) / squared_norm).unsqueeze(1) * w, w, b, slack
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(outputs [N, D], logabsdet [N])."""
+        """Map vectors [N, D] to (outputs [N, D], logabsdet [N])."""
         u, w, b, slack = self._vectors(inputs, context)
-        bend = torch.tanh((inputs * w).sum(dim=1) + b)
-        return inputs + u * bend.unsqueeze(1), _slope(bend, slack).log()
+        activation = torch.tanh((inputs * w).sum(dim=1) + b)
+        return inputs + u * activation.unsqueeze(1), _slope(activation, slack).log()
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(outputs [N, D], logabsdet [N]): a + (u w) tanh(a + b) = w y is solved for a = w z, by bisection.
+        """Invert the forward map and return (outputs [N, D], logabsdet [N]).
 
-        The left side rises with a, for u w > -1. A last Newton step carries the gradients.
+        Bisection solves a + (u w) tanh(a + b) = w y for a = w z. The left side increases with a, as u w > -1. A last
+        Newton step carries the gradients.
         """
         u, w, b, slack = self._vectors(inputs, context)
         target, product = (inputs * w).sum(dim=1), slack - 1
@@ -62,15 +63,15 @@ class Planar(Transform):
             low, high = target - product.abs(), target + product.abs()
             for _ in range(60):
                 middle = (low + high) / 2
-                below = middle + product * torch.tanh(middle + b) < target
-                low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+                is_below = middle + product * torch.tanh(middle + b) < target
+                low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
             start = (low + high) / 2
-        bend = torch.tanh(start + b)
-        root = start - (start + product * bend - target) / _slope(bend, slack)
-        bend = torch.tanh(root + b)
-        return inputs - u * bend.unsqueeze(1), -_slope(bend, slack).log()
+        activation = torch.tanh(start + b)
+        root = start - (start + product * activation - target) / _slope(activation, slack)
+        activation = torch.tanh(root + b)
+        return inputs - u * activation.unsqueeze(1), -_slope(activation, slack).log()
 
 
-def _slope(bend: Tensor, slack: Tensor) -> Tensor:
-    """1 + u w (1 - tanh^2), without cancellation where u w is close to -1."""
-    return bend.square() + slack * (1 - bend.square())
+def _slope(activation: Tensor, slack: Tensor) -> Tensor:
+    """Return 1 + u w (1 - tanh^2), without cancellation where u w is close to -1."""
+    return activation.square() + slack * (1 - activation.square())

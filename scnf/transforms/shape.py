@@ -1,4 +1,4 @@
-"""Transforms that only move numbers, and :class:`FactorOut`, from which multi-scale is made."""
+"""Transforms that only reorder values, and :class:`FactorOut`, which builds multi-scale flows."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from scnf.transforms.base import InverseTransform, Transform
 
 
 class Squeeze(Transform):
-    """[N, C, H, W] -> [N, 4C, H/2, W/2]: every 2x2 block becomes four channels (Real NVP, arXiv 1605.08803).
+    """Turn every 2x2 block into four channels, [N, C, H, W] -> [N, 4C, H/2, W/2] (Real NVP, arXiv 1605.08803).
 
-    Channel c of block pixel p stands at 4 * c + p. H and W must be even.
+    Channel c of block pixel p becomes channel 4 * c + p. H and W must be even.
 
     Example:
         >>> Squeeze()(torch.zeros(1, 1, 4, 4))[0].shape
@@ -23,29 +23,30 @@ class Squeeze(Transform):
     """
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs [N, 4C, H/2, W/2], zeros [N])."""
+        """Map data to noise and return (outputs [N, 4C, H/2, W/2], zeros [N])."""
         rows, channels, height, width = inputs.shape
         shape = rows, 4 * channels, height // 2, width // 2
-        return F.pixel_unshuffle(inputs, 2).view(shape), inputs.new_zeros(rows)  # PyTorch's leaves no rows as they are
+        # view: pixel_unshuffle does not change the shape of an empty batch
+        return F.pixel_unshuffle(inputs, 2).view(shape), inputs.new_zeros(rows)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs [N, C, H, W], zeros [N])."""
+        """Map noise to data and return (outputs [N, C, H, W], zeros [N])."""
         rows, channels, height, width = inputs.shape
         return F.pixel_shuffle(inputs, 2).view(rows, channels // 4, 2 * height, 2 * width), inputs.new_zeros(rows)
 
 
 class Unsqueeze(InverseTransform):
-    """[N, 4C, H/2, W/2] -> [N, C, H, W]: the inverse of :class:`Squeeze`."""
+    """Turn every four channels into a 2x2 block, [N, 4C, H/2, W/2] -> [N, C, H, W], which inverts :class:`Squeeze`."""
 
     def __init__(self) -> None:
         super().__init__(Squeeze())
 
 
 class Flatten(Transform):
-    """`[N, *shape]` -> [N, D].
+    """Flatten inputs `[N, *shape]` to vectors [N, D].
 
     Args:
-        shape: shape of one input, without the batch.
+        shape: Shape of one input, without the batch.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -53,42 +54,42 @@ class Flatten(Transform):
         self.shape = tuple(shape)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs [N, D], zeros [N])."""
+        """Map data to noise and return (outputs [N, D], zeros [N])."""
         return inputs.flatten(1), inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs `[N, *shape]`, zeros [N])."""
+        """Map noise to data and return (outputs `[N, *shape]`, zeros [N])."""
         return inputs.unflatten(1, self.shape), inputs.new_zeros(inputs.shape[0])
 
 
-def _runs(permutation: Tensor, most: int = 4) -> tuple[list[int], list[int]] | None:
-    """Channels that stay side by side: sizes of such runs, in order of the inputs, and their order in the outputs.
+def _runs(permutation: Tensor, max_runs: int = 4) -> tuple[list[int], list[int]] | None:
+    """Find runs of channels that stay side by side: return their sizes in the inputs and their order in the outputs.
 
-    None if there are many. To cut and join few is faster, above all compiled, than to take by index, whose gradient
-    adds up what has a place of its own.
+    Return None if there are more than `max_runs`. Splitting and joining a few runs is faster than selecting by index,
+    above all when compiled. The gradient of a selection adds values up, although each has a place of its own.
     """
     order = permutation.tolist()
-    starts = [place for place, channel in enumerate(order) if place == 0 or channel != order[place - 1] + 1]
-    if len(starts) > most:
+    starts = [index for index, channel in enumerate(order) if index == 0 or channel != order[index - 1] + 1]
+    if len(starts) > max_runs:
         return None
-    firsts = [order[start] for start in starts]
-    ranked = sorted(firsts)
-    sizes = [end - first for first, end in pairwise([*ranked, len(order)])]
-    return sizes, [ranked.index(first) for first in firsts]
+    first_channels = [order[start] for start in starts]
+    in_order = sorted(first_channels)
+    sizes = [end - first for first, end in pairwise([*in_order, len(order)])]
+    return sizes, [in_order.index(first) for first in first_channels]
 
 
-def _joined(inputs: Tensor, sizes: list[int], order: list[int]) -> Tensor:
+def _reorder(inputs: Tensor, sizes: list[int], order: list[int]) -> Tensor:
     parts = inputs.split(sizes, dim=1)
     return torch.cat([parts[run] for run in order], dim=1)
 
 
 class Permutation(Transform):
-    """Reorder channels or features by a fixed permutation, kept with the weights.
+    """Reorder channels or features by a fixed permutation, which is saved with the weights.
 
-    It is looked at when the layer is made or loaded, not at each call.
+    The layer analyses the permutation when it is built or loaded, not at each call.
 
     Args:
-        permutation: int64 [C]: output i is input permutation[i].
+        permutation: Indices int64 [C]: output i is input permutation[i].
     """
 
     permutation: Tensor
@@ -96,7 +97,7 @@ class Permutation(Transform):
     def __init__(self, permutation: Tensor) -> None:
         super().__init__()
         if not torch.equal(permutation.sort().values, torch.arange(len(permutation))):
-            raise ValueError("a permutation holds each of 0..C-1 once")
+            raise ValueError("a permutation must hold each of 0..C-1 exactly once")
         self.register_buffer("permutation", permutation.clone())
         self._runs = _runs(self.permutation)
 
@@ -105,30 +106,31 @@ class Permutation(Transform):
         self._runs = _runs(self.permutation)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs like `inputs`, zeros [N])."""
-        outputs = inputs.index_select(1, self.permutation) if self._runs is None else _joined(inputs, *self._runs)
+        """Map data to noise and return (outputs like `inputs`, zeros [N])."""
+        outputs = inputs.index_select(1, self.permutation) if self._runs is None else _reorder(inputs, *self._runs)
         return outputs, inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs like `inputs`, zeros [N])."""
+        """Map noise to data and return (outputs like `inputs`, zeros [N])."""
         if self._runs is None:
             outputs = inputs.index_select(1, self.permutation.argsort())
         else:
             sizes, order = self._runs
-            outputs = _joined(inputs, [sizes[run] for run in order], [order.index(run) for run in range(len(order))])
+            outputs = _reorder(inputs, [sizes[run] for run in order], [order.index(run) for run in range(len(order))])
         return outputs, inputs.new_zeros(inputs.shape[0])
 
 
 class FactorOut(Transform):
-    """Set the first channels aside, flattened, and send the others through `inner`: multi-scale by nesting.
+    """Set the first channels aside and send the others through `inner`; nested, this gives a multi-scale flow.
 
-    [N, C, H, W] -> [N, D]: the channels set aside come first, what `inner` gives comes last, so the deepest features
-    are the last entries (Real NVP, arXiv 1605.08803, section 3.6). Vectors [N, D] are split likewise.
+    Images [N, C, H, W] become vectors [N, D]: first the flattened channels set aside, then the outputs of `inner`. The
+    deepest features are thus the last entries (Real NVP, arXiv 1605.08803, section 3.6). Vectors [N, D] are split in
+    the same way.
 
     Args:
-        inner: a transform of the kept channels [N, C - aside, H, W] to vectors [N, D'].
-        shape: shape of one input, (C, H, W) or (D,).
-        aside: how many channels are set aside; half of them, rounded down, by default.
+        inner: Transform of the other channels [N, C - aside, H, W] to vectors [N, D'].
+        shape: Shape of one input, (C, H, W) or (D,).
+        aside: Number of channels set aside; half of them, rounded down, by default.
 
     Example:
         >>> layer = FactorOut(Flatten((2, 3, 3)), shape=(4, 3, 3))
@@ -146,14 +148,14 @@ class FactorOut(Transform):
         self.sizes = (aside, shape[0] - aside)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise: (outputs [N, D], logabsdet [N])."""
-        aside, kept = inputs.split(self.sizes, dim=1)
-        outputs, logabsdet = self.inner(kept, context)
+        """Map data to noise and return (outputs [N, D], logabsdet [N])."""
+        aside, rest = inputs.split(self.sizes, dim=1)
+        outputs, logabsdet = self.inner(rest, context)
         return torch.cat([aside.flatten(1), outputs], dim=1), logabsdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data: (outputs `[N, *shape]`, logabsdet [N])."""
+        """Map noise to data and return (outputs `[N, *shape]`, logabsdet [N])."""
         size = math.prod(self.aside_shape)
-        kept, logabsdet = self.inner.inverse(inputs[:, size:], context)
+        rest, logabsdet = self.inner.inverse(inputs[:, size:], context)
         aside = inputs[:, :size].unflatten(1, self.aside_shape)
-        return torch.cat([aside, kept], dim=1), logabsdet
+        return torch.cat([aside, rest], dim=1), logabsdet
