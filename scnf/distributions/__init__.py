@@ -1,4 +1,4 @@
-"""Everything with `log_prob` and `sample`."""
+"""Distributions, latent variables and label draws, which compute densities or draw samples."""
 
 from scnf.distributions.base import ClassConditional, enumerate_classes, single_or_better
 from scnf.distributions.flow import ClassConditionalFlow, FlowDistribution

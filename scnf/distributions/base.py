@@ -1,4 +1,4 @@
-"""What every class-conditional distribution answers, and the one place where classes are enumerated."""
+"""The interface that all class-conditional distributions share, and the function that enumerates classes."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def single_or_better(values: Tensor) -> Tensor:
-    """What a network gave, in float32 where it came out in half precision: densities are computed from that."""
+    """Convert the half-precision outputs of a network to float32, as densities need float32 or better."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -21,13 +21,13 @@ else:
 
 
 class Rows(_Independent):
-    """Independent dimensions [M, D, ...] as one distribution over rows, of which there may be none.
+    """Treat independent dimensions [M, D, ...] as one distribution over rows, where M may be 0.
 
-    PyTorch's own sum over dimensions makes an error of M = 0.
+    The sum over dimensions in PyTorch's `Independent` raises an error for M = 0.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log p [M], in nats."""
+        """Return log p [M], in nats."""
         log_probs: Tensor = self.base_dist.log_prob(value)
         return log_probs.sum(-1)
 
@@ -46,41 +46,41 @@ def enumerate_classes(
     chunk: int | None = None,
     of_classes: Tensor | None = None,
 ) -> Tensor:
-    """A function of rows and labels, such as log p(z | y), for every class: folds the classes into the batch.
+    """Evaluate a function of rows and labels, such as log p(z | y), for every class, folded into the batch.
 
     Args:
-        function: (inputs [M, ...], y [M]) -> [M, ...], row by row independent (no batch normalisation inside).
-        inputs: [N, ...], one or several.
-        num_classes: K.
-        chunk: at most this many classes in one call, to bound memory when K is large: for gradients, each call is then
-            made again in backward (https://arxiv.org/abs/1604.06174). All at once by default.
-        of_classes: [K, ...], what the function takes of each class in place of its number.
+        function: Function (inputs [M, ...], y [M]) -> [M, ...] of independent rows (no batch normalisation inside).
+        inputs: One tensor [N, ...] or several.
+        num_classes: Number of classes, K.
+        chunk: Largest number of classes in one call, which bounds memory when K is large; all at once by default. With
+            gradients, the backward pass then repeats each call (https://arxiv.org/abs/1604.06174).
+        of_classes: Values [K, ...] that the function takes for each class in place of its number.
 
     Returns:
-        [N, K, ...].
+        Values [N, K, ...] of the function for every row and class.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else inputs
     rows = inputs[0].shape[0]
     columns = []
-    again = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
+    use_checkpoint = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
     if of_classes is None:
         of_classes = torch.arange(num_classes, device=inputs[0].device)
     for classes in of_classes.split(chunk or num_classes):
         count = classes.shape[0]
-        # the gradient of an expansion is a sum, that of repeat_interleave goes row by row, several times slower
-        folded = [each.unsqueeze(1).expand(-1, count, *each.shape[1:]).flatten(0, 1) for each in inputs]
-        folded.append(classes.unsqueeze(0).expand(rows, *classes.shape).flatten(0, 1))
-        values = checkpoint(function, *folded, use_reentrant=False) if again else function(*folded)
+        # the gradient of expand is a sum; the gradient of repeat_interleave goes row by row, several times slower
+        arguments = [each.unsqueeze(1).expand(-1, count, *each.shape[1:]).flatten(0, 1) for each in inputs]
+        arguments.append(classes.unsqueeze(0).expand(rows, *classes.shape).flatten(0, 1))
+        values = checkpoint(function, *arguments, use_reentrant=False) if use_checkpoint else function(*arguments)
         columns.append(values.view(rows, count, *values.shape[1:]))
     return torch.cat(columns, dim=1)
 
 
 class ClassConditional(nn.Module):
-    """p(z | y) for vectors z [N, D] and labels y [N] in 0..K-1.
+    """A class-conditional distribution models p(z | y) for vectors z [N, D] and labels y [N] in 0..K-1.
 
     Args:
-        num_classes: K.
-        chunk: classes enumerated at once in :meth:`log_prob_all`; all of them by default.
+        num_classes: Number of classes, K.
+        chunk: Number of classes that :meth:`log_prob_all` enumerates at once; all of them by default.
     """
 
     def __init__(self, num_classes: int, chunk: int | None = None) -> None:
@@ -88,16 +88,16 @@ class ClassConditional(nn.Module):
         self.num_classes, self.chunk = num_classes, chunk
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """Log p(z | y) [N], in nats."""
+        """Return log p(z | y) [N], in nats."""
         raise NotImplementedError
 
     def log_prob_all(self, z: Tensor) -> Tensor:
-        """Log p(z | y) for every class, [N, K], in nats."""
+        """Return log p(z | y) for every class, [N, K], in nats."""
         return enumerate_classes(self.log_prob, z, self.num_classes, self.chunk)
 
     def sample(self, y: Tensor) -> Tensor:
-        """One z [N, D] for each label of y [N]."""
+        """Draw one z [N, D] for each label of y [N]."""
         raise NotImplementedError
 
     def initialize(self, z: Tensor, y: Tensor) -> None:
-        """Data-dependent start from labelled latents z [N, D], y [N]; most distributions need none."""
+        """Set parameters from latents z [N, D] with labels y [N]; the default does nothing."""

@@ -1,4 +1,4 @@
-"""Densities of vectors by a flow: alone, or depending on the class, the conditional part of SCNF."""
+"""Flows that model the density of vectors, alone or given the class (the conditional part of SCNF)."""
 
 from functools import partial
 from typing import Any
@@ -12,11 +12,13 @@ from scnf.transforms.base import Transform
 
 
 class FlowDistribution(nn.Module):
-    """`log p(z) = log N(f(z); 0, diag(scale)^2) + log |det df/dz|`, with learned scales.
+    """Model the density of vectors by a flow f to a Gaussian with learned scales.
+
+    `log p(z) = log N(f(z); 0, diag(scale)^2) + log |det df/dz|`.
 
     Args:
-        transform: f, of vectors [N, D].
-        features: D.
+        transform: Transform f of vectors [N, D].
+        features: Width of the vectors, D.
 
     Example:
         >>> from scnf.transforms import FullLinear
@@ -30,27 +32,28 @@ class FlowDistribution(nn.Module):
         self.transform, self.base = transform, DiagonalGaussian(features)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density [N] of z [N, D], in nats."""
+        """Return the log density [N] of z [N, D], in nats."""
         noise, logabsdet = self.transform(z)
         return self.base.log_prob(noise) + logabsdet
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor:
-        """[num, D] draws."""
+        """Draw [num, D] samples."""
         return self.transform.inverse(self.base.sample(num))[0]
 
 
 class ClassConditionalFlow(ClassConditional):
-    """`log p(z | y) = log N(h(z; y)) + log |det dh/dz|` (arXiv 1905.00505, section 3).
+    """Model the density of vectors given the class by a conditional flow h (arXiv 1905.00505, section 3).
 
-    The label enters as a learned embedding, given to the transform as its context.
+    `log p(z | y) = log N(h(z; y)) + log |det dh/dz|`. The label enters as a learned embedding, which is the context of
+    the transform.
 
     Args:
-        transform: h, of vectors [N, D], with context [N, embedding].
-        features: D.
-        num_classes: K.
-        embedding: width of the label embedding.
-        chunk: as in :class:`~scnf.distributions.base.ClassConditional`.
+        transform: Transform h of vectors [N, D], with context [N, embedding].
+        features: Width of the vectors, D.
+        num_classes: Number of classes, K.
+        embedding: Width of the label embedding.
+        chunk: Number of classes enumerated at once, see :class:`~scnf.distributions.base.ClassConditional`.
 
     Example:
         >>> from scnf.nn import MLP
@@ -69,31 +72,31 @@ class ClassConditionalFlow(ClassConditional):
         self.embedding = nn.Embedding(num_classes, embedding)
         self.base = DiagonalGaussian(features)
 
-    def _given(self, z: Tensor, embedding: Tensor, **part: int) -> Tensor:
+    def _conditional_log_prob(self, z: Tensor, embedding: Tensor, **part: int) -> Tensor:
         noise, logabsdet = self.transform(z, embedding, **part)
         return self.base.log_prob(noise) + logabsdet
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """Log p(z | y) [N], in nats."""
-        return self._given(z, self.embedding(y))
+        """Return log p(z | y) [N], in nats."""
+        return self._conditional_log_prob(z, self.embedding(y))
 
     def log_prob_all(self, z: Tensor) -> Tensor:
-        """Log p(z | y) for every class, [N, K], in nats; layers that no label reaches run but once for a row."""
+        """Return log p(z | y) for every class, [N, K], in nats; layers that no label reaches run once per row."""
         if type(self).log_prob is not ClassConditionalFlow.log_prob:
             return super().log_prob_all(z)
-        before = getattr(self.transform, "before_context", None)
-        common = before() if before is not None else 0
-        given = self._given
-        if common:
-            in_parts: Any = self.transform  # what has `before_context` also takes `start` and `stop`
-            z, logabsdet = in_parts(z, stop=common)
-            given = partial(self._given, start=common)
-        # looked up once: a gradient for each of the rows would be added to the table one by one
+        before_context = getattr(self.transform, "before_context", None)
+        num_common = before_context() if before_context is not None else 0
+        log_prob = self._conditional_log_prob
+        if num_common:
+            composite: Any = self.transform  # a transform with `before_context` also takes `start` and `stop`
+            z, logabsdet = composite(z, stop=num_common)
+            log_prob = partial(self._conditional_log_prob, start=num_common)
+        # one look-up per class: with one per row, the gradients of all rows would be added to the table one by one
         embeddings = self.embedding(torch.arange(self.num_classes, device=z.device))
-        table = enumerate_classes(given, z, self.num_classes, self.chunk, of_classes=embeddings)
-        return table + logabsdet.unsqueeze(1) if common else table
+        log_probs = enumerate_classes(log_prob, z, self.num_classes, self.chunk, of_classes=embeddings)
+        return log_probs + logabsdet.unsqueeze(1) if num_common else log_probs
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One z [N, D] for each label of y [N]."""
+        """Draw one z [N, D] for each label of y [N]."""
         return self.transform.inverse(self.base.sample(y.shape[0]), self.embedding(y))[0]

@@ -1,4 +1,4 @@
-"""Gaussians with diagonal covariance, alone and one per class."""
+"""Gaussians that have a diagonal covariance, alone or one per class."""
 
 import math
 
@@ -11,16 +11,16 @@ from scnf.errors import InvalidArgument
 
 
 def gaussian_log_prob(z: Tensor, mean: Tensor | float, log_scale: Tensor) -> Tensor:
-    """Log density [N] of N(mean, diag(exp(log_scale))^2) at z [N, D], in nats."""
-    standard = (z - mean) * (-log_scale).exp()
-    return -(0.5 * standard.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(dim=1)
+    """Return the log density [N] of N(mean, diag(exp(log_scale))^2) at z [N, D], in nats."""
+    noise = (z - mean) * (-log_scale).exp()
+    return -(0.5 * noise.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(dim=1)
 
 
 class DiagonalGaussian(nn.Module):
-    """N(0, diag(scale)^2) with learned scales, 1 at the start.
+    """A Gaussian N(0, diag(scale)^2) whose scales are learned and start at 1.
 
     Args:
-        features: D.
+        features: Width of the vectors, D.
 
     Example:
         >>> base = DiagonalGaussian(3)
@@ -33,18 +33,18 @@ class DiagonalGaussian(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(features))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density [N] of z [N, D], in nats."""
+        """Return the log density [N] of z [N, D], in nats."""
         return gaussian_log_prob(z, 0.0, self.log_scale)
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor:
-        """[num, D] draws."""
+        """Draw [num, D] samples."""
         noise = torch.randn(num, self.log_scale.shape[0], device=self.log_scale.device, dtype=self.log_scale.dtype)
         return noise * self.log_scale.exp()
 
 
 def simplex_vertices(num_classes: int, features: int) -> Tensor:
-    """K points [K, D] at unit distance from the origin, all pairs equally far apart; needs D >= K - 1."""
+    """Return K points [K, D] at unit distance from the origin, all pairs equally far apart; D is at least K - 1."""
     if features < num_classes - 1:
         raise InvalidArgument(
             "means",
@@ -59,24 +59,25 @@ def simplex_vertices(num_classes: int, features: int) -> Tensor:
 
 
 class ClassConditionalGaussian(ClassConditional):
-    """p(z | y) = N(mean_y, diag(scale_y)^2): with a flow in front, after FlowGMM (https://arxiv.org/abs/1912.13025).
+    """Model each class by a Gaussian, p(z | y) = N(mean_y, diag(scale_y)^2).
 
-    With learned means and shared scales it is the SCNF-GMM of arXiv 1905.00505: a learned shift per class.
+    With a flow in front, the model follows FlowGMM (https://arxiv.org/abs/1912.13025). With learned means and shared
+    scales it is the SCNF-GMM of arXiv 1905.00505, a learned shift per class.
 
     Args:
-        num_classes: K.
-        features: D.
-        means: how the means are placed: "random" (Gaussian), "simplex" (equally far apart), or "data" (class averages
-            of the labelled latents given to :meth:`initialize`, the first batch in training; random until then, and for
-            a class without any).
-        spread: distance of the means from the origin, per root of D ("random") or in all ("simplex").
-        learn_means: whether training moves the means.
-        scales: "shared" by all classes or each its "own".
-        learn_scales: whether training changes the scales, 1 at the start.
-        chunk: as in :class:`~scnf.distributions.base.ClassConditional`.
+        num_classes: Number of classes, K.
+        features: Width of the vectors, D.
+        means: Placement of the means, "random" (Gaussian), "simplex" (equally far apart) or "data". The choice "data"
+            takes class averages of the latents that :meth:`initialize` receives, the first batch in training. Before,
+            and for a class without labels, the means are random.
+        spread: Distance of the means from the origin, per root of D ("random") or in total ("simplex").
+        learn_means: Whether training moves the means.
+        scales: Kind of the scales, "shared" by all classes or each class its "own".
+        learn_scales: Whether training changes the scales, which start at 1.
+        chunk: Number of classes enumerated at once, see :class:`~scnf.distributions.base.ClassConditional`.
 
     Raises:
-        ValueError: `means` or `scales` is unknown, or the simplex does not fit into D.
+        ValueError: `means` or `scales` is unknown, or the simplex does not fit into D dimensions.
 
     Example:
         >>> mixture = ClassConditionalGaussian(num_classes=3, features=2, means="simplex", spread=4.0)
@@ -106,10 +107,10 @@ class ClassConditionalGaussian(ClassConditional):
             mean = spread * simplex_vertices(num_classes, features)
         else:
             mean = spread * torch.randn(num_classes, features)
-        self._keep("mean", mean, learn_means)
-        self._keep("log_scale", torch.zeros(num_classes if scales == "own" else 1, features), learn_scales)
+        self._register("mean", mean, learn_means)
+        self._register("log_scale", torch.zeros(num_classes if scales == "own" else 1, features), learn_scales)
 
-    def _keep(self, name: str, value: Tensor, learned: bool) -> None:
+    def _register(self, name: str, value: Tensor, learned: bool) -> None:
         if learned:
             self.register_parameter(name, nn.Parameter(value))
         else:
@@ -119,18 +120,18 @@ class ClassConditionalGaussian(ClassConditional):
         return self.log_scale.index_select(0, y) if self.log_scale.shape[0] > 1 else self.log_scale
 
     def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
-        """Log p(z | y) [N], in nats."""
+        """Return log p(z | y) [N], in nats."""
         return gaussian_log_prob(z, self.mean.index_select(0, y), self._scales(y))
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One z [N, D] for each label of y [N]."""
+        """Draw one z [N, D] for each label of y [N]."""
         mean = self.mean.index_select(0, y)
         return mean + torch.randn_like(mean) * self._scales(y).exp()
 
     @torch.no_grad()
     def initialize(self, z: Tensor, y: Tensor) -> None:
-        """With means="data", move each class mean to the average of its labelled latents z [N, D]."""
+        """Move the mean of each class to the average of its latents z [N, D] with labels y [N], if means="data"."""
         if self.means == "data":
             for label in y.unique().tolist():
                 self.mean[label] = z[y == label].mean(dim=0)

@@ -1,4 +1,4 @@
-"""Latent variables of variational models: a prior, and a posterior whose parameters an encoder gives."""
+"""Latent variables of variational models, which have a prior and a posterior with parameters from an encoder."""
 
 import copy
 import math
@@ -20,14 +20,14 @@ from scnf.transforms.base import Transform
 
 
 class Temperature(nn.Module):
-    """A temperature that goes from `start` to `end` along a geometric line in the course of training.
+    """A temperature that changes geometrically from `start` to `end` in the course of training.
 
     Args:
-        start: at the first optimiser step.
-        end: at the last; the same by default.
+        start: Temperature at the first optimiser step.
+        end: Temperature at the last optimiser step; the same by default.
 
     Raises:
-        ValueError: not above 0.
+        ValueError: A temperature is not above 0, or is infinite.
 
     Example:
         >>> temperature = Temperature(1.0, 0.25)
@@ -43,35 +43,36 @@ class Temperature(nn.Module):
         self.start, self.end = start, start if end is None else end
         if not (0 < self.start < math.inf and 0 < self.end < math.inf):
             raise InvalidArgument(
-                "temperature", f"must be above 0, at the first step and the last, not {self.start} or {self.end}"
+                "temperature", f"must be above 0 at the first and at the last step, not {self.start} and {self.end}"
             )
         self.register_buffer("value", torch.tensor(float(start)))
 
     def anneal(self, done: float) -> None:
-        """Set the value for when the share `done` of all optimiser steps is behind."""
+        """Set the value after a share `done` of all optimiser steps."""
         self.value.fill_(self.start * (self.end / self.start) ** min(max(done, 0.0), 1.0))
 
 
 def diagonal_gaussian(parameters: Tensor) -> Distribution:
-    """N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
+    """Return N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
     mean, log_scale = single_or_better(parameters).chunk(2, dim=1)
     return Rows(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
 
 
 def standard_gaussian(like: Tensor) -> Distribution:
-    """N(0, 1) over vectors shaped like `like` [M, D]."""
+    """Return N(0, 1) over vectors with the shape [M, D] of `like`."""
     return Rows(Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False), 1)
 
 
 def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
-    """Precision-weighted product of two diagonal Gaussians (arXiv 1602.02282, eqs. 18 and 19).
+    """Return the precision-weighted product of two diagonal Gaussians (arXiv 1602.02282, eqs. 18 and 19).
 
     Args:
-        first: parameters [M, 2 D] as in :func:`diagonal_gaussian`.
-        second: the same.
+        first: Parameters [M, 2 D] of one Gaussian, see :func:`diagonal_gaussian`.
+        second: Parameters [M, 2 D] of the other Gaussian.
 
     Returns:
-        parameters [M, 2 D], whose precision is the sum of both and whose mean is their precision-weighted average.
+        Parameters [M, 2 D] of a Gaussian. Its precision is the sum of both precisions, and its mean is the
+        precision-weighted average of both means.
 
     Example:
         >>> merge_gaussians(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
@@ -80,25 +81,25 @@ def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
     first, second = single_or_better(first), single_or_better(second)
     (mean_1, log_scale_1), (mean_2, log_scale_2) = first.chunk(2, dim=1), second.chunk(2, dim=1)
     log_precision_1, log_precision_2 = -2 * log_scale_1, -2 * log_scale_2
-    share = torch.sigmoid(log_precision_1 - log_precision_2)
-    mean = share * mean_1 + (1 - share) * mean_2
+    weight = torch.sigmoid(log_precision_1 - log_precision_2)
+    mean = weight * mean_1 + (1 - weight) * mean_2
     return torch.cat([mean, -0.5 * torch.logaddexp(log_precision_1, log_precision_2)], dim=1)
 
 
 class GaussianLatent(nn.Module):
-    """z [M, D]: a diagonal Gaussian posterior, with or without a flow on it, and a Gaussian prior.
+    """A latent z [M, D] that has a Gaussian prior and a diagonal Gaussian posterior, with or without a flow.
 
     Args:
-        features: D.
-        transform: a flow z_0 -> z on the posterior (normalizing flows, https://arxiv.org/abs/1505.05770), any
-            `Transform` of vectors [M, D]; its forward direction is used.
-        context_features: width of the context that the encoder gives to the transform, 0 for none.
+        features: Width of z, D.
+        transform: Flow z_0 -> z on the posterior (normalizing flows, https://arxiv.org/abs/1505.05770), any
+            `Transform` of vectors [M, D]. Its forward direction is used.
+        context_features: Width of the context that the encoder gives to the transform; 0 for none.
 
     Attributes:
-        numbers: how many numbers the encoder gives: D means, D log-scales, and the context.
+        numbers: Number of values that the encoder returns: D means, D log-scales, and the context.
 
     Raises:
-        ValueError: the transform is one of another width.
+        ValueError: The transform has another width.
 
     Example:
         >>> latent = GaussianLatent(3)
@@ -116,7 +117,7 @@ class GaussianLatent(nn.Module):
             _check_width(transform, features, context_features)
 
     def sample(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """(z [M, D], log q(z) [M]) from parameters [M, numbers]."""
+        """Draw from the posterior with parameters [M, numbers] and return (z [M, D], log q(z) [M])."""
         q = diagonal_gaussian(parameters[:, : 2 * self.features])
         z = q.rsample()
         log_q = q.log_prob(z)
@@ -128,12 +129,13 @@ class GaussianLatent(nn.Module):
     def draw(
         self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """(z [M, D], KL [M]) from parameters [M, numbers].
+        """Draw from the posterior and return (z [M, D], KL [M]).
 
         Args:
-            parameters: of the posterior.
-            prior: over [M, D]; N(0, 1) by default.
-            analytic: take KL(q || prior) in closed form where there is one, else log q(z) - log p(z) at the draw.
+            parameters: Parameters [M, numbers] of the posterior.
+            prior: Prior over [M, D]; N(0, 1) by default.
+            analytic: Whether to compute KL(q || prior) in closed form where there is one. The alternative is
+                log q(z) - log p(z) at the draw.
         """
         prior = prior or standard_gaussian(single_or_better(parameters[:, : self.features]))
         if analytic and self.transform is None:
@@ -143,25 +145,25 @@ class GaussianLatent(nn.Module):
         return z, log_q - prior.log_prob(z)
 
     def sample_prior(self, num: int, like: Tensor) -> Tensor:
-        """[num, D] draws from N(0, 1), on the device of `like`."""
+        """Draw [num, D] samples from N(0, 1), on the device and with the type of `like`."""
         return torch.randn(num, self.features, device=like.device, dtype=like.dtype)
 
 
 class CategoricalLatent(nn.Module):
-    """V one-hot variables of C categories, uniform a priori; relaxed by Gumbel-softmax in training.
+    """A latent of V one-hot variables that have C categories and a uniform prior.
 
-    In training mode draws are relaxed (Jang et al., https://arxiv.org/abs/1611.01144; Maddison et al.,
-    https://arxiv.org/abs/1611.00712) and the KL is that of the categories: a surrogate of the bound. In evaluation mode
-    draws are one-hot and the bound holds.
+    In training mode, draws are relaxed by Gumbel-softmax (Jang et al., https://arxiv.org/abs/1611.01144; Maddison et
+    al., https://arxiv.org/abs/1611.00712). The KL remains the divergence of the categories, which makes the objective a
+    surrogate of the bound. In evaluation mode, draws are one-hot and the bound holds.
 
     Args:
-        variables: V.
-        categories: C.
-        temperature: of the relaxation.
+        variables: Number of one-hot variables, V.
+        categories: Number of categories of each variable, C.
+        temperature: Temperature of the relaxation.
 
     Attributes:
-        features: V * C, the width of z.
-        numbers: V * C logits.
+        features: Width of z, V * C.
+        numbers: Number of logits, V * C.
     """
 
     def __init__(self, variables: int, categories: int, temperature: Temperature) -> None:
@@ -172,8 +174,15 @@ class CategoricalLatent(nn.Module):
     def draw(
         self, parameters: Tensor, prior: Distribution | None = None, analytic: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """(z [M, V C], KL [M]) from logits [M, V C]; `prior` must be None: it is uniform."""
-        if not len(parameters):  # of which PyTorch's categories make an error
+        """Draw from the posterior and return (z [M, V C], KL [M]).
+
+        Args:
+            parameters: Logits [M, V C] of the posterior.
+            prior: None, as the prior is uniform.
+            analytic: Whether to compute KL(q || prior) in closed form. The alternative is log q(z) - log p(z) at the
+                draw.
+        """
+        if not len(parameters):  # PyTorch raises an error for categories of no rows
             return parameters, parameters.sum(dim=1)
         logits = single_or_better(parameters).view(-1, self.variables, self.categories)
         q = Rows(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
@@ -183,34 +192,40 @@ class CategoricalLatent(nn.Module):
             z = RelaxedOneHotCategorical(self.temperature.value, logits=logits, validate_args=False).rsample()
         else:
             z = q.sample()
-        at_draw = z * (torch.log_softmax(logits, dim=2) + math.log(self.categories))
-        return z.flatten(1), kl_divergence(q, p) if analytic else at_draw.sum(dim=(1, 2))
+        log_ratio = z * (torch.log_softmax(logits, dim=2) + math.log(self.categories))
+        return z.flatten(1), kl_divergence(q, p) if analytic else log_ratio.sum(dim=(1, 2))
 
     def sample_prior(self, num: int, like: Tensor) -> Tensor:
-        """[num, V C] draws from the prior, on the device of `like`."""
+        """Draw [num, V C] samples from the prior, on the device and with the type of `like`."""
         index = torch.randint(self.categories, (num, self.variables), device=like.device)
         return F.one_hot(index, self.categories).to(like.dtype).flatten(1)
 
 
 def _check_width(transform: Transform, features: int, context_features: int) -> None:
-    """Compare the log-det with the Jacobian at one point: a transform of width 1 would broadcast over any other."""
+    """Refuse a transform of another width, by comparing log-determinant and Jacobian at one point.
+
+    Shapes alone do not show the width: a transform of width 1 would broadcast over any other.
+    """
     trial = copy.deepcopy(transform).eval()  # an ActNorm must not take this for its first batch
     with torch.no_grad():
-        for parameter in trial.parameters():  # what starts as the identity would fit anything
-            bend = torch.arange(parameter.numel(), device=parameter.device).cos().view_as(parameter)
-            parameter.add_(0.1 * bend.to(parameter.dtype))
-    like = next(trial.parameters(), torch.zeros(()))
-    point = torch.linspace(-1, 1, features, device=like.device, dtype=like.dtype)
-    context = like.new_zeros(1, context_features) if context_features else None
+        for parameter in trial.parameters():  # a transform that starts as the identity would fit any width
+            perturbation = torch.arange(parameter.numel(), device=parameter.device).cos().view_as(parameter)
+            parameter.add_(0.1 * perturbation.to(parameter.dtype))
+    reference = next(trial.parameters(), torch.zeros(()))
+    point = torch.linspace(-1, 1, features, device=reference.device, dtype=reference.dtype)
+    context = reference.new_zeros(1, context_features) if context_features else None
     try:
         jacobian = torch.autograd.functional.jacobian(lambda z: trial(z.unsqueeze(0), context)[0].squeeze(0), point)
         logabsdet = trial(point.unsqueeze(0), context)[1]
-        fits = jacobian.shape == (features, features) and logabsdet.shape == (1,)
-        fits = fits and torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, logabsdet, rtol=1e-2, atol=1e-2)
+        is_valid = jacobian.shape == (features, features) and logabsdet.shape == (1,)
+        is_valid = is_valid and torch.allclose(
+            torch.linalg.slogdet(jacobian).logabsdet, logabsdet, rtol=1e-2, atol=1e-2
+        )
     except (RuntimeError, ValueError, IndexError):
-        fits = False
-    if not fits:
+        is_valid = False
+    if not is_valid:
         raise InvalidArgument(
             "flow",
-            f"must map vectors of width {features}, as the latent has, to such: build it for {features} features",
+            f"must map vectors of width {features}, as the latent has, to vectors of the same width: "
+            f"build it for {features} features",
         )

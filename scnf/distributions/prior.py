@@ -1,4 +1,4 @@
-"""The class prior p(y)."""
+"""The class prior p(y), which is fixed or learned."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from scnf.errors import InvalidArgument
 
 
 class ClassPrior(nn.Module):
-    """p(y) = softmax(logits), uniform unless told otherwise.
+    """A prior over classes, p(y) = softmax(logits), which is uniform by default.
 
     Args:
-        num_classes: K.
-        probabilities: K positive numbers that sum to 1; uniform by default.
-        learned: whether training changes it.
+        num_classes: Number of classes, K.
+        probabilities: Probabilities of the classes, K positive numbers that sum to 1; uniform by default.
+        learned: Whether training changes the prior.
 
     Raises:
-        ValueError: probabilities of the wrong number, not positive, or not summing to 1.
+        ValueError: The probabilities are not K positive numbers that sum to 1.
 
     Example:
         >>> ClassPrior(4).log_prob_all().exp()
@@ -45,31 +45,35 @@ class ClassPrior(nn.Module):
 
     @classmethod
     def empirical(cls, y: Tensor, num_classes: int) -> "ClassPrior":
-        """From the visible labels of y [N], one added to each count so that none is zero; ValueError for no labels."""
+        """Estimate the prior from the visible labels of y [N], with one added to each count so that none is zero.
+
+        Raises:
+            ValueError: y is not a vector of labels.
+        """
         check_labels(y, num_classes)
         counts = torch.bincount(y[y != UNLABELLED].cpu(), minlength=num_classes) + 1.0
         return cls(num_classes, counts / counts.sum())
 
     def log_prob_all(self) -> Tensor:
-        """Log p(y) [K], in nats."""
+        """Return log p(y) [K], in nats."""
         return torch.log_softmax(self.logits, dim=0)
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor:
-        """[num] labels."""
+        """Draw [num] labels."""
         return torch.multinomial(self.log_prob_all().exp(), num, replacement=True)
 
 
 def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor) -> ClassPrior:
-    """The prior that a setting names.
+    """Return the prior that a setting names.
 
     Args:
-        kind: "uniform", "empirical", "learned" (uniform at the start), or K probabilities.
-        num_classes: K.
-        visible: labels [N] that training may see, UNLABELLED where hidden.
+        kind: Name "uniform", "empirical" or "learned" (uniform at the start), or K probabilities.
+        num_classes: Number of classes, K.
+        visible: Labels [N] that training may use, UNLABELLED where hidden.
 
     Raises:
-        ValueError: an unknown name, or probabilities that are none.
+        ValueError: The name is unknown, or the probabilities are not K positive numbers that sum to 1.
     """
     if not isinstance(kind, str):
         return ClassPrior(num_classes, kind)
