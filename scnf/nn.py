@@ -1,8 +1,8 @@
-"""Networks for couplings, encoders and decoders: no probability in here.
+"""Networks for couplings, encoders and decoders; this module computes no probabilities.
 
-Those for couplings are called as `network(inputs, context=None)` and end in a layer that starts at zero, so that a
-coupling built on one starts as a fixed scale without shift. The context [N, C] is concatenated to the input. No batch
-normalisation in them: rows stay independent.
+Networks for couplings are called as `network(inputs, context=None)`. Their last layer starts at zero, so that a
+coupling starts as a fixed scale without shift. They concatenate a context [N, C] to the input. They use no batch
+normalisation, so that rows stay independent.
 """
 
 import itertools
@@ -23,8 +23,8 @@ from scnf.registry import registering
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 
-def _plain(*layers: nn.Module) -> bool:
-    """Whether a kernel may take their place: nothing is hooked to them, and their weights are what they seem."""
+def _replaceable(*layers: nn.Module) -> bool:
+    """Return whether a kernel may replace the layers: they have no hooks and no parametrised weights."""
     kinds, hooks = (nn.Linear, nn.Conv2d, _Conv3x3), ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
     return all(type(layer) in kinds and not any(getattr(layer, hook) for hook in hooks) for layer in layers)
 
@@ -37,7 +37,7 @@ def _zero(layer: _Layer) -> _Layer:
 
 
 class _Conv3x3(nn.Conv2d):
-    """3x3 convolution, padded to keep the size; with zeros, it is :func:`scnf.native.conv3x3` where that can be."""
+    """A 3x3 convolution that keeps the size; padded with zeros, it is :func:`scnf.native.conv3x3` where possible."""
 
     def __init__(self, in_channels: int, out_channels: int, padding: Literal["zeros", "reflect"] = "zeros") -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode=padding)
@@ -51,26 +51,28 @@ class _Conv3x3(nn.Conv2d):
 
 
 class _Residual(nn.Module):
-    """Pre-activation residual block: x + second(act(first(act(x))))."""
+    """A pre-activation residual block computes x + second(relu(first(relu(x))))."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         self.first, self.second = first, second
 
     def forward(self, inputs: Tensor) -> Tensor:
-        change: Tensor = self.second(F.relu_(self.first(F.relu(inputs))))
-        return inputs + change
+        residual: Tensor = self.second(F.relu_(self.first(F.relu(inputs))))
+        return inputs + residual
 
 
 class MLP(nn.Module):
-    """Linear -> residual blocks -> ReLU -> zero-initialised linear, on vectors: :func:`scnf.native.mlp` if it can be.
+    """Map vectors by a linear layer, residual blocks, ReLU and a zero-initialised linear layer.
+
+    The network is :func:`scnf.native.mlp` where possible.
 
     Args:
-        in_features: width of the input [N, in_features].
-        out_features: width of the output [N, out_features].
-        hidden: width inside.
-        blocks: number of residual blocks.
-        context_features: width of the context, 0 for none.
+        in_features: Width of the input [N, in_features].
+        out_features: Width of the output [N, out_features].
+        hidden: Number of hidden units.
+        blocks: Number of residual blocks.
+        context_features: Width of the context; 0 for none.
 
     Example:
         >>> MLP(3, 6, hidden=16, context_features=2)(torch.zeros(5, 3), torch.zeros(5, 2)).shape
@@ -95,26 +97,28 @@ class MLP(nn.Module):
                 raise ValueError("this network was built with a context and none was given")
             inputs = torch.cat([inputs, context.to(inputs.dtype)], dim=1)
         layers = (self.enter, *(layer for block in self.blocks for layer in block.children()), self.leave)
-        if _plain(*layers):
-            outputs = native.mlp(inputs, *(cast(Tensor, part) for at in layers for part in (at.weight, at.bias)))
-            if outputs is not None:
-                return outputs
-        plain: Tensor = self.leave(F.relu(self.blocks(self.enter(inputs))))
-        return plain
+        if _replaceable(*layers):
+            weights = (cast(Tensor, tensor) for layer in layers for tensor in (layer.weight, layer.bias))
+            kernel_outputs = native.mlp(inputs, *weights)
+            if kernel_outputs is not None:
+                return kernel_outputs
+        outputs: Tensor = self.leave(F.relu(self.blocks(self.enter(inputs))))
+        return outputs
 
 
 class ConvNet(nn.Module):
-    """3x3 convolution -> residual blocks of two 3x3 convolutions -> ReLU -> zero-initialised 3x3, on images.
+    """Map images by a 3x3 convolution, residual blocks, ReLU and a zero-initialised 3x3 convolution.
 
-    The Glow form with padding by zeros is :func:`scnf.native.conv_net` where that can be.
+    Each residual block has two 3x3 convolutions. The Glow form with zero padding is :func:`scnf.native.conv_net` where
+    possible.
 
     Args:
-        in_channels: channels of the input [N, in_channels, H, W].
-        out_channels: channels of the output [N, out_channels, H, W].
-        hidden: channels inside.
-        blocks: number of residual blocks; 0 for the Glow form, 3x3 -> 1x1 -> 3x3.
-        padding: "zeros" or "reflect" (needs H and W of at least 2).
-        context_features: width of a context [N, C] given to every pixel, 0 for none.
+        in_channels: Number of channels of the input [N, in_channels, H, W].
+        out_channels: Number of channels of the output [N, out_channels, H, W].
+        hidden: Number of hidden channels.
+        blocks: Number of residual blocks; 0 for the Glow form, 3x3 -> 1x1 -> 3x3.
+        padding: Kind of padding, "zeros" or "reflect" (which needs H and W of at least 2).
+        context_features: Width of a context [N, C] that is given to every pixel; 0 for none.
 
     Example:
         >>> ConvNet(2, 4, hidden=8)(torch.zeros(5, 2, 7, 7)).shape
@@ -150,20 +154,20 @@ class ConvNet(nn.Module):
         if self.takes_context:
             if context is None:
                 raise ValueError("this network was built with a context and none was given")
-            everywhere = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
-            inputs = torch.cat([inputs, everywhere], dim=1)
+            context_channels = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
+            inputs = torch.cat([inputs, context_channels], dim=1)
         layers = (self.enter, cast(nn.Conv2d, self.blocks[1 if self.glow_form else 0]), self.leave)
-        if self.glow_form and _plain(*layers):
-            weights = (part for layer in layers for part in (layer.weight, cast(Tensor, layer.bias)))
-            outputs = native.conv_net(inputs, *weights)
-            if outputs is not None:
-                return outputs
-        plain: Tensor = self.leave(F.relu_(self.blocks(self.enter(inputs))))
-        return plain
+        if self.glow_form and _replaceable(*layers):
+            weights = (tensor for layer in layers for tensor in (layer.weight, cast(Tensor, layer.bias)))
+            kernel_outputs = native.conv_net(inputs, *weights)
+            if kernel_outputs is not None:
+                return kernel_outputs
+        outputs: Tensor = self.leave(F.relu_(self.blocks(self.enter(inputs))))
+        return outputs
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that says what to do about a single row, of which there is no variance."""
+    """Batch normalisation that raises an error with a remedy for a single row, which has no variance."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training and len(inputs) == 1:
@@ -175,23 +179,24 @@ class _BatchNorm(nn.BatchNorm1d):
 
 
 class Features(nn.Sequential):
-    """What encoders and classifiers start from: images or vectors to [N, hidden], without context.
+    """Map images or vectors to features [N, hidden], from which encoders and classifiers start.
 
-    "mlp": `layers` times linear, normalisation, ReLU. "conv": two 5x5 convolutions, each with normalisation, ReLU and
-    maximum pooling, to 4x4 pixels, then dropout, linear, normalisation, ReLU. It is called once a row, never with
-    classes folded into the batch, so that batch normalisation sees the rows of the batch and nothing else.
+    The kind "mlp" applies linear, normalisation and ReLU `layers` times. The kind "conv" applies two 5x5 convolutions,
+    each with ReLU and maximum pooling, down to 4x4 pixels. They have batch normalisation if `norm` is "batch". Dropout,
+    linear, normalisation and ReLU follow. The network takes no context. It is called once per row, never with classes
+    folded into the batch, so batch normalisation uses the rows of the batch alone.
 
     Args:
-        shape: of one input: (C, H, W), or (D,) for "mlp".
-        hidden: width of the result.
-        layers: linear layers of "mlp".
-        kind: "mlp" or "conv".
-        norm: "batch", "layer" or "none".
-        channels: of the first convolution; the second has twice as many.
-        dropout: of the pooled features of "conv".
+        shape: Shape of one input, (C, H, W), or (D,) for "mlp".
+        hidden: Width of the features.
+        layers: Number of linear layers of "mlp".
+        kind: Kind of network, "mlp" or "conv".
+        norm: Kind of normalisation, "batch", "layer" or "none".
+        channels: Number of channels of the first convolution; the second has twice as many.
+        dropout: Dropout rate of the pooled features of "conv".
 
     Raises:
-        ValueError: an unknown kind or normalisation, or "conv" for vectors.
+        ValueError: The kind or the normalisation is unknown, or "conv" would take vectors.
 
     Example:
         >>> Features((1, 28, 28), hidden=64, kind="conv")(torch.zeros(5, 1, 28, 28)).shape
@@ -222,8 +227,8 @@ class Features(nn.Sequential):
             for (inputs, outputs), pool in zip(
                 itertools.pairwise((shape[0], channels, 2 * channels)), pools, strict=True
             ):
-                normal = [nn.BatchNorm2d(outputs)] if norm == "batch" else []
-                modules += [nn.Conv2d(inputs, outputs, 5, padding=2), *normal, nn.ReLU(), pool]
+                norms = [nn.BatchNorm2d(outputs)] if norm == "batch" else []
+                modules += [nn.Conv2d(inputs, outputs, 5, padding=2), *norms, nn.ReLU(), pool]
             modules.append(nn.Dropout(dropout))
             width, layers = 2 * channels * 16, 1
         modules.append(nn.Flatten())
@@ -235,17 +240,17 @@ class Features(nn.Sequential):
 
 
 class GlobalConvNet(nn.Module):
-    """Three 3x3 convolutions, pooled to 4x4 pixels, and two linear layers: each output depends on the whole image.
+    """Map images by three 3x3 convolutions and two linear layers, so that each output depends on the whole image.
 
-    The first two convolutions see the full size, between them and the third stands a maximum pooling of 2x2. Without
-    normalisation, so that rows stay independent of each other; the last layer starts at zero.
+    The first two convolutions have the full size. A 2x2 maximum pooling follows them, and a maximum pooling to 4x4
+    pixels follows the third. There is no normalisation, so that rows stay independent. The last layer starts at zero.
 
     Args:
-        in_channels: channels of the input [N, in_channels, H, W].
-        out_channels: channels of the output [N, out_channels, H, W].
-        size: (H, W).
-        channels: of the first two convolutions; the third has twice as many.
-        hidden: numbers between the linear layers.
+        in_channels: Number of channels of the input [N, in_channels, H, W].
+        out_channels: Number of channels of the output [N, out_channels, H, W].
+        size: Size (H, W) of the images.
+        channels: Number of channels of the first two convolutions; the third has twice as many.
+        hidden: Number of hidden units between the linear layers.
 
     Example:
         >>> GlobalConvNet(3, 2, (14, 14))(torch.zeros(5, 3, 14, 14)).shape
@@ -263,7 +268,11 @@ class GlobalConvNet(nn.Module):
             (channels, channels, nn.MaxPool2d(2, ceil_mode=True)),
             (channels, 2 * channels, nn.AdaptiveMaxPool2d(4)),
         ):
-            layers += [_Conv3x3(inputs, outputs), pool, nn.ReLU(inplace=True)]  # of fewer pixels so
+            layers += [
+                _Conv3x3(inputs, outputs),
+                pool,
+                nn.ReLU(inplace=True),
+            ]  # pooling first leaves fewer pixels for ReLU
         self.features = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(2 * channels * 16, hidden), nn.ReLU(inplace=True)
         )
@@ -271,17 +280,17 @@ class GlobalConvNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map [N, in_channels, H, W] to [N, out_channels, H, W]; there is no context."""
+        """Map [N, in_channels, H, W] to [N, out_channels, H, W]; the context is ignored."""
         outputs: Tensor = self.leave(self.features(inputs)).unflatten(1, self.out_shape)
         return outputs
 
 
 class Encoder(nn.Module):
-    """A head on features: `head(body(x))`, or `head(body(x), context)`.
+    """Apply a head to the features of a body: `head(body(x))`, or `head(body(x), context)`.
 
     Args:
-        body: x [N, ...] -> [N, hidden], such as :class:`Features`.
-        head: [N, hidden], with or without context, -> [N, out_features].
+        body: Network x [N, ...] -> [N, hidden], for example :class:`Features`.
+        head: Network [N, hidden] -> [N, out_features], with or without a context.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -296,19 +305,21 @@ class Encoder(nn.Module):
 
 
 def before_head(network: nn.Module, inputs: Tensor) -> Tensor:
-    """What an :class:`Encoder` knows of its inputs, [N, hidden]; of another network, its outputs."""
+    """Return the features [N, hidden] that the head of an :class:`Encoder` takes, or the outputs of another network."""
     features: Tensor = network.body(inputs) if isinstance(network, Encoder) else network(inputs)
     return features
 
 
 class ConvDecoder(nn.Module):
-    """Vectors with context to images: linear, then twice [upsample to the next size, 3x3 convolution].
+    """Map vectors, with or without a context, to images by a linear layer and two upsampling layers.
+
+    An upsampling layer resizes to the next size and applies a 3x3 convolution.
 
     Args:
-        in_features: width of the input [M, in_features].
-        shape: (C, H, W) of the result, which is given as vectors [M, C * H * W].
-        channels: of the last layer but one; before it twice as many.
-        context_features: width of the context, 0 for none.
+        in_features: Width of the input [M, in_features].
+        shape: Shape (C, H, W) of the images, which are returned as vectors [M, C * H * W].
+        channels: Number of channels of the first convolution, whose input has twice as many.
+        context_features: Width of the context; 0 for none.
 
     Example:
         >>> ConvDecoder(8, (2, 28, 28), context_features=3)(torch.zeros(5, 8), torch.zeros(5, 3)).shape
@@ -355,7 +366,7 @@ def _conv(inputs: int, outputs: int, hidden: int, blocks: int) -> nn.Module:
 
 
 NetworkOf = Callable[[int, int, int, int], nn.Module]
-"""From widths of input and output, the width inside and a number of residual blocks to a network for couplings."""
+"""Function (input width, output width, hidden width, number of residual blocks) -> network for couplings."""
 IMAGE_NETWORKS: dict[str, NetworkOf] = {
     "conv": _conv,
     "resnet": ConvNet,
@@ -367,18 +378,19 @@ VECTOR_NETWORKS: dict[str, NetworkOf] = {"mlp": MLP}
 
 
 def register_network(name: str, inputs: Literal["images", "vectors"] = "images") -> Callable[[NetworkOf], NetworkOf]:
-    """Give a network for couplings its name, which `model.network` takes: a decorator.
+    """Return a decorator that registers a network for couplings under a name for `model.network`.
 
-    The function is called with the widths of input and output, the width inside and `model.blocks`. Its network maps
-    images [N, C_in, H, W] to [N, C_out, H, W], or vectors [N, D_in] to [N, D_out], and keeps rows apart. A coupling
-    starts as the identity, but for a fixed scale, where the last layer starts at zero.
+    The decorated function is called with the input width, the output width, the hidden width and `model.blocks`. It
+    returns a network that maps images [N, C_in, H, W] to [N, C_out, H, W], or vectors [N, D_in] to [N, D_out]. The rows
+    of the network must be independent. If its last layer starts at zero, a coupling starts as the identity, up to a
+    fixed scale.
 
     Args:
-        name: of the network.
-        inputs: what it takes.
+        name: Name of the network.
+        inputs: Kind of inputs, "images" or "vectors".
 
     Raises:
-        InvalidArgument: the name is taken.
+        InvalidArgument: The name is taken or malformed, or the kind of inputs is unknown.
 
     Example:
         >>> @register_network("pointwise")
