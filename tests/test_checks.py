@@ -173,8 +173,8 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
     network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
     wrong: list[tuple[Batch, str]] = [
         (Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]), "8 rows and 7 labels"),
-        (Batch(x(), GOOD, moved=x()), "moved rows and their labels moved_y come together"),
-        (Batch(x()[:2], GOOD[:2], views=x()), "views show rows of the batch, and there are 8 of 2 rows"),
+        (Batch(x(), GOOD, moved=x()), "moved rows and their labels moved_y must be given together"),
+        (Batch(x()[:2], GOOD[:2], views=x()), "there are 8 views of 2 rows: views must show rows of the batch"),
     ]
     if at_hand:
         wrong.append((Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "these run from 99 to 99"))

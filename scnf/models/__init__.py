@@ -1,4 +1,4 @@
-"""Models p(x, y); :mod:`scnf.recipes` builds them."""
+"""Provide the models p(x, y), which :mod:`scnf.recipes` builds."""
 
 from scnf.models.base import JointModel, JointOutput
 from scnf.models.classifier import Classifier

@@ -1,4 +1,4 @@
-"""What every model p(x, y) answers, whether its likelihood is exact or a bound."""
+"""Define the interface of every model p(x, y), whether its likelihood is exact or a lower bound."""
 
 from typing import Literal, NamedTuple
 
@@ -13,15 +13,15 @@ from scnf.transforms import start_from
 
 
 class JointOutput(NamedTuple):
-    """What a model says of a batch, in nats.
+    """The output of a model holds its log-likelihoods and class posteriors for a batch, in nats.
 
     Attributes:
-        log_likelihood: [N]: log p(x, y) where y is known and log p(x) where it is hidden, or lower bounds of them.
-        class_log_probs: [N, K]: log q(y | x), the classifier; the exact posterior for a flow.
-        kl: [N]: the divergence of latent variables from their prior that a variational bound has subtracted, for an
-            objective that weighs it otherwise; None where there is none.
-        moved: [M, K]: log q(y | x) of the batch's moved rows; None without any.
-        views: [V, K]: log q(y | x) of the batch's views; None without any.
+        log_likelihood: log p(x, y) where y is known and log p(x) where it is hidden, or lower bounds of these, [N].
+        class_log_probs: Classifier log q(y | x), [N, K]. For a flow it is the exact posterior.
+        kl: KL divergence [N] of latent variables from their prior, already subtracted in a variational bound. An
+            objective may weight it otherwise. None for a model without latent variables.
+        moved: Classifier log q(y | x) of the batch's moved rows, [M, K]; None without moved rows.
+        views: Classifier log q(y | x) of the batch's views, [V, K]; None without views.
     """
 
     log_likelihood: Tensor
@@ -32,49 +32,58 @@ class JointOutput(NamedTuple):
 
 
 def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Tensor | None = None) -> JointOutput:
-    """From the table log p(x, y = k) to the output: the form that every model which enumerates its labels shares.
+    """Build the output of a model that enumerates its labels from its table of log p(x, y = k).
 
-    Labelled rows take their column. Unlabelled rows take sum_k q_k (log_joint_k - log q_k), q = softmax(class_logits):
-    M2's bound (Kingma et al., https://arxiv.org/abs/1406.5298, eq. 7). Where q is the exact posterior, that is where
-    `class_logits` is `log_joint` itself, it equals logsumexp_k log_joint_k in value and in gradient. A row of density
-    0, whose log_joint is -inf for every class, has -inf; an exact posterior, which is 0 / 0 there, is taken as uniform.
+    Labelled rows take their column of the table. Unlabelled rows take sum_k q_k (log_joint_k - log q_k) with q =
+    softmax(class_logits), the bound of M2 (Kingma et al., https://arxiv.org/abs/1406.5298, eq. 7).
+
+    Where `class_logits` is `log_joint` itself, q is the exact posterior. The sum then equals logsumexp_k log_joint_k in
+    value and in gradient. A row of density 0 has log_joint -inf for every class and log-likelihood -inf. Its exact
+    posterior, 0 / 0, is replaced by the uniform distribution.
 
     Args:
-        log_joint: [N, K], log p(x, y = k) or a lower bound.
-        class_logits: [N, K].
-        y: [N], UNLABELLED where hidden.
-        kl: [N, K], of the latent variables given each label, contained in `log_joint`.
+        log_joint: log p(x, y = k) or a lower bound of it, [N, K].
+        class_logits: Logits of the classifier q(y | x), [N, K].
+        y: Labels [N], UNLABELLED where hidden.
+        kl: KL divergence [N, K] of the latent variables given each label, already subtracted in `log_joint`.
     """
-    nowhere = class_logits.amax(dim=1, keepdim=True) == -torch.inf
-    log_q = torch.log_softmax(class_logits.masked_fill(nowhere, 0.0), dim=1)
+    no_density = class_logits.amax(dim=1, keepdim=True) == -torch.inf
+    log_q = torch.log_softmax(class_logits.masked_fill(no_density, 0.0), dim=1)
 
-    def pick(visible: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(y == UNLABELLED, expected(log_q, hidden), at_label(visible, y))
+    def select(labelled: Tensor, unlabelled: Tensor) -> Tensor:
+        return torch.where(y == UNLABELLED, expected(log_q, unlabelled), at_label(labelled, y))
 
-    return JointOutput(pick(log_joint, log_joint - log_q), log_q, None if kl is None else pick(kl, kl))
+    return JointOutput(select(log_joint, log_joint - log_q), log_q, None if kl is None else select(kl, kl))
 
 
 def at_label(values: Tensor, y: Tensor) -> Tensor:
-    """Values [N, K] at the labels y [N]; of hidden labels, at class 0. Other numbers that are no label are an error."""
+    """Return the values [N, K] at the labels y [N], and at class 0 for hidden labels.
+
+    The look-up raises an error for any other number that is no label.
+    """
     return values.gather(1, torch.where(y == UNLABELLED, 0, y).unsqueeze(1)).squeeze(1)
 
 
 def expected(log_q: Tensor, values: Tensor) -> Tensor:
-    """sum_k q_k values_k [N] for log q and values [N, K]: where q_k is 0, values do not count, also infinite ones."""
+    """Return sum_k q_k values_k [N] from log q [N, K] and values [N, K].
+
+    Values at which q_k is 0 do not count, even infinite ones.
+    """
     q = log_q.exp()
     return (q * values.masked_fill(q == 0, 0.0)).sum(dim=1)
 
 
 class JointModel(nn.Module):
-    """p(x, y) over images x [N, C, H, W] in [0, 1] (or points [N, D]) and labels y [N].
+    """A joint model p(x, y) describes images x [N, C, H, W] in [0, 1], or points [N, D], and labels y [N].
 
     Attributes:
-        exact: whether log-likelihoods are exact; lower bounds otherwise.
-        likelihood_of: what log p(x) speaks of: "levels", the density of dequantised grey levels (or of points), which
-            bits/dim compare; "binary", binarised images; "labels", nothing but labels: the model knows no p(x).
-        num_classes: K.
-        pixels: the least and the most that a pixel of an image may be.
-        shape: of one input, (C, H, W) or (D,), which a recipe was built for; None for any.
+        exact: Whether log-likelihoods are exact. Otherwise they are lower bounds.
+        likelihood_of: Quantity that log p(x) measures. "levels" is the density of dequantised grey levels (or of
+            points), which bits/dim compare. "binary" is the probability of binarised images. "labels" means that the
+            model has no p(x).
+        num_classes: Number of classes K.
+        pixels: Smallest and largest value that a pixel of an image may have.
+        shape: Shape of one input, (C, H, W) or (D,), for which the recipe built the model; None for any shape.
     """
 
     exact: bool
@@ -84,10 +93,10 @@ class JointModel(nn.Module):
     shape: tuple[int, ...] | None = None
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Refuse what are no inputs x [N, ...] of the model, or no labels y [N] of theirs.
+        """Refuse inputs x [N, ...] or labels y [N] that the model does not take.
 
         Raises:
-            ValueError: of another type, shape or range.
+            ValueError: The inputs or labels are of another type, shape or range.
         """
         check_inputs(x, *self.pixels)
         self._check_shape(x)
@@ -99,25 +108,27 @@ class JointModel(nn.Module):
             raise ValueError(f"this model takes inputs of shape {['N', *self.shape]}, not {list(x.shape)}")
 
     def _check_batch(self, batch: Batch) -> None:
-        """Check that the parts of a batch fit together, and the labels of its moved rows and views."""
+        """Check that the parts of a batch fit together, and check the labels of its moved rows and views."""
         if not isinstance(batch, Batch):
             raise ValueError(f"a model takes a scnf.batch.Batch(x, y), not {type(batch).__name__}")
         check_tensor("x", batch.x)
         check_tensor("y", batch.y)
         if batch.y.dim() == 1:
             check_rows(len(batch.x), len(batch.y))
-        for name, rows, labels in (("moved", batch.moved, batch.moved_y), ("views", batch.views, batch.targets)):
+        for name, rows, labels in (("moved rows", batch.moved, batch.moved_y), ("views", batch.views, batch.targets)):
             if rows is not None and len(rows) > len(batch.x):
-                raise ValueError(f"{name} show rows of the batch, and there are {len(rows)} of {len(batch.x)} rows")
+                raise ValueError(
+                    f"there are {len(rows)} {name} of {len(batch.x)} rows: {name} must show rows of the batch"
+                )
             if rows is not None and labels is not None:
                 check_rows(len(rows), len(labels))
                 if at_hand(labels):
                     check_labels(labels, self.num_classes)
         if (batch.moved is None) != (batch.moved_y is None):
-            raise ValueError("moved rows and their labels moved_y come together")
+            raise ValueError("moved rows and their labels moved_y must be given together")
 
     def _check_step(self, x: Tensor, y: Tensor) -> None:
-        """Check inputs x [N, ...] and labels y of a step; values only where no device is waited for."""
+        """Check inputs x [N, ...] and labels y of a step, and their values only where no device has to wait."""
         if at_hand(x):
             self.check(x)
             check_labels(y, self.num_classes)
@@ -125,61 +136,70 @@ class JointModel(nn.Module):
             self._check_shape(x)
 
     def forward(self, batch: Batch) -> JointOutput:
-        """Log-likelihood and class posterior of the rows of a batch, and class posterior of its moved rows and views.
+        """Compute log-likelihoods and class posteriors of a batch, and class posteriors of its moved rows and views.
 
         Raises:
-            ValueError: the rows or labels are none that the model takes.
+            ValueError: The model does not take the rows or the labels.
         """
         self._check_batch(batch)
         inputs = batch.inputs()
         self._check_step(inputs, batch.y)
         log_likelihood, log_q, kl = self.step(inputs, batch.y)
-        own, moved, views = log_q.split(batch.sizes)
-        return JointOutput(log_likelihood, own, kl, moved if len(moved) else None, views if len(views) else None)
+        class_log_probs, moved, views = log_q.split(batch.sizes)
+        return JointOutput(
+            log_likelihood, class_log_probs, kl, moved if len(moved) else None, views if len(views) else None
+        )
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What :meth:`forward` computes, in one pass over all inputs.
+        """Compute the quantities of :meth:`forward` in one pass over all inputs.
 
         Args:
-            x: [N + R, ...]: N rows, and R others of which the class posterior alone is wanted.
-            y: [N], UNLABELLED where hidden.
+            x: Inputs [N + R, ...]. The first N rows get a likelihood and a class posterior, the other R rows a class
+                posterior alone.
+            y: Labels [N] of the first N rows, UNLABELLED where hidden.
 
         Returns:
-            log-likelihoods [N], log q(y | x) [N + R, K], and the divergence [N] of latent variables, None without.
+            Log-likelihoods [N], log q(y | x) [N + R, K], and the KL divergence [N] of latent variables or None without
+                them.
         """
         raise NotImplementedError
 
     def class_log_probs(self, x: Tensor) -> Tensor:
-        """The classifier, log q(y | x) [N, K]; averaged over the model's draws where latent variables are drawn.
+        """Return the classifier log q(y | x) [N, K], averaged over draws of latent variables where the model has any.
 
         Raises:
-            ValueError: x are no inputs of the model.
+            ValueError: The model does not take the inputs x.
         """
         self.check(x)
         return self.step(x, torch.zeros(0, dtype=torch.long, device=x.device))[1]
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
-        """Log p(x) [N] in nats: exact, or the bound from `num_samples` importance samples."""
+        """Return log p(x) [N] in nats, exactly or as the bound from `num_samples` importance samples."""
         raise NotImplementedError
 
     def representation(self, x: Tensor) -> Tensor:
-        """What the classifier stands on, [N, D]: near rows are of one class, where the model has learned anything."""
+        """Return the features [N, D] that the classifier reads.
+
+        In a trained model, neighbouring rows tend to be of one class.
+        """
         raise NotImplementedError
 
     def sample(self, y: Tensor) -> Tensor:
-        """One x for each label of y [N]."""
+        """Draw one x for each label of y [N]."""
         raise NotImplementedError
 
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor) -> None:
-        """Start from a first batch what starts from data, and is not started yet; the mode stays as it is.
+        """Initialise, from a first batch, the parts of the model that start from data.
+
+        Layers that have been started before keep their values, and the training mode stays as it is.
 
         Args:
-            x: [N, ...].
-            y: [N], UNLABELLED where hidden.
+            x: Inputs [N, ...].
+            y: Labels [N], UNLABELLED where hidden.
 
         Raises:
-            ValueError: this is no data for the model.
+            ValueError: The model does not take this data.
         """
         self.check(x, y)
         training = self.training
@@ -193,7 +213,11 @@ class JointModel(nn.Module):
         start_from(self, Batch(x, y))
 
     def anneal(self, done: float) -> None:
-        """Before each optimiser step of training: the share of all steps that are done, for temperatures."""
+        """Set all temperatures before an optimiser step.
+
+        Args:
+            done: Share of all optimiser steps that are done.
+        """
         for module in self.modules():
             if isinstance(module, Temperature):
                 module.anneal(done)

@@ -1,4 +1,4 @@
-"""A plain network p(y | x): the number every semi-supervised result is compared with."""
+"""Define a plain network p(y | x), the baseline of every semi-supervised result."""
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from scnf.nn import before_head
 
 
 class Classifier(JointModel):
-    """log p(y | x) on labelled rows; hidden labels add nothing, and there is no p(x).
+    """A classifier models log p(y | x) on labelled rows, and has no p(x).
+
+    The log-likelihood of a row with a hidden label is 0.
 
     Args:
-        network: x [N, ...] -> class logits [N, K].
-        num_classes: K.
+        network: Network from x [N, ...] to class logits [N, K].
+        num_classes: Number of classes K.
 
     Example:
         >>> from scnf.batch import Batch
@@ -32,26 +34,26 @@ class Classifier(JointModel):
         self.network, self.num_classes = network, num_classes
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Log p(y | x) where y is known, 0 where hidden; and log p(y | x) of every class."""
+        """Return log p(y | x) where y is known and 0 where it is hidden, and log p(y | x) of every class."""
         log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
         return torch.where(y == UNLABELLED, 0.0, at_label(log_q[: len(y)], y)), log_q, None
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
-        """There is none.
+        """Raise an error, because the model has no p(x).
 
         Raises:
-            UserError: always.
+            UserError: Always.
         """
         raise UserError("a plain classifier knows no p(x): it has accuracy and calibration, no likelihood")
 
     def representation(self, x: Tensor) -> Tensor:
-        """What the last layer of the network sees [N, hidden]."""
+        """Return the hidden units [N, hidden] that the head of the network reads."""
         return before_head(self.network, x)
 
     def sample(self, y: Tensor) -> Tensor:
-        """There are none.
+        """Raise an error, because the model has no p(x | y) to draw from.
 
         Raises:
-            UserError: always.
+            UserError: Always.
         """
-        raise UserError("a plain classifier draws no images: it knows p(y | x) alone")
+        raise UserError("a plain classifier cannot draw images: it models p(y | x) alone")

@@ -1,4 +1,4 @@
-"""The semi-conditional normalizing flow: exact log p(x), log p(x | y) and p(y | x) from one pass."""
+"""Define the semi-conditional normalizing flow, with exact log p(x), log p(x | y) and p(y | x) from one pass."""
 
 import torch
 from torch import Tensor
@@ -11,19 +11,20 @@ from scnf.transforms import GreyLevels, Logit, Transform
 
 
 class SemiConditionalFlow(JointModel):
-    """`log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|`, with `[z_aux, z_f] = f(x)`.
+    """A semi-conditional flow is an exact joint density of inputs x and labels y.
 
-    Atanov et al., "Semi-Conditional Normalizing Flows for Semi-Supervised Learning"
-    (https://arxiv.org/abs/1905.00505), section 3. The shared flow f runs once for an image, only the small
-    class-conditional part runs for each of the K classes; log p(x) = logsumexp_y log p(x, y) is exact and the
-    classifier is Bayes' rule.
+    `log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|`, with `[z_aux, z_f] = f(x)`.
+
+    Atanov et al., "Semi-Conditional Normalizing Flows for Semi-Supervised Learning" (https://arxiv.org/abs/1905.00505),
+    section 3. The shared flow f runs once for an image. Only the small class-conditional part runs for each of the K
+    classes. The density log p(x) = logsumexp_y log p(x, y) is exact, and the classifier is Bayes' rule.
 
     Args:
-        transform: f, from images [N, C, H, W] (or points [N, D]) to vectors [N, D], deepest features last.
-        auxiliary: p(z_aux) of the first features, None where all features are semantic.
-        conditional: p(z_f | y) of the remaining features.
-        prior: p(y).
-        semantic_features: how many features z_f has.
+        transform: Shared flow f from images [N, C, H, W] (or points [N, D]) to vectors [N, D], deepest features last.
+        auxiliary: Density p(z_aux) of the first features; None where all features are semantic.
+        conditional: Density p(z_f | y) of the remaining features.
+        prior: Class prior p(y).
+        semantic_features: Number of features of z_f.
 
     Example:
         >>> from scnf.batch import Batch
@@ -54,56 +55,59 @@ class SemiConditionalFlow(JointModel):
         self.semantic_features = semantic_features
         self.num_classes = conditional.num_classes
         if any(isinstance(module, Logit | GreyLevels) for module in transform.modules()):
-            self.pixels = (-1.0, 2.0)  # samples may pass [0, 1] by a little, and have a density all the same
+            self.pixels = (-1.0, 2.0)  # samples may leave [0, 1] slightly, and still have a density
 
     def latents(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(z_aux [N, D - d], z_f [N, d], `log |det df/dx|` [N])."""
+        """Return z_aux [N, D - d], z_f [N, d] and `log |det df/dx|` [N]."""
         z, logabsdet = self.transform(x)
         return z[:, : -self.semantic_features], z[:, -self.semantic_features :], logabsdet
 
     def _shared(self, x: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
-        """z_f [N, d], and what all classes have in common, of the first rows: `log p(z_aux) + log |det df/dx|`."""
+        """Return z_f [N, d], and `log p(z_aux) + log |det df/dx|` of the first `rows` rows (of all by default).
+
+        All classes have the second result in common.
+        """
         z_aux, z_f, logabsdet = self.latents(x)
         if self.auxiliary is not None and rows != 0:
             return z_f, logabsdet[:rows] + self.auxiliary.log_prob(z_aux[:rows])
         return z_f, logabsdet[:rows]
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """Log p(x, y = k) [N, K], in nats."""
+        """Return log p(x, y = k) [N, K], in nats."""
         z_f, common = self._shared(x)
         return common.unsqueeze(1) + self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Log p(x, y) where y is known, log p(x) where hidden, and log p(y | x); all exact."""
+        """Return log p(x, y) where y is known and log p(x) where it is hidden, and log p(y | x); all are exact."""
         z_f, common = self._shared(x, len(y))
         by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
         table = common.unsqueeze(1) + by_class[: len(y)]
         return output_from_table(table, table, y).log_likelihood, torch.log_softmax(by_class, dim=1), None
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
-        """Exact log p(x) [N] in nats; `num_samples` is ignored."""
+        """Return the exact log p(x) [N] in nats; `num_samples` is ignored."""
         self.check(x)
         return self.log_joint(x).logsumexp(dim=1)
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """Exact log p(x | y) [N] in nats, for known labels y [N]."""
+        """Return the exact log p(x | y) [N] in nats, for known labels y [N]."""
         self.check(x, y)
         check_labels(y, hidden=False)
         z_f, common = self._shared(x)
         return common + self.conditional.log_prob(z_f, y)
 
     def representation(self, x: Tensor) -> Tensor:
-        """z_f [N, d]."""
+        """Return the semantic latents z_f [N, d]."""
         return self._shared(x, 0)[0]
 
     def latent_rows(self, x: Tensor) -> Tensor:
-        """What :class:`OnLatents` takes in place of x: [N, d + 1]."""
+        """Return the rows [N, d + 1] that :class:`OnLatents` takes in place of x."""
         z_f, common = self._shared(x)
         return torch.cat([z_f, common.unsqueeze(1)], dim=1)
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One x for each label of y [N]."""
+        """Draw one x for each label of y [N]."""
         check_labels(y, self.num_classes, hidden=False)
         z = self.conditional.sample(y)
         if self.auxiliary is not None:
@@ -116,13 +120,14 @@ class SemiConditionalFlow(JointModel):
 
 
 class OnLatents(SemiConditionalFlow):
-    """A flow whose shared part stays as it is, so that what that part gives needs to be computed but once.
+    """A flow on latents has a frozen shared part, whose outputs need to be computed only once.
 
-    The same modules by the same names, but rows [N, d + 1] of :meth:`SemiConditionalFlow.latent_rows` in place of x:
-    z_f, and `log p(z_aux) + log |det df/dx|`. All likelihoods are those of x.
+    It holds the same modules under the same names as the flow of x. In place of x it takes rows [N, d + 1] of
+    :meth:`SemiConditionalFlow.latent_rows`, which are z_f and `log p(z_aux) + log |det df/dx|`. All its likelihoods are
+    likelihoods of x.
 
     Args:
-        flow: whose parameters outside of the class-conditional part and the prior are frozen from here on.
+        flow: Flow of x. All its parameters outside of the class-conditional part and the prior are frozen from here on.
 
     Example:
         >>> from scnf.recipes import build
@@ -140,7 +145,7 @@ class OnLatents(SemiConditionalFlow):
                 part.requires_grad_(False)
 
     def on_inputs(self) -> SemiConditionalFlow:
-        """The same modules as a flow of x again."""
+        """Return a flow of x with the same modules."""
         parts = self.transform, self.auxiliary, self.conditional, self.prior
         flow = SemiConditionalFlow(*parts, self.semantic_features)
         flow.shape = self._shape_of_inputs

@@ -1,4 +1,4 @@
-"""The chain of latent variables between an image and its decoder: one, or a ladder of several."""
+"""Define the chain of latent variables between an image and its decoder, with one variable or a ladder of several."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,22 @@ from scnf.distributions.latent import diagonal_gaussian, merge_gaussians
 
 
 class Ladder(nn.Module):
-    """q(z_L, ..., z_1 | x, context) and p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2); z_1 is what gets decoded.
+    """A ladder is a chain of latent variables z_1, ..., z_L, of which the decoder reads z_1.
 
-    Bottom-up, deterministic features d_1 = body_1(x), d_l = body_l(d_(l-1)), and from each the parameters of a
-    Gaussian. The top posterior is that Gaussian, the only one that sees the context (a label, say). Going down, each
-    lower posterior merges its own Gaussian with the prior that the layer above gives, weighted by precision (Sønderby
-    et al., https://arxiv.org/abs/1602.02282, section 2.2), and its draw goes on downwards. With one layer this is the
-    posterior and prior of a VAE.
+    The posterior is q(z_L, ..., z_1 | x, context), and the prior is p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2).
+
+    Bottom-up, the bodies compute deterministic features d_1 = body_1(x) and d_l = body_l(d_(l-1)). A head maps each of
+    them to the parameters of a Gaussian. The top Gaussian is the top posterior, and it alone depends on the context,
+    for example a label.
+
+    Top-down, each lower posterior merges its own Gaussian with the prior from the layer above, weighted by precision
+    (Sønderby et al., https://arxiv.org/abs/1602.02282, section 2.2). A draw from it then sets the prior of the layer
+    below. With one layer, the ladder is the posterior and prior of a VAE.
 
     Args:
         bodies: L networks, bottom first.
-        heads: L networks d_l -> parameters of the posterior; the last is called with the context where one is given.
+        heads: L networks d_l -> parameters of the posterior, bottom first. The last one also takes the context, where
+            there is one.
         latents: L latent variables, bottom first.
         priors: L - 1 networks (z_(l+1), context) -> means and log-scales of p(z_l | z_(l+1)), bottom first.
     """
@@ -47,35 +52,42 @@ class Ladder(nn.Module):
         return latent
 
     def up(self, seen: Tensor) -> list[Tensor]:
-        """Features d_1..d_L, each [N, hidden], of images [N, ...]."""
-        features = []
+        """Return the features d_1, ..., d_L, each [N, hidden], of images [N, ...]."""
+        features, hidden = [], seen
         for body in self.bodies:
-            seen = body(seen)
-            features.append(seen)
+            hidden = body(hidden)
+            features.append(hidden)
         return features
 
     def down(
         self, features: Sequence[Tensor], context: Tensor | None, prior_context: Tensor | None, analytic: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """(z_1..z_L, each [M, D_l]; KL [M]) from features of M rows and what the top posterior and the priors see."""
+        """Draw z_1, ..., z_L, each [M, D_l], and return them with their KL divergence [M].
+
+        Args:
+            features: Features d_1, ..., d_L of M rows, from :meth:`up`.
+            context: Context of the top posterior; None without one.
+            prior_context: Context of the priors; None without one.
+            analytic: Whether KL divergences are computed in closed form where there is one.
+        """
         top = self.heads[-1](features[-1]) if context is None else self.heads[-1](features[-1], context)
         z, kl = self._latent(-1).draw(top, analytic=analytic)
-        drawn = [z]
+        draws = [z]
         for index in reversed(range(len(self.priors))):
             latent, prior = self._latent(index), self.priors[index](z, prior_context)
-            own, size = self.heads[index](features[index]), prior.shape[1]
-            merged = torch.cat([merge_gaussians(own[:, :size], prior), own[:, size:]], dim=1)
-            z, divergence = latent.draw(merged, diagonal_gaussian(prior), analytic)
+            bottom_up, size = self.heads[index](features[index]), prior.shape[1]
+            posterior = torch.cat([merge_gaussians(bottom_up[:, :size], prior), bottom_up[:, size:]], dim=1)
+            z, divergence = latent.draw(posterior, diagonal_gaussian(prior), analytic)
             kl = kl + divergence
-            drawn.insert(0, z)
-        return drawn, kl
+            draws.insert(0, z)
+        return draws, kl
 
     @torch.no_grad()
     def generate(self, num: int, prior_context: Tensor | None, like: Tensor) -> list[Tensor]:
-        """z_1..z_L from the prior, each [num, D_l], on the device of `like`."""
+        """Draw z_1, ..., z_L from the prior, each [num, D_l], on the device of `like`."""
         z = self._latent(-1).sample_prior(num, like)
-        drawn = [z]
+        draws = [z]
         for index in reversed(range(len(self.priors))):
             z = diagonal_gaussian(self.priors[index](z, prior_context)).sample()
-            drawn.insert(0, z)
-        return drawn
+            draws.insert(0, z)
+        return draws

@@ -1,4 +1,4 @@
-"""Deep generative models with the label among their latents: M2, ladder DGM, ADGM, and M2 on M1."""
+"""Define deep generative models with the label among their latents: M2, ladder DGM, ADGM, and M2 on M1."""
 
 from typing import Self
 
@@ -26,27 +26,32 @@ from scnf.nn import before_head
 
 
 class M2(VariationalModel):
-    """log p(x, y) >= E_q(z | x, y) [log p(x | y, z)] - KL(q(z | x, y) || p(z)) + log p(y), and q(y | x).
+    """M2 is a variational model of x and y, in which a hidden label is a latent variable beside z.
 
-    Kingma et al. (https://arxiv.org/abs/1406.5298, eqs. 6 and 7). Hidden labels are enumerated, or drawn once for each
-    row (`labels`) in training; evaluation always enumerates, so that the bound it gives is one. With a drawn y,
-    E_q(y | x) log w(x, y) is replaced by log w at the draw, and the divergence of q(y | x) from p(y) taken in closed
-    form, as by Jang et al. (https://arxiv.org/abs/1611.01144); with importance samples, at the draw. That estimates the
-    bound where draws are one-hot and of q(y | x), and is a surrogate elsewhere; see :mod:`scnf.distributions.labels`.
+    log p(x, y) >= E_q(z | x, y) [log p(x | y, z)] - KL(q(z | x, y) || p(z)) + log p(y). The classifier is q(y | x).
+
+    Kingma et al. (https://arxiv.org/abs/1406.5298, eqs. 6 and 7). In training, hidden labels are enumerated, or drawn
+    once for each row (`labels`). Evaluation always enumerates, so it reports a true bound.
+
+    With a drawn y, log w at the draw replaces E_q(y | x) log w(x, y). The divergence of q(y | x) from p(y) is taken in
+    closed form, as by Jang et al. (https://arxiv.org/abs/1611.01144). With importance samples it is taken at the draw.
+
+    The result estimates the bound where draws are one-hot and follow q(y | x). Elsewhere it is a surrogate of the
+    bound; see :mod:`scnf.distributions.labels`.
 
     Args:
-        likelihood: p(x | y, z).
-        prior: p(y).
-        ladder: the latents given y, whose context is y [M, K]; several make a ladder DGM.
-        decoder: (z_1 [M, D_1], y [M, K]) -> parameters of the likelihood.
-        classifier: x [N, ...] -> logits of q(y | x) [N, K].
-        labels: how a hidden label is drawn; None enumerates.
-        num_samples: as in :class:`~scnf.models.variational.VariationalModel`.
-        importance_samples: likewise.
-        class_chunk: classes enumerated at once; all by default.
+        likelihood: Pixel likelihood p(x | y, z).
+        prior: Class prior p(y).
+        ladder: Latent variables given y, whose context is y [M, K]. Several latents make a ladder DGM.
+        decoder: Network (z_1 [M, D_1], y [M, K]) -> parameters of the likelihood.
+        classifier: Network x [N, ...] -> logits of q(y | x) [N, K].
+        labels: Module that draws hidden labels in training; None enumerates them.
+        num_samples: Number S of Monte Carlo samples, see :class:`~scnf.models.variational.VariationalModel`.
+        importance_samples: Number k of importance samples, see the same class.
+        class_chunk: Number of classes enumerated at once; all by default.
 
     Raises:
-        ValueError: a score function with fewer than two samples, or with importance samples.
+        ValueError: A score function has fewer than two samples, or is combined with importance samples.
 
     Example:
         >>> from scnf.recipes import build
@@ -71,31 +76,37 @@ class M2(VariationalModel):
         if labels is not None and labels.score_function and (num_samples < 2 or importance_samples > 1):
             raise InvalidArgument(
                 "num_samples",
-                "must be 2 or more, and importance_samples 1, for the score function compares the samples of a row",
+                "must be 2 or more, and importance_samples 1, because the score function compares the samples of a row",
             )
         self.prior, self.ladder, self.decoder, self.classifier = prior, ladder, decoder, classifier
         self.labels, self.class_chunk = labels, class_chunk
 
     def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What does not depend on the label: features of N rows for :meth:`terms`, and class logits [N, K]."""
+        """Return the features of N rows for :meth:`terms` and the class logits [N, K]; neither depends on the label."""
         return [seen, *self.ladder.up(seen)], single_or_better(self.classifier(seen))
 
     def classify(self, seen: Tensor) -> Tensor:
-        """Log q(y | x) [N, K]."""
+        """Return log q(y | x) [N, K]."""
         return torch.log_softmax(single_or_better(self.classifier(seen)), dim=1)
 
     def representation(self, x: Tensor) -> Tensor:
-        """What the last layers of the classifier see of x [N, hidden]."""
+        """Return the hidden units [N, hidden] that the head of the classifier reads."""
         return before_head(self.classifier, self.likelihood.observe(x))
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
-        """(log p(x | latents, y), KL) [M, 2] of one draw, from features of M rows and y [M, K] on the simplex."""
-        seen, *ups = features
-        drawn, kl = self.ladder.down(ups, y, y, analytic)
-        return torch.stack([self.likelihood.log_prob(seen, self.decoder(drawn[0], y)), kl], dim=1)
+        """Return log p(x | latents, y) and the KL divergence of one draw, as the columns of [M, 2].
+
+        Args:
+            features: Features of M rows, from :meth:`encode`.
+            y: Labels [M, K] on the simplex.
+            analytic: Whether KL divergences are computed in closed form where there is one.
+        """
+        images, *ladder_features = features
+        latents, kl = self.ladder.down(ladder_features, y, y, analytic)
+        return torch.stack([self.likelihood.log_prob(images, self.decoder(latents[0], y)), kl], dim=1)
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row and label; see :class:`~scnf.models.variational.Table`."""
+        """Draw the latent variables once for each row and label; see :class:`~scnf.models.variational.Table`."""
         features, class_logits = self.encode(seen)
 
         def one_class(*inputs: Tensor) -> Tensor:
@@ -106,29 +117,29 @@ class M2(VariationalModel):
 
     @property
     def enumerates(self) -> bool:
-        """Always in evaluation; in training unless labels are drawn."""
+        """Return whether hidden labels are enumerated, which is always so in evaluation or without a label draw."""
         return self.labels is None or not self.training
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """Log w and the classifier for each row, with one draw of its label where that is hidden."""
+        """Return log w and the classifier for each row, with one draw of each hidden label."""
         assert self.labels is not None
         features, class_logits = self.encode(seen)
         log_q, log_prior = torch.log_softmax(class_logits, dim=1), self.prior.log_prob_all()
         hidden = (y == UNLABELLED).unsqueeze(1)
-        known = F.one_hot(y.masked_fill(y == UNLABELLED, 0), self.num_classes).to(log_q.dtype)
-        label = torch.where(hidden, self.labels(class_logits), known)
+        one_hot = F.one_hot(y.masked_fill(y == UNLABELLED, 0), self.num_classes).to(log_q.dtype)
+        label = torch.where(hidden, self.labels(class_logits), one_hot)
         log_px, kl = self.terms(features, label, analytic=self.importance_samples == 1).unbind(dim=1)
         if self.labels.score_function:
             score = hidden.squeeze(1) * (label * log_q).sum(dim=1)
             log_px, kl = self._with_score(log_px, score), self._with_score(kl, score)
         log_w = log_px - kl
-        # in closed form, but for importance weights, which are of the draw itself
-        share = log_q.exp() if self.importance_samples == 1 else label
-        divergence = torch.where(hidden, share * (log_q - log_prior), -known * log_prior).sum(dim=1)
+        # closed form, except with importance weights, which belong to the draw itself
+        label_probs = log_q.exp() if self.importance_samples == 1 else label
+        divergence = torch.where(hidden, label_probs * (log_q - log_prior), -one_hot * log_prior).sum(dim=1)
         return JointOutput(log_w - divergence, log_q, kl)
 
     def _with_score(self, values: Tensor, score: Tensor) -> Tensor:
-        """Values [M] as they are, with the score-function gradient of their mean over the labels drawn.
+        """Add the score-function gradient of the mean over drawn labels to values [M], which stay the same.
 
         The other draws of a row are the baseline (Mnih and Rezende, https://arxiv.org/abs/1602.06725).
         """
@@ -138,30 +149,32 @@ class M2(VariationalModel):
 
     @torch.no_grad()
     def generate(self, y: Tensor) -> Tensor:
-        """The parameters of p(x | y, z) at a draw of z from its prior, for labels y [M]."""
+        """Return the parameters of p(x | y, z) at a draw of z from its prior, for labels y [M]."""
         label = F.one_hot(y, self.num_classes).to(self.prior.logits.dtype)
         parameters: Tensor = self.decoder(self.ladder.generate(len(y), label, label)[0], label)
         return parameters
 
     def sample(self, y: Tensor) -> Tensor:
-        """One x [M, ...] for each label of y [M]: the mean of p(x | y, z) at a draw of z."""
+        """Draw one x [M, ...] for each label of y [M], the mean of p(x | y, z) at a draw of z."""
         check_labels(y, self.num_classes, hidden=False)
         return self.likelihood.mean(self.generate(y))
 
 
 class ADGM(M2):
-    """M2 with an auxiliary variable a, which makes q(z | x) and the classifier richer.
+    """ADGM adds an auxiliary variable a to M2, which makes q(z | x) and the classifier richer.
 
-    Maaløe et al., "Auxiliary Deep Generative Models" (https://arxiv.org/abs/1602.05473, section 2): q(a | x),
-    q(y | x, a), q(z | x, y, a); p(z) p(y) p(x | y, z) p(a | x, y, z). One draw of a serves all that depends on it.
+    Maaløe et al., "Auxiliary Deep Generative Models" (https://arxiv.org/abs/1602.05473, section 2). The inference model
+    is q(a | x), q(y | x, a), q(z | x, y, a). The generative model is p(z) p(y) p(x | y, z) p(a | x, y, z). All terms
+    that depend on a share one draw of it.
 
     Args:
-        *arguments: as in :class:`M2`, but that `classifier` is called with a as its context, and the top of the ladder
-            with [y, a].
-        auxiliary: a.
-        posterior: x [N, ...] -> parameters of q(a | x).
-        auxiliary_prior: (features of x [M, hidden], [y, z] [M, K + D]) -> means and log-scales of p(a | x, y, z).
-        **options: as in :class:`M2`.
+        *arguments: Arguments of :class:`M2`. Here `classifier` takes a as its context, and the top of the ladder takes
+            [y, a].
+        auxiliary: Latent variable a.
+        posterior: Network x [N, ...] -> parameters of q(a | x).
+        auxiliary_prior: Network (features of x [M, hidden], [y, z] [M, K + D]) -> means and log-scales of p(a | x, y,
+            z).
+        **options: Keyword arguments of :class:`M2`.
     """
 
     def __init__(
@@ -176,34 +189,36 @@ class ADGM(M2):
         self.auxiliary, self.posterior, self.auxiliary_prior = auxiliary, posterior, auxiliary_prior
 
     def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features of N rows, with a draw of a and its log q(a | x), and class logits [N, K] given a."""
+        """Return features of N rows, with a draw of a and its log q(a | x), and class logits [N, K] given a."""
         a, log_q = self.auxiliary.sample(self.posterior(seen))
         return [seen, *self.ladder.up(seen), a, log_q], single_or_better(self.classifier(seen, a))
 
     def classify(self, seen: Tensor) -> Tensor:
-        """Log q(y | x, a) [N, K] at a draw of a."""
+        """Return log q(y | x, a) [N, K] at a draw of a."""
         a, _ = self.auxiliary.sample(self.posterior(seen))
         return torch.log_softmax(single_or_better(self.classifier(seen, a)), dim=1)
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
-        """(log p(x | y, z), KL) [M, 2] of one draw, the KL being that of z and a."""
-        seen, *ups, a, log_q = features
-        drawn, kl = self.ladder.down(ups, torch.cat([y, a], dim=1), y, analytic)
-        log_p = diagonal_gaussian(self.auxiliary_prior(ups[-1], torch.cat([y, *drawn], dim=1))).log_prob(a)
-        return torch.stack([self.likelihood.log_prob(seen, self.decoder(drawn[0], y)), kl + log_q - log_p], dim=1)
+        """Return log p(x | y, z) and the KL divergence of z and a for one draw, as the columns of [M, 2]."""
+        images, *ladder_features, a, log_q = features
+        latents, kl = self.ladder.down(ladder_features, torch.cat([y, a], dim=1), y, analytic)
+        prior = diagonal_gaussian(self.auxiliary_prior(ladder_features[-1], torch.cat([y, *latents], dim=1)))
+        log_p = prior.log_prob(a)
+        log_px = self.likelihood.log_prob(images, self.decoder(latents[0], y))
+        return torch.stack([log_px, kl + log_q - log_p], dim=1)
 
 
 class M1M2(VariationalModel):
-    """M2 on the latents of a trained M1, which stays as it is: M1+M2 (https://arxiv.org/abs/1406.5298, section 2).
+    """M1+M2 is an M2 on the latents of a trained, frozen M1 (https://arxiv.org/abs/1406.5298, section 2).
 
     log p(x, y) >= E_q(z_1 | x) [log p(x | z_1) - log q(z_1 | x) + bound of M2 on log p(z_1, y)].
 
     Args:
-        m1: with one Gaussian latent of width D; it is frozen.
-        m2: over points of width D, with a Gaussian likelihood.
+        m1: Trained M1 with one Gaussian latent of width D. Its parameters are frozen.
+        m2: M2 over points of width D, with a Gaussian likelihood.
 
     Raises:
-        ValueError: the two do not fit together.
+        ValueError: The two models do not fit together.
     """
 
     def __init__(self, m1: VAE, m2: M2) -> None:
@@ -213,54 +228,54 @@ class M1M2(VariationalModel):
             raise InvalidArgument("m1", "must have one Gaussian latent: train the recipe m1")
         if m2.likelihood.shape != (latents[0].features,):
             raise InvalidArgument(
-                "m2", f"takes inputs of shape {m2.likelihood.shape}, and the latent of M1 is {latents[0].features}"
+                "m2", f"takes inputs of shape {m2.likelihood.shape}, but the latent of M1 is {latents[0].features} wide"
             )
         self.m1, self.m2 = m1.requires_grad_(False), m2
 
     def train(self, mode: bool = True) -> Self:
-        """As ever, but M1 stays in evaluation mode."""
+        """Set the training mode, and keep M1 in evaluation mode."""
         super().train(mode)
         self.m1.eval()
         return self
 
     @torch.no_grad()
-    def _lift(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(z_1 [N, D], log p(x | z_1) - log q(z_1 | x) [N]) of a draw from M1."""
-        z, log_q = self.m1.encode(seen)
-        return z, self.likelihood.log_prob(seen, self.m1.decoder(z)) - log_q
+    def _lift(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a draw z_1 [N, D] from M1, and log p(x | z_1) - log q(z_1 | x) [N]."""
+        z, log_q = self.m1.encode(images)
+        return z, self.likelihood.log_prob(images, self.m1.decoder(z)) - log_q
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row and label; see :class:`~scnf.models.variational.Table`."""
+        """Draw the latent variables once for each row and label; see :class:`~scnf.models.variational.Table`."""
         z, common = self._lift(seen)
         table = self.m2.table(z, analytic)
         return table._replace(log_joint=table.log_joint + common.unsqueeze(1))
 
     @property
     def enumerates(self) -> bool:
-        """As M2 does."""
+        """Return whether M2 enumerates hidden labels."""
         return self.m2.enumerates
 
     def classify(self, seen: Tensor) -> Tensor:
-        """Log q(y | z_1) [N, K] at a draw of z_1."""
+        """Return log q(y | z_1) [N, K] at a draw of z_1."""
         with torch.no_grad():
             z, _ = self.m1.encode(seen)
         return self.m2.classify(z)
 
     def representation(self, x: Tensor) -> Tensor:
-        """That of M2, at the mean of 16 draws of z_1."""
-        seen = self.likelihood.observe(x)
-        draws = [self.m1.encode(seen)[0] for _ in range(16)]
+        """Return the representation of M2 at the mean of 16 draws of z_1."""
+        images = self.likelihood.observe(x)
+        draws = [self.m1.encode(images)[0] for _ in range(16)]
         return self.m2.representation(torch.stack(draws).mean(dim=0))
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """Log w and the classifier for each row, with one draw of its label where that is hidden."""
+        """Return log w and the classifier for each row, with one draw of each hidden label."""
         z, common = self._lift(seen)
         output = self.m2.draw(z, y)
         return output._replace(log_likelihood=output.log_likelihood + common)
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One x [M, ...] for each label of y [M]: the mean of p(x | z_1) at a draw of z_1 given y."""
+        """Draw one x [M, ...] for each label of y [M], the mean of p(x | z_1) at a draw of z_1 given y."""
         check_labels(y, self.num_classes, hidden=False)
         z = self.m2.likelihood.distribution(self.m2.generate(y)).sample()
         return self.likelihood.mean(self.m1.decoder(z))

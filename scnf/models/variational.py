@@ -1,4 +1,4 @@
-"""What all variational models share: bounds from draws of latent variables."""
+"""Define the base of all variational models, which computes bounds from draws of latent variables."""
 
 import math
 from typing import NamedTuple
@@ -12,13 +12,14 @@ from scnf.models.base import JointModel, JointOutput, output_from_table
 
 
 class Table(NamedTuple):
-    """One draw of the latent variables for each row, with every label.
+    """A table holds one draw of the latent variables for each row, with every label.
 
     Attributes:
-        log_joint: [N, K]: log w = log p(x, y = k, latents) - log q(latents | x, y = k), whose mean is a lower bound of
-            log p(x, y = k), and the mean of whose exponential is p(x, y = k).
-        class_logits: [N, K]: of q(y | x).
-        kl: [N, K]: what `log_joint` holds of log q(latents) - log p(latents), or of its mean in closed form.
+        log_joint: log w = log p(x, y = k, latents) - log q(latents | x, y = k), [N, K]. The mean of log w is a lower
+            bound of log p(x, y = k), and the mean of w is p(x, y = k).
+        class_logits: Logits of q(y | x), [N, K].
+        kl: log q(latents) - log p(latents), or its mean in closed form, [N, K]. It is already subtracted in
+            `log_joint`.
     """
 
     log_joint: Tensor
@@ -27,25 +28,27 @@ class Table(NamedTuple):
 
 
 def log_mean_exp(values: Tensor, k: int) -> Tensor:
-    """Over every k consecutive rows of [N * k, ...]: [N, ...]."""
+    """Return the logarithm of the mean exponential of every k consecutive rows of [N * k, ...], as [N, ...]."""
     return values.unflatten(0, (-1, k)).logsumexp(dim=1) - math.log(k) if k > 1 else values
 
 
 class VariationalModel(JointModel):
-    """A model with latent variables, trained by a lower bound of log p(x, y) and log p(x).
+    """A variational model has latent variables, and is trained by a lower bound of log p(x, y) and log p(x).
 
-    With S = `num_samples` and k = `importance_samples`, a row's bound is the mean over S of the logarithm of the mean
-    of k exponentiated draws: the ELBO for k = 1, else the importance-weighted bound (Burda et al.,
-    https://arxiv.org/abs/1509.00519, eq. 8). Members of the family answer :meth:`table`, and `sample`.
+    With S = `num_samples` and k = `importance_samples`, the bound of a row is a mean over S samples. Each sample is the
+    logarithm of the mean of k exponentiated draws. This is the ELBO for k = 1, and otherwise the importance-weighted
+    bound (Burda et al., https://arxiv.org/abs/1509.00519, eq. 8).
+
+    Subclasses implement :meth:`table`, :meth:`classify`, `representation` and `sample`.
 
     Args:
-        likelihood: p(x | latents).
-        num_classes: K.
-        num_samples: S, Monte Carlo samples in training and evaluation.
-        importance_samples: k.
+        likelihood: Pixel likelihood p(x | latents).
+        num_classes: Number of classes K.
+        num_samples: Number S of Monte Carlo samples in training and evaluation.
+        importance_samples: Number k of importance samples.
 
     Raises:
-        ValueError: fewer than one sample.
+        ValueError: A number of samples is below 1.
     """
 
     exact = False
@@ -64,26 +67,27 @@ class VariationalModel(JointModel):
 
     @property
     def enumerates(self) -> bool:
-        """Whether hidden labels are summed out now, by :meth:`table`, and not drawn, by :meth:`draw`."""
+        """Return whether :meth:`table` sums hidden labels out now, in place of :meth:`draw`, which draws them."""
         return True
 
     def table(self, seen: Tensor, analytic: bool) -> Table:
-        """One draw for each row of `seen` [N, ...], which the likelihood observed.
+        """Draw the latent variables once for each row.
 
         Args:
-            seen: the images as modelled.
-            analytic: divergences in closed form where there is one: less noise, but exponentials mean nothing.
+            seen: Images [N, ...] as the likelihood observes them.
+            analytic: Whether divergences are taken in closed form where there is one. The closed form has less noise,
+                but w = exp(log_joint) then has no meaning.
         """
         raise NotImplementedError
 
     def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """Log w and the classifier for each row, from one draw, where labels are drawn and not enumerated."""
+        """Return log w and the classifier for each row from one draw, for models that draw labels."""
         raise NotImplementedError
 
     def bound(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """The bound for each row of y [N], from `seen` [N * k, ...]: every k rows are the same image, for k draws.
+        """Compute the bound for each row of y [N] from `seen` [N * k, ...], which repeats each image for k draws.
 
-        Labels that are enumerated get a bound each before they are averaged: sum_y q(y) [log mean_i w_i(y) - log q(y)].
+        Each enumerated label gets a bound before the average over labels: sum_y q(y) [log mean_i w_i(y) - log q(y)].
         """
         k = self.importance_samples
         if not self.enumerates:
@@ -97,43 +101,44 @@ class VariationalModel(JointModel):
         return output_from_table(log_mean_exp(table.log_joint, k), class_logits, y, kl)
 
     def classify(self, seen: Tensor) -> Tensor:
-        """Log q(y | x) [N, K] of images as modelled, from one draw of what it depends on."""
+        """Return log q(y | x) [N, K] of observed images, from one draw of the latents that it depends on."""
         raise NotImplementedError
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bounds of log p(x, y) where y is known and of log p(x) where hidden; log q(y | x); and divergences."""
-        samples, own = self.num_samples, len(y)
-        seen = self.likelihood.observe(x)
-        if not own:
-            nothing, draws = seen.new_zeros(0), samples * self.importance_samples
-            return nothing, log_mean_exp(self.classify(seen.repeat_interleave(draws, dim=0)), draws), nothing
-        repeated = seen[:own].repeat_interleave(samples * self.importance_samples, dim=0)
+        """Return bounds of log p(x, y) or, for hidden y, of log p(x); log q(y | x); and KL divergences."""
+        samples, rows = self.num_samples, len(y)
+        images = self.likelihood.observe(x)
+        if not rows:
+            empty, draws = images.new_zeros(0), samples * self.importance_samples
+            return empty, log_mean_exp(self.classify(images.repeat_interleave(draws, dim=0)), draws), empty
+        repeated = images[:rows].repeat_interleave(samples * self.importance_samples, dim=0)
         output = self.bound(repeated, y.repeat_interleave(samples))
         assert output.kl is not None
         bound, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
         log_q = log_mean_exp(output.class_log_probs, samples)
-        if len(x) > own:
-            log_q = torch.cat([log_q, self.classify(seen[own:])])
+        if len(x) > rows:
+            log_q = torch.cat([log_q, self.classify(images[rows:])])
         return bound, log_q, kl
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
-        """The importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.
+        """Return the importance-weighted bound of log p(x) [N] in nats, with labels summed out exactly.
 
-        log sum_y (1/k) sum_i w_i(y), with k = `num_samples` draws one after the other: memory does not grow with k.
+        The bound is log sum_y (1/k) sum_i w_i(y), with k = `num_samples` draws one after the other. Memory does not
+        grow with k.
 
         Raises:
-            ValueError: k < 1.
+            ValueError: `num_samples` is below 1.
         """
         if num_samples < 1:
             raise InvalidArgument("num_samples", f"must be 1 or more for a bound, not {num_samples}")
         self.check(x)
-        seen = self.likelihood.observe(x)
-        total = self.table(seen, analytic=False).log_joint
+        images = self.likelihood.observe(x)
+        total = self.table(images, analytic=False).log_joint
         for _ in range(num_samples - 1):
-            total = torch.logaddexp(total, self.table(seen, analytic=False).log_joint)
+            total = torch.logaddexp(total, self.table(images, analytic=False).log_joint)
         return total.logsumexp(dim=1) - math.log(num_samples)
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
-        """As of any model; and refuse what the likelihood does not fit (ValueError)."""
+        """Refuse inputs or labels that the model or its likelihood does not take (ValueError)."""
         super().check(x, y)
         self.likelihood.check(x)

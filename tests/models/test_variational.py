@@ -537,7 +537,7 @@ def test_standardised_pixels_are_refused_at_the_start() -> None:
         (dict(encoder="transformer"), "encoder must be one of mlp, conv; not"),
         (dict(norm="group"), "norm must be one of batch, layer, none; not"),
         (dict(labels="score"), "num_samples must be 2 or more, and importance_samples 1"),
-        (dict(colour=1), "colour is no argument of m2; it takes classifier, "),
+        (dict(colour=1), "colour is not an argument of m2, which takes classifier, "),
     ],
 )
 def test_errors(arguments: dict[str, Any], message: str) -> None:
