@@ -1,4 +1,4 @@
-"""Recipes: whole architectures as code, each a dataclass of its arguments, read as lists of layers."""
+"""Define recipes, whole architectures as dataclasses of arguments, whose code reads as lists of layers."""
 
 from scnf.recipes.base import RECIPES, Recipe, build, recipe_of, register_recipe
 from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm, ScnfHybrid

@@ -1,4 +1,4 @@
-"""A recipe: a named architecture as a dataclass that holds its arguments and builds the model."""
+"""Define a recipe as a dataclass that holds the arguments of a named architecture and builds the model."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel
 from scnf.registry import check_free
 
-Shape = tuple[int, ...]  # of one input: (C, H, W) of an image, (D,) of a point
+Shape = tuple[int, ...]  # shape of one input, (C, H, W) for an image or (D,) for a point
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The arguments of an architecture, with their defaults; `build` makes the model of them.
+    """A recipe holds the arguments of an architecture, with their defaults, and builds the model from them.
 
-    A recipe is a frozen dataclass under this one, with a docstring under each field, that
-    :func:`register_recipe` gives a name. Its fields are its settings `model.*`. The type of a field says which values
-    it takes, see :mod:`scnf.arguments`.
+    A recipe is a frozen dataclass under this one, with a docstring under each field. :func:`register_recipe` gives it a
+    name. Its fields are the settings `model.*`. The type of a field says which values the field takes, see
+    :mod:`scnf.arguments`.
 
     Attributes:
-        name: of the recipe, as in `model.recipe`.
+        name: Name of the recipe, as in `model.recipe`.
 
     Raises:
-        InvalidArgument: a value that its field does not take.
+        InvalidArgument: A field does not take its value.
     """
 
     name: ClassVar[str] = ""
@@ -36,18 +36,20 @@ class Recipe:
         check_arguments(self)
 
     @classmethod
-    def of(cls, **given: Any) -> Self:
-        """The recipe with `given` in place of its defaults.
+    def of(cls, **arguments: Any) -> Self:
+        """Return the recipe with these arguments in place of its defaults.
 
         Raises:
-            InvalidArgument: an argument that the recipe does not take, or that has no effect beside the others.
+            InvalidArgument: The recipe does not take an argument, or an argument has no effect beside the others.
         """
-        for name in given:
+        for name in arguments:
             if name not in arguments_of(cls):
-                raise InvalidArgument(name, f"is no argument of {cls.name}; it takes {', '.join(arguments_of(cls))}")
-        recipe = cls(**given)
+                raise InvalidArgument(
+                    name, f"is not an argument of {cls.name}, which takes {', '.join(arguments_of(cls))}"
+                )
+        recipe = cls(**arguments)
         values = vars(recipe)
-        for name in given:
+        for name in arguments:
             argument = arguments_of(cls)[name]
             if not argument.has_effect(values) and values[name] != argument.default:
                 assert argument.condition is not None
@@ -58,40 +60,40 @@ class Recipe:
         return recipe
 
     def arguments(self) -> dict[str, Any]:
-        """All arguments that have an effect, by name."""
+        """Return all arguments that have an effect, by name."""
         values = vars(self)
         return {name: values[name] for name, each in arguments_of(type(self)).items() if each.has_effect(values)}
 
     @classmethod
     def summary(cls) -> str:
-        """One line for people who choose: the first of the docstring."""
+        """Return the first line of the docstring, a summary for people who choose a recipe."""
         return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> JointModel:
-        """Build the model, with weights that torch's generator decides.
+        """Build the model, with weights drawn from torch's generator.
 
         Args:
-            shape: of one input, (C, H, W) or (D,).
-            num_classes: K.
-            prior: p(y).
-            levels: number of grey levels of the data, None for points.
+            shape: Shape of one input, (C, H, W) or (D,).
+            num_classes: Number of classes K.
+            prior: Class prior p(y).
+            levels: Number of grey levels of the data; None for points.
 
         Raises:
-            InvalidArgument: the recipe does not take such inputs, or its arguments do not fit them.
+            InvalidArgument: The recipe does not take inputs of this shape, or its arguments do not fit the inputs.
         """
         raise NotImplementedError
 
 
 RECIPES: dict[str, type[Recipe]] = {}
-"""The recipes by name; :func:`register_recipe` adds one."""
+"""All recipes by name, to which :func:`register_recipe` adds new ones."""
 _Recipe = TypeVar("_Recipe", bound=type[Recipe])
 
 
 def register_recipe(name: str) -> Callable[[_Recipe], _Recipe]:
-    """Give a recipe its name: a decorator of a dataclass under :class:`Recipe`.
+    """Return a decorator that registers a dataclass under :class:`Recipe` by a name.
 
     Raises:
-        InvalidArgument: the name belongs to another recipe.
+        InvalidArgument: The name belongs to another recipe, or an argument has the name of a setting of all models.
 
     Example:
         >>> from scnf.recipes import ScnfFast
@@ -107,8 +109,10 @@ def register_recipe(name: str) -> Callable[[_Recipe], _Recipe]:
 
     def register(recipe: _Recipe) -> _Recipe:
         check_free(RECIPES, name, "recipe")
-        if taken := {"recipe", "prior"} & arguments_of(recipe).keys():
-            raise InvalidArgument("recipe", f"has an argument {taken.pop()!r}, which is another setting of models")
+        if clashes := {"recipe", "prior"} & arguments_of(recipe).keys():
+            raise InvalidArgument(
+                "recipe", f"must not have an argument {clashes.pop()!r}, which is a setting of all models"
+            )
         recipe.name = name
         RECIPES[name] = recipe
         return recipe
@@ -117,14 +121,14 @@ def register_recipe(name: str) -> Callable[[_Recipe], _Recipe]:
 
 
 def recipe_of(name: str) -> type[Recipe]:
-    """The class of a recipe.
+    """Return the class of a recipe by its name.
 
     Raises:
-        InvalidArgument: there is no such recipe.
+        InvalidArgument: No recipe has this name.
     """
     if name not in RECIPES:
-        close = difflib.get_close_matches(str(name), RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        matches = difflib.get_close_matches(str(name), RECIPES, n=1)
+        hint = f"; did you mean {matches[0]}?" if matches else ""
         raise InvalidArgument("recipe", f"must be one of {', '.join(RECIPES)}; not {name!r}{hint}")
     return RECIPES[name]
 
@@ -137,21 +141,22 @@ def build(
     levels: int | None = 256,
     **arguments: Any,
 ) -> Any:
-    """Build a model by its recipe.
+    """Build a model from its recipe.
 
     Args:
-        recipe: a key of `RECIPES`, or a recipe with its arguments.
-        shape: shape of one input: (C, H, W), or (D,) for points.
-        num_classes: K.
-        prior: p(y); uniform by default.
-        levels: grey levels of the data, None for points; what the first layer of flows and pixel likelihoods speak of.
-        **arguments: of the recipe that is named, in place of its defaults.
+        recipe: Key of `RECIPES`, or a recipe with its arguments.
+        shape: Shape of one input, (C, H, W), or (D,) for points.
+        num_classes: Number of classes K.
+        prior: Class prior p(y); uniform by default.
+        levels: Number of grey levels of the data, which the first layer of flows and pixel likelihoods use; None for
+            points.
+        **arguments: Arguments of the named recipe, in place of its defaults.
 
     Returns:
-        a :class:`scnf.models.base.JointModel`, which takes inputs of this shape alone.
+        A :class:`scnf.models.base.JointModel`, which takes inputs of this shape alone.
 
     Raises:
-        InvalidArgument: an unknown recipe or argument, or a shape that the recipe does not take.
+        InvalidArgument: The recipe or an argument is unknown, or the recipe does not take this shape.
 
     Example:
         >>> model = build("scnf-digits", shape=(1, 8, 8), num_classes=10, levels=17)
@@ -161,7 +166,9 @@ def build(
     if isinstance(recipe, str):
         recipe = recipe_of(recipe).of(**arguments)
     elif arguments:
-        raise InvalidArgument("arguments", "go into the recipe, where one is given in place of a name")
+        raise InvalidArgument(
+            "arguments", "must be set in the recipe itself, where a recipe is given in place of its name"
+        )
     classes = converted(int, num_classes, "num_classes")
     sizes = tuple(converted(int, size, "shape") for size in shape)
     grey = converted(int | None, levels, "levels")

@@ -1,4 +1,4 @@
-"""The architecture of the paper."""
+"""Define the architecture of the paper."""
 
 import math
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ from scnf.transforms import (
 @register_recipe("scnf-paper")
 @dataclass(frozen=True)
 class ScnfPaper(ImageFlow):
-    """The architecture of arXiv 1905.00505; for a GPU.
+    """The architecture of arXiv 1905.00505, which is meant for a GPU.
 
-    At most two squeezes, residual networks with reflection padding. At every level there are three [1x1 convolution,
-    checkerboard coupling, ActNorm]; after a squeeze two [1x1 convolution, two-way channel coupling, ActNorm], and half
-    of the channels are factored out. The last level ends in two such couplings.
+    It has at most two squeezes, and residual networks with reflection padding. Every level has three [1x1 convolution,
+    checkerboard coupling, ActNorm]. After a squeeze come two [1x1 convolution, two-way channel coupling, ActNorm], and
+    half of the channels are factored out. The last level ends in two such channel couplings.
     """
 
     channels: Width = 64
-    """Width of the coupling networks."""
+    """Width of the coupling networks; a larger width costs more time."""
     network: ImageNetwork = "resnet-reflect"
     blocks: Blocks = 4
     scale: Scale = "sigmoid"
@@ -52,7 +52,7 @@ class ScnfPaper(ImageFlow):
     conditional_scales: Depth = 2
 
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
-        """The transform of images, and how many of its last outputs are semantic."""
+        """Build the transform of images, and count its semantic outputs, which come last."""
         self.require_image(shape)
         body, semantic = self._level(shape, squeezes=2)
         return CompositeTransform([self.real_line(levels), body]), semantic
@@ -62,8 +62,8 @@ class ScnfPaper(ImageFlow):
         if squeezes == 0 or not even(shape) or min(shape[1:]) < 4:
             return CompositeTransform([*layers, *self._channel_couplings(shape), Flatten(shape)]), math.prod(shape)
         shape = squeezed(shape)
-        kept = (shape[0] - shape[0] // 2, *shape[1:])  # when the first half of the channels is factored out
-        inner, semantic = self._level(kept, squeezes - 1)
+        inner_shape = (shape[0] - shape[0] // 2, *shape[1:])  # the first half of the channels is factored out
+        inner, semantic = self._level(inner_shape, squeezes - 1)
         layers += [Squeeze(), *self._channel_couplings(shape), FactorOut(inner, shape)]
         return CompositeTransform(layers), semantic
 
@@ -77,7 +77,7 @@ class ScnfPaper(ImageFlow):
         return layers
 
     def _channel_couplings(self, shape: Shape) -> list[Transform]:
-        if shape[0] < 2:  # one channel at an odd size: there are no halves
+        if shape[0] < 2:  # one channel at an odd size has no halves
             return []
         layers: list[Transform] = []
         for _ in range(2):

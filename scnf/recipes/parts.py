@@ -1,4 +1,4 @@
-"""What the recipes of flows share: sizes of arguments, the step from pixels to the real line, p(z_f | y)."""
+"""Define the arguments that recipes of flows share, the step from pixels to the real line, and p(z_f | y)."""
 
 import math
 from dataclasses import dataclass
@@ -40,57 +40,63 @@ Scale = Literal["sigmoid", "symmetric"]
 _FLOW, _GAUSSIAN = When("conditional", ("flow",)), When("conditional", ("gaussian",))
 
 SharedFlow = tuple[Transform, int]
-"""A transform of inputs to vectors, and how many of its last outputs are semantic."""
+"""A transform of inputs to vectors, and the number of its semantic outputs, which come last."""
 
 MAX_SEMANTIC = 4096
-"""The widest vector that a dense class-conditional part is built for."""
+"""Largest number of semantic features for which a dense class-conditional part is built."""
 
 
 @dataclass(frozen=True)
 class ClassConditionalPart(Recipe):
-    """The arguments of p(z_f | y)."""
+    """This part of a recipe holds the arguments of p(z_f | y)."""
 
     conditional: Literal["flow", "gaussian"] = "flow"
-    """The class-conditional part p(z_f | y): a flow, or one Gaussian per class."""
+    """Kind of the class-conditional part p(z_f | y), either a flow or one Gaussian per class."""
     conditional_hidden: Annotated[Width, _FLOW] = 128
-    """Width of the networks of the class-conditional flow."""
+    """Width of the networks in the class-conditional flow."""
     conditional_blocks: Annotated[Blocks, _FLOW] = 1
-    """Residual blocks in each of them."""
+    """Number of residual blocks in each network of the class-conditional flow."""
     conditional_steps: Annotated[Depth, _FLOW] = 2
-    """Its steps per scale."""
+    """Number of flow steps in each scale of the class-conditional flow."""
     conditional_scales: Annotated[Depth, _FLOW] = 1
-    """Its scales, between which half of the features are factored out."""
+    """Number of scales in the class-conditional flow, between which half of the features are factored out."""
     embedding: Annotated[Width, _FLOW] = 10
-    """Width of its label embedding."""
+    """Width of the label embedding in the class-conditional flow."""
     means: Annotated[Literal["random", "simplex", "data"], HOW, _GAUSSIAN] = "random"
-    """Where the means of the class-conditional Gaussians start; data takes those of the first labelled rows."""
+    """Starting point of the class means, either drawn at random (random), equally far apart (simplex), or the class
+    averages of the first labelled rows (data)."""
     spread: Annotated[float, Range(0, 1e6), HOW, _GAUSSIAN] = 1.0
-    """How far apart these means start."""
+    """Distance of the class means from the origin at the start; a larger value starts the classes further apart. With
+    random means it is the distance per square root of the number of features."""
     learn_means: Annotated[bool, HOW, _GAUSSIAN] = True
-    """Whether training moves them."""
+    """Whether training moves the class means."""
     scales: Annotated[Literal["shared", "own"], _GAUSSIAN] = "shared"
-    """Whether the classes share the scales of their Gaussians, or each has its own."""
+    """Whether the classes share the scales of their Gaussians (shared), or each class has its own (own)."""
     learn_scales: Annotated[bool, HOW, _GAUSSIAN] = True
-    """Whether training changes the scales."""
+    """Whether training changes the scales of the Gaussians."""
     class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
-    """Classes enumerated at once. Fewer need less memory, in training for about a third more time. All by default."""
+    """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
+    more time. All classes by default."""
 
 
 @dataclass(frozen=True)
 class FlowRecipe(ClassConditionalPart):
-    """A semi-conditional flow: a shared flow, p(z_f | y) and p(z_aux). A recipe of one overrides `shared_flow`."""
+    """A recipe of a semi-conditional flow has a shared flow, p(z_f | y) and p(z_aux).
+
+    A subclass overrides `shared_flow`.
+    """
 
     linear: Linear = "full"
-    """Mixing of channels or features: an invertible matrix, and how it is written."""
+    """Parametrisation of the invertible matrices that mix channels or features."""
     scale: Scale = "symmetric"
-    """The scale of the couplings: sigmoid, as in the paper, or symmetric around 1."""
+    """Scale function of the couplings, either sigmoid, as in the paper, or symmetric around 1."""
 
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
-        """The transform of inputs of `shape` to [N, D] vectors, whose last outputs are semantic, and how many are."""
+        """Build the transform of inputs of `shape` to vectors [N, D], and count its semantic outputs, the last ones."""
         raise NotImplementedError
 
     def auxiliary(self, shape: Shape, features: int) -> DiagonalGaussian | FlowDistribution | None:
-        """p(z_aux) of so many features; None where there are none."""
+        """Build p(z_aux) of `features` features, or return None where there are none."""
         return DiagonalGaussian(features) if features else None
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> SemiConditionalFlow:
@@ -122,7 +128,7 @@ class FlowRecipe(ClassConditionalPart):
         )
 
     def _class_conditional_flow(self, features: int, num_classes: int) -> ClassConditionalFlow:
-        """Steps of [ActNorm, dense mixing, two-way coupling], whose networks are given an embedding of the label.
+        """Build steps of [ActNorm, dense mixing, two-way coupling], whose networks take an embedding of the label.
 
         After each scale but the last, half of the features are factored out.
         """
@@ -132,13 +138,13 @@ class FlowRecipe(ClassConditionalPart):
                 inputs, outputs, self.conditional_hidden, self.conditional_blocks, context_features=self.embedding
             )
 
-        def level(size: int, more: int) -> Transform:
+        def level(size: int, scales_left: int) -> Transform:
             layers: list[Transform] = []
             for _ in range(self.conditional_steps):
                 mixing = LINEAR[self.linear](size)
                 layers += [ActNorm(size), mixing, two_way_coupling(network, size, self.scale)]
-            if more and size >= 4:
-                layers.append(FactorOut(level(size - size // 2, more - 1), (size,)))
+            if scales_left and size >= 4:
+                layers.append(FactorOut(level(size - size // 2, scales_left - 1), (size,)))
             return CompositeTransform(layers)
 
         body = level(features, self.conditional_scales - 1)
@@ -147,26 +153,28 @@ class FlowRecipe(ClassConditionalPart):
 
 @dataclass(frozen=True)
 class ImageFlow(FlowRecipe):
-    """A flow of images, which squeezes them: 2x2 blocks become channels.
+    """A recipe of a flow of images squeezes them, which turns 2x2 blocks of pixels into channels.
 
-    It goes on at the size that it has at an odd side, and pads nothing, so densities stay exact.
+    At an odd side it keeps the size of the image. It pads nothing, so densities stay exact.
     """
 
     network: ImageNetwork = "conv"
-    """The networks of the couplings: conv (3x3, 1x1, 3x3), resnet, resnet-reflect, or one that is registered."""
+    """Kind of the coupling networks, which is conv (3x3, 1x1 and 3x3 convolutions), resnet, resnet-reflect, or a
+    registered network."""
     blocks: Blocks = 0
-    """Residual blocks in each network of a kind that has some."""
+    """Number of residual blocks in each coupling network, for kinds of networks that have residual blocks."""
     pixels: Literal["levels", "logit"] = "levels"
-    """How pixels come to the real line: by a learned length for each grey level, or by the paper's logit."""
+    """Map from pixels to the real line, either by a learned length for each grey level (levels) or by the paper's logit
+    (logit)."""
     alpha: Annotated[float, Range(0, 0.5, above=True, below=True), When("pixels", ("logit",))] = 0.05
-    """Of that logit."""
+    """Margin that keeps pixels away from 0 and 1 before the logit; a larger margin gives smaller logits."""
 
     def coupling_network(self, inputs: int, outputs: int, width: int) -> nn.Module:
-        """A network for a coupling, from channels to channels."""
+        """Build a network for a coupling, from `inputs` to `outputs` channels."""
         return IMAGE_NETWORKS[self.network](inputs, outputs, width, self.blocks)
 
     def real_line(self, levels: int | None) -> Transform:
-        """From pixels in [0, 1] to the real line."""
+        """Build the map from pixels in [0, 1] to the real line."""
         if self.pixels == "logit":
             return Logit(self.alpha)
         if levels is None:
@@ -178,16 +186,16 @@ class ImageFlow(FlowRecipe):
         if len(shape) != 3 or min(shape[1:]) < 2:
             raise InvalidArgument(
                 "shape",
-                f"must be (C, H, W) of at least 2x2 pixels for {self.name}, not {list(shape)}: for points there is the "
+                f"must be (C, H, W) of at least 2x2 pixels for {self.name}, not {list(shape)}: for points use the "
                 "recipe scnf-toy",
             )
 
 
 def even(shape: Shape) -> bool:
-    """Whether an image can be squeezed."""
+    """Return whether both sides of an image are even, so that it can be squeezed."""
     return shape[1] % 2 == 0 and shape[2] % 2 == 0
 
 
 def squeezed(shape: Shape) -> Shape:
-    """The shape of an image after a squeeze."""
+    """Return the shape of an image after a squeeze."""
     return 4 * shape[0], shape[1] // 2, shape[2] // 2

@@ -1,4 +1,4 @@
-"""A flow of points."""
+"""Define a flow of points."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,29 +16,29 @@ from scnf.transforms import LINEAR, ActNorm, CompositeTransform, Transform, two_
 @register_recipe("scnf-toy")
 @dataclass(frozen=True)
 class ScnfToy(FlowRecipe):
-    """Points in the plane, and other vectors.
+    """A flow of points in the plane, and of other vectors.
 
-    Steps of [ActNorm, dense mixing, two-way coupling].
+    It has steps of [ActNorm, dense mixing, two-way coupling].
     """
 
     channels: Width = 64
-    """Width of the coupling networks."""
+    """Width of the coupling networks; a larger width costs more time."""
     steps: Depth = 6
-    """Flow steps."""
+    """Number of flow steps; each step adds one two-way coupling."""
     network: Annotated[str, Choice(VECTOR_NETWORKS)] = "mlp"
-    """The networks of the couplings: mlp, or one that is registered."""
+    """Kind of the coupling networks, which is mlp or a registered network."""
     blocks: Blocks = 1
-    """Residual blocks in each network of a kind that has some."""
+    """Number of residual blocks in each coupling network, for kinds of networks that have residual blocks."""
     means: Literal["random", "simplex", "data"] = "data"
     conditional_hidden: Width = 32
     conditional_steps: Depth = 4
 
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
-        """The transform of points, all of whose outputs are semantic."""
+        """Build the transform of points, whose outputs are all semantic."""
         if len(shape) != 1 or shape[0] < 2:
             raise InvalidArgument(
                 "shape",
-                f"must be (D,) of at least 2 dimensions for {self.name}, not {list(shape)}: for images there is the "
+                f"must be (D,) of at least 2 dimensions for {self.name}, not {list(shape)}: for images use the "
                 "recipe scnf-fast",
             )
 

@@ -1,4 +1,4 @@
-"""The variational family: networks, latents and likelihood of each model."""
+"""Define the recipes of the variational family, with their networks, latents and likelihoods."""
 
 import itertools
 import math
@@ -31,19 +31,19 @@ from scnf.recipes.parts import Blocks, Depth, Width
 from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_way_coupling
 
 CONTEXT = 32
-"""Width of what an encoder tells a posterior flow."""
+"""Width of the context that an encoder gives to a posterior flow."""
 Network = Literal["mlp", "conv"]
 Draws = Annotated[int, Range(1, 10_000), HOW]
 Heat = Annotated[float, Range(0, 1e6, above=True), HOW]
 
 
 def planar_posterior(features: int, steps: int) -> Transform:
-    """`steps` planar layers, whose parameters depend on x (arXiv 1505.05770)."""
+    """Build `steps` planar layers, whose parameters depend on x (arXiv 1505.05770)."""
     return CompositeTransform([Planar(features, CONTEXT) for _ in range(steps)])
 
 
 def coupling_posterior(features: int, steps: int) -> Transform:
-    """`steps` of [dense mixing, two-way affine coupling], given a context of x."""
+    """Build `steps` of [dense mixing, two-way affine coupling], which take a context of x."""
     if features < 2:
         raise InvalidArgument("latent", f"must be 2 or more for a coupling posterior, not {features}")
 
@@ -62,17 +62,17 @@ POSTERIORS = {"planar": planar_posterior, "coupling": coupling_posterior}
 
 @dataclass(frozen=True)
 class Networks(Recipe):
-    """The networks of a variational model."""
+    """This part of a recipe holds the networks of a variational model."""
 
     hidden: Width = 500
-    """Width of encoder, decoder and classifier."""
+    """Width of the hidden layers in encoder, decoder and classifier."""
     layers: Depth = 2
-    """Linear layers of an mlp encoder and classifier."""
+    """Number of linear layers in an mlp encoder and an mlp classifier."""
     norm: Literal["batch", "layer", "none"] = "batch"
-    """Normalisation in encoder and classifier."""
+    """Kind of normalisation in encoder and classifier."""
 
     def features(self, shape: Shape, kind: str, dropout: float = 0.0) -> Features:
-        """What an encoder or a classifier of inputs of `shape` starts from."""
+        """Build the layers below the head of an encoder or a classifier, for inputs of `shape`."""
         return Features(shape, self.hidden, self.layers, kind, self.norm, dropout=dropout)
 
     def ladder(
@@ -83,7 +83,7 @@ class Networks(Recipe):
         top_context: int = 0,
         prior_context: int = 0,
     ) -> Ladder:
-        """The encoder of `latents`, bottom first, and the priors of all but the top one."""
+        """Build the encoder of `latents`, bottom first, and the priors of all latents but the top one."""
         bodies = [self.features(shape, encoder)]
         bodies += [Features((self.hidden,), self.hidden, 1, "mlp", self.norm) for _ in latents[1:]]
         contexts = [0] * (len(latents) - 1) + [top_context]
@@ -98,7 +98,7 @@ class Networks(Recipe):
         return Ladder(bodies, heads, latents, priors)
 
     def label_network(self, shape: Shape, num_classes: int, kind: str, context: int = 0) -> Encoder:
-        """The network of q(y | x), or with a context of q(y | x, a)."""
+        """Build the network of q(y | x), or with a context the network of q(y | x, a)."""
         head = (
             MLP(self.hidden, num_classes, self.hidden, 0, context) if context else nn.Linear(self.hidden, num_classes)
         )
@@ -107,23 +107,23 @@ class Networks(Recipe):
 
 @dataclass(frozen=True)
 class OnImages(Networks):
-    """A variational model of images or points, with a likelihood of them."""
+    """This part of a recipe adds the encoder, the decoder and the likelihood of images or points."""
 
     encoder: Network = "mlp"
-    """The network of q(z | x)."""
+    """Kind of the network of q(z | x)."""
     decoder: Network = "mlp"
-    """The network of p(x | z)."""
+    """Kind of the network of p(x | z)."""
     blocks: Blocks = 0
-    """Residual blocks in an mlp decoder."""
+    """Number of residual blocks in an mlp decoder."""
     likelihood: Annotated[str, Choice(LIKELIHOODS)] = "bernoulli"
-    """p(x | z): bernoulli (binarised pixels), logistic (the grey levels of the data) or gaussian."""
+    """Likelihood p(x | z), either bernoulli (binarised pixels), logistic (the grey levels of the data) or gaussian."""
 
     def pixel_likelihood(self, shape: Shape, levels: int | None) -> PixelLikelihood:
-        """The distribution of inputs of `shape`."""
+        """Build the distribution of inputs of `shape`."""
         return LIKELIHOODS[self.likelihood](shape, levels)
 
     def decoder_network(self, features: int, likelihood: PixelLikelihood, context: int = 0) -> nn.Module:
-        """The network from latents to the parameters of the likelihood."""
+        """Build the network from latents to the parameters of the likelihood."""
         if self.decoder == "conv":
             channels, *size = likelihood.shape
             return ConvDecoder(features, (likelihood.numbers * channels, *size), context_features=context)
@@ -133,33 +133,34 @@ class OnImages(Networks):
 
 @dataclass(frozen=True)
 class Bounded(Recipe):
-    """How the bound is computed."""
+    """This part of a recipe sets how the bound is computed."""
 
     num_samples: Draws = 1
-    """Draws of the latents for each row, averaged."""
+    """Number of draws of the latents for each row, over which the bound is averaged. More draws reduce its noise and
+    cost time."""
     importance_samples: Draws = 1
-    """Draws in the importance-weighted bound; 1 is the ELBO."""
+    """Number of draws in the importance-weighted bound; 1 gives the ELBO, and more draws a tighter bound."""
 
 
 @dataclass(frozen=True)
 class GaussianLatents(Recipe):
-    """Latents whose posterior is a Gaussian, or a flow on one."""
+    """This part of a recipe sets latents whose posterior is a Gaussian, or a flow on a Gaussian."""
 
     latent: Width | tuple[Width, ...] = 50
-    """Width of the latent variable; a list, bottom first, makes a ladder."""
+    """Width of the latent variable. A list of widths, bottom first, makes a ladder."""
     posterior: Annotated[str, Choice({"gaussian": None, **POSTERIORS})] = "gaussian"
-    """The posterior of the latents: gaussian, or a flow on one, planar or coupling."""
+    """Posterior of the latents, either gaussian, or a planar or coupling flow on a Gaussian."""
     posterior_steps: Annotated[Depth, When("posterior", tuple(POSTERIORS))] = 4
-    """Steps of that flow."""
+    """Number of steps in the posterior flow; more steps make the posterior more flexible."""
 
     def gaussian_latent(self, features: int) -> GaussianLatent:
-        """A latent of that width."""
+        """Build a latent variable of width `features`."""
         if self.posterior == "gaussian":
             return GaussianLatent(features)
         return GaussianLatent(features, POSTERIORS[self.posterior](features, self.posterior_steps), CONTEXT)
 
     def latents(self) -> list[GaussianLatent]:
-        """All latents, bottom first."""
+        """Build all latents, bottom first."""
         widths = [self.latent] if isinstance(self.latent, int) else self.latent
         return [self.gaussian_latent(width) for width in widths]
 
@@ -169,28 +170,29 @@ _RELAXED = When("labels", tuple(name for name in LABEL_DRAWS if name != "score")
 
 @dataclass(frozen=True)
 class HiddenLabels(Recipe):
-    """What stands for a hidden label in training."""
+    """This part of a recipe sets how training treats hidden labels."""
 
     labels: Annotated[str, Choice({"enumerate": None, **LABEL_DRAWS}), HOW] = "enumerate"
-    """What stands for a hidden label in training: enumerate (every class), or a draw of q(y | x)."""
+    """Treatment of hidden labels in training, either by a sum over every class (enumerate) or by a draw of q(y | x)."""
     temperature: Annotated[Heat, _RELAXED] = 0.67
-    """Temperature of drawn labels at the first step."""
+    """Temperature of drawn labels at the first step; a lower value brings relaxed draws closer to one-hot labels."""
     final_temperature: Annotated[Heat | None, _RELAXED, HOW] = None
-    """The temperature at the last step; the same by default."""
+    """Temperature of drawn labels at the last step; the same as at the first step by default."""
     class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
-    """Classes enumerated at once. Fewer need less memory, in training for about a third more time. All by default."""
+    """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
+    more time. All classes by default."""
 
     def label_draw(self) -> LabelDraw | None:
-        """How hidden labels are drawn; None where they are enumerated."""
+        """Build the module that draws hidden labels, or return None where labels are enumerated."""
         return make_label_draw(self.labels, self.temperature, self.final_temperature)
 
 
 @register_recipe("m1")
 @dataclass(frozen=True)
 class M1Recipe(GaussianLatents, OnImages, Bounded):
-    """A VAE, and a classifier on its latents.
+    """A VAE with a classifier on its latents.
 
-    M1 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder VAE.
+    This is M1 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder VAE.
     """
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> VAE:
@@ -207,7 +209,7 @@ class M1Recipe(GaussianLatents, OnImages, Bounded):
 class LadderVAE(M1Recipe):
     """A VAE with a ladder of latents.
 
-    After Sønderby et al. (https://arxiv.org/abs/1602.02282).
+    It follows Sønderby et al. (https://arxiv.org/abs/1602.02282).
     """
 
     latent: Width | tuple[Width, ...] = (64, 32, 16)
@@ -218,17 +220,17 @@ class LadderVAE(M1Recipe):
 class GumbelAutoencoder(OnImages, Bounded):
     """An autoencoder with one-hot latents.
 
-    After Jang et al. (https://arxiv.org/abs/1611.01144, section 4.2).
+    It follows Jang et al. (https://arxiv.org/abs/1611.01144, section 4.2).
     """
 
     variables: Width = 30
     """Number of one-hot latents."""
     categories: Annotated[int, Range(2, 16_384)] = 10
-    """Categories of each of them."""
+    """Number of categories of each one-hot latent."""
     temperature: Heat = 1.0
-    """Temperature of the one-hot latents at the first step."""
+    """Temperature of the one-hot latents at the first step; a lower value brings draws closer to one-hot vectors."""
     final_temperature: Annotated[Heat | None, HOW] = 0.5
-    """The temperature at the last step; null for the same."""
+    """Temperature of the one-hot latents at the last step; null keeps the temperature of the first step."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> VAE:
         """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
@@ -246,11 +248,11 @@ class GumbelAutoencoder(OnImages, Bounded):
 class M2Recipe(GaussianLatents, HiddenLabels, OnImages, Bounded):
     """A VAE with the label as a latent variable.
 
-    M2 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder of them.
+    This is M2 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it has a ladder of them.
     """
 
     classifier: Network = "mlp"
-    """The network of q(y | x)."""
+    """Kind of the network of q(y | x)."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> M2:
         """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
@@ -281,7 +283,7 @@ class LadderDGM(M2Recipe):
 class ADGMRecipe(M2Recipe):
     """M2 with an auxiliary variable.
 
-    After Maaloe et al. (https://arxiv.org/abs/1602.05473).
+    It follows Maaløe et al. (https://arxiv.org/abs/1602.05473).
     """
 
     auxiliary: Width = 50
@@ -313,22 +315,22 @@ class ADGMRecipe(M2Recipe):
 class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
     """M2 on the latents of a trained M1.
 
-    M1+M2 of Kingma et al. (https://arxiv.org/abs/1406.5298).
+    This is M1+M2 of Kingma et al. (https://arxiv.org/abs/1406.5298).
     """
 
     latent: Width = 50
     """Width of the latent variable of M2."""
     layers: Depth = 1
     blocks: Blocks = 0
-    """Residual blocks in the decoder."""
+    """Number of residual blocks in the decoder."""
     m1: Annotated[str | VAE | None, PATH, HOW] = None
-    """The trained M1: a run, a directory or weights; in Python, the model."""
+    """Trained M1, as a run, a directory or a file of weights. In Python it is the model itself."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> M1M2:
         """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`.
 
         Raises:
-            InvalidArgument: there is no trained M1, or one of other inputs.
+            InvalidArgument: There is no trained M1, or the trained M1 takes other inputs.
         """
         if not isinstance(self.m1, VAE):
             raise InvalidArgument(
@@ -337,8 +339,8 @@ class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
         if self.m1.likelihood.shape != shape:
             raise InvalidArgument(
                 "m1",
-                f"was trained on inputs of shape {list(self.m1.likelihood.shape)}, and these are of {list(shape)}: "
-                "take one that was trained on this data",
+                f"was trained on inputs of shape {list(self.m1.likelihood.shape)}, but this data has {list(shape)}: "
+                "take an M1 that was trained on this data",
             )
         shared = {field.name for field in fields(M2Recipe)} & {field.name for field in fields(self)}
         m2 = M2Recipe(likelihood="gaussian", **{name: getattr(self, name) for name in shared})
@@ -348,10 +350,10 @@ class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
 @register_recipe("classifier")
 @dataclass(frozen=True)
 class ClassifierRecipe(Networks):
-    """A plain network on the labels alone."""
+    """A plain classifier network, which has no density of inputs."""
 
     classifier: Network = "mlp"
-    """The network."""
+    """Kind of the network."""
     hidden: Width = 600
     norm: Literal["batch", "layer", "none"] = "none"
 

@@ -253,10 +253,15 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "points-for-images": ("scnf-fast", (2,), {}, r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-toy"),
     "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "shape must be of even height and width.* recipe scnf-fast"),
     "too-narrow": ("scnf-paper", (1, 1, 8), {}, "shape must be .* of at least 2x2 pixels"),
-    "images-for-points": ("scnf-toy", IMAGE, {}, "shape must be .* for images there is the recipe scnf-fast"),
+    "images-for-points": ("scnf-toy", IMAGE, {}, "shape must be .* for images use the recipe scnf-fast"),
     "one-dimension": ("scnf-toy", (1,), {}, "at least 2 dimensions"),
     "unknown-recipe": ("scnf-slow", IMAGE, {}, "recipe must be one of scnf-fast, .*; not 'scnf-slow'"),
-    "unknown-argument": ("scnf-fast", IMAGE, {"width": 3}, "width is no argument of scnf-fast; it takes .*channels"),
+    "unknown-argument": (
+        "scnf-fast",
+        IMAGE,
+        {"width": 3},
+        "width is not an argument of scnf-fast, which takes .*channels",
+    ),
     "other-part": ("scnf-fast", IMAGE, {"means": "data"}, "means has an effect with conditional gaussian alone"),
     "conditional": ("scnf-fast", IMAGE, {"conditional": "vae"}, "conditional must be one of flow, gaussian; not 'vae'"),
     "no-share": ("scnf-fast", IMAGE, {"semantic_share": 0.0}, "semantic_share must be above 0 and not above 1, not 0"),
@@ -361,4 +366,4 @@ def test_a_subclass_that_changes_a_default_keeps_range_condition_and_documentati
     notes = arguments_of(RECIPES["scnf-toy"])["means"].notes
     assert HOW in notes and When("conditional", ("gaussian",)) in notes
     assert Range(1, 16_384) in arguments_of(RECIPES["scnf-digits"])["channels"].notes
-    assert docs_of(RECIPES["scnf-digits"])["channels"] == "Width of the networks of the coarse image."
+    assert docs_of(RECIPES["scnf-digits"])["channels"].startswith("Width of the coupling networks of the coarse image")
