@@ -1,7 +1,8 @@
-"""Arguments as the fields of a dataclass: what each may be stands in its type, what it is for in a docstring under it.
+"""Define arguments as the fields of a dataclass, whose types say which values they take.
 
-A recipe and a section of the settings are such dataclasses. Values come from Python, from YAML or from the command
-line, and one function, :func:`converted`, checks them all.
+The docstring under a field says what the argument is for. A recipe and a section of the settings are dataclasses of
+this kind. Values come from Python, from YAML or from the command line, and one function, :func:`converted`, checks them
+all.
 
 Example:
     >>> @dataclass(frozen=True)
@@ -31,7 +32,9 @@ from scnf.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both among them unless `above` or `below` is set.
+    """A range holds the numbers from `low` to `high`, including both ends.
+
+    `above` excludes `low`, and `below` excludes `high`.
 
     Example:
         >>> 0.0 in Range(0, 1, above=True), f"it must be {Range(0, 1, above=True)}"
@@ -57,14 +60,17 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The keys of a table. The table may grow, so the names are looked up when they are needed."""
+    """A choice takes the keys of a table.
+
+    The table may grow, so its keys are looked up when they are needed.
+    """
 
     table: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class When:
-    """The argument has an effect only where another argument, `other`, is one of `values`."""
+    """A condition gives an argument an effect only where another argument, `other`, is one of `values`."""
 
     other: str
     values: tuple[str, ...]
@@ -75,20 +81,21 @@ class When:
 
 
 HOW = "how"
-"""Marks an argument that only says how a model is trained or computed. Its weights make one function whatever it is."""
+"""Marks an argument that only says how a model is trained or computed. Weights make the same function for all its
+values."""
 PATH = "path"
 """Marks text that names a file or directory, and may begin with `~`."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One field of a dataclass.
+    """An argument describes one field of a dataclass.
 
     Attributes:
-        name: of the field.
-        kind: its type, with what the type is annotated with inside.
-        default: the value where none is given; `dataclasses.MISSING` where there is none.
-        notes: what the type is annotated with: a :class:`Range`, a :class:`Choice`, a :class:`When`, `HOW`, `PATH`.
+        name: Name of the field.
+        kind: Type of the field, including its annotations.
+        default: Value that the field takes by default; `dataclasses.MISSING` for a field without a default.
+        notes: Annotations of the type, each a :class:`Range`, a :class:`Choice`, a :class:`When`, `HOW` or `PATH`.
     """
 
     name: str
@@ -98,18 +105,19 @@ class Argument:
 
     @property
     def condition(self) -> When | None:
-        """What decides whether the argument has an effect; None where it always has."""
+        """Return the condition under which the argument has an effect, or None where it always has an effect."""
         return next((note for note in self.notes if isinstance(note, When)), None)
 
     def has_effect(self, values: Mapping[str, Any]) -> bool:
-        """Whether the argument has an effect beside the other `values` of its class."""
+        """Return whether the argument has an effect beside the other `values` of its class."""
         return self.condition is None or values[self.condition.other] in self.condition.values
 
 
 def arguments_of(kind: Any) -> dict[str, Argument]:
-    """The arguments of a dataclass by name: those that the class declares itself, then those of its base classes.
+    """Return the arguments of a dataclass by name.
 
-    A class that declares a field again, for another default, need not annotate its type again.
+    The arguments that the class declares itself come first, then those of its base classes. A class that declares a
+    field again, to change its default, need not annotate its type again.
     """
     return _arguments_of(kind)
 
@@ -121,14 +129,14 @@ def _arguments_of(kind: Any) -> dict[str, Argument]:
     types: dict[str, Any] = {}
     notes: dict[str, list[Any]] = {}
     for each in reversed(kind.__mro__):
-        here = [name for name in vars(each).get("__annotations__", {}) if name in declared]
-        hints = get_type_hints(each, include_extras=True) if here else {}
-        order = [name for name in here if name not in order] + order
-        for name in here:
+        annotated = [name for name in vars(each).get("__annotations__", {}) if name in declared]
+        hints = get_type_hints(each, include_extras=True) if annotated else {}
+        order = [name for name in annotated if name not in order] + order
+        for name in annotated:
             plain, *new = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
             kinds = {type(note) for note in new} - {str}
-            kept = [note for note in notes.get(name, []) if type(note) not in kinds and note not in new]
-            types[name], notes[name] = plain, kept + new
+            inherited = [note for note in notes.get(name, []) if type(note) not in kinds and note not in new]
+            types[name], notes[name] = plain, inherited + new
     return {
         name: Argument(
             name,
@@ -145,20 +153,23 @@ def _default(field: Field[Any]) -> Any:
 
 
 def docs_of(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass and its base classes, on one line; none without the source."""
-    found: dict[str, str] = {}
+    """Return the docstring under each field of a dataclass and its base classes, on one line.
+
+    A class whose source is not available contributes no docstrings.
+    """
+    docs: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
         except (OSError, TypeError, SyntaxError):
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for field, after in pairwise(body):
+        for field, statement in pairwise(body):
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                 continue
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                found[field.target.id] = " ".join(str(after.value.value).split())
-    return found
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                docs[field.target.id] = " ".join(str(statement.value.value).split())
+    return docs
 
 
 def check_arguments(instance: Any) -> None:
@@ -172,18 +183,18 @@ def check_arguments(instance: Any) -> None:
 
 
 def converted(kind: Any, value: Any, name: str) -> Any:
-    """`value` as one of the type `kind`, which may be annotated with a :class:`Range` or a :class:`Choice`.
+    """Return `value` as one of the type `kind`, which may be annotated with a :class:`Range` or a :class:`Choice`.
 
     A whole number stands for a float, text for the number that it writes, and a list for a tuple. Nothing else is
     converted.
 
     Args:
-        kind: bool, int, float, str, a tuple or a class; a Literal or a union of these.
-        value: anything.
-        name: of the argument, for the message.
+        kind: Type of the result, which is bool, int, float, str, a tuple or a class, or a Literal or a union of these.
+        value: Value to convert, of any type.
+        name: Name of the argument, for the message.
 
     Raises:
-        InvalidArgument: the value is of another type, or out of its range.
+        InvalidArgument: The value is of another type, or out of its range.
 
     Example:
         >>> converted(int | tuple[int, ...], [64, "32"], "latent")
@@ -196,7 +207,7 @@ def converted(kind: Any, value: Any, name: str) -> Any:
 
 
 class _OtherKind(Exception):
-    """A value is not of the type that it should be of."""
+    """A value is not of the required type."""
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
@@ -267,7 +278,7 @@ _PLAIN: dict[Any, Callable[[Any], Any]] = {
 
 
 def in_words(kind: Any, ranges: bool = False) -> str:
-    """A type in words; with `ranges`, also from where to where its numbers go.
+    """Describe a type in words, and with `ranges` also the ranges of its numbers.
 
     Example:
         >>> in_words(Annotated[int, Range(1, 256)] | tuple[int, ...], ranges=True)
@@ -284,12 +295,13 @@ def in_words(kind: Any, ranges: bool = False) -> str:
     if origin is Literal:
         return f"one of {', '.join(parts)}" if len(parts) > 1 else str(parts[0])
     if origin in (Union, UnionType):
-        told = (part for part in parts if part in _PLAIN or get_args(part))  # None, and objects of Python, go unsaid
-        return " or ".join(in_words(part, ranges) for part in told)
+        # the description leaves out None and Python objects
+        options = (part for part in parts if part in _PLAIN or get_args(part))
+        return " or ".join(in_words(part, ranges) for part in options)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words[kind] if kind in words else str(kind.__name__)
 
 
 def takes_none(kind: Any) -> bool:
-    """Whether None is among the values of a type."""
+    """Return whether a type includes None."""
     return kind is NoneType or any(takes_none(part) for part in get_args(kind) if part is NoneType or get_args(part))

@@ -1,4 +1,4 @@
-"""A batch: rows, labels, and moved versions of rows, by name."""
+"""Define a batch, which holds rows, labels, and moved versions of rows by name."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,18 @@ from scnf import UNLABELLED
 
 
 class Batch(NamedTuple):
-    """What one optimiser step is computed from.
+    """A batch holds the inputs of one optimiser step.
 
-    The likelihood is of the rows `x` alone. Moved versions of rows have another density, so they count in
-    cross-entropies alone: `moved` shows the first M labelled rows, `views` shows the last V rows of `x`, in order.
+    The likelihood is computed on the rows `x` alone. Moved versions of rows have another density, so they count in
+    cross-entropies alone. `moved` shows the first M labelled rows, and `views` shows the last V rows of `x`, in order.
 
     Attributes:
-        x: [N, ...], images in [0, 1) or points.
-        y: [N], UNLABELLED where hidden. A guess for a hidden label counts as a label.
-        moved: [M, ...], moved versions of labelled rows; None without any.
-        moved_y: [M], their labels.
-        views: [V, ...], moved versions of unlabelled rows; None without any.
-        targets: [V], a class for each view, UNLABELLED where nobody guesses; None if nobody guesses at all.
+        x: Images in [0, 1) or points, [N, ...].
+        y: Labels [N], UNLABELLED where hidden. A guess for a hidden label counts as a label.
+        moved: Moved versions of labelled rows, [M, ...]; None without moved rows.
+        moved_y: Labels of the moved rows, [M].
+        views: Moved versions of unlabelled rows, [V, ...]; None without views.
+        targets: Class [V] for each view, UNLABELLED for a view without a guess; None if no view has a guess.
 
     Example:
         >>> batch = Batch(torch.rand(6, 1, 8, 8), torch.tensor([0, 1, -1, -1, -1, -1]), views=torch.rand(4, 1, 8, 8))
@@ -37,15 +37,15 @@ class Batch(NamedTuple):
 
     @classmethod
     def unlabelled(cls, x: Tensor) -> "Batch":
-        """Rows x [N, ...] whose labels are all hidden."""
+        """Build a batch of rows x [N, ...] whose labels are all hidden."""
         return cls(x, torch.full((len(x),), UNLABELLED, device=x.device))
 
     def inputs(self) -> Tensor:
-        """Rows, moved rows and views as one tensor [N + M + V, ...], so that a network sees them in one pass."""
+        """Return rows, moved rows and views as one tensor [N + M + V, ...], so that a network sees them in one pass."""
         extra = [each for each in (self.moved, self.views) if each is not None]
         return torch.cat([self.x, *extra]) if extra else self.x
 
     @property
     def sizes(self) -> list[int]:
-        """[N, M, V]."""
+        """Return the numbers of rows, moved rows and views, [N, M, V]."""
         return [len(self.x), *(0 if each is None else len(each) for each in (self.moved, self.views))]

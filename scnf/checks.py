@@ -1,8 +1,8 @@
-"""What is promised of data and labels, checked at the doors: where they come in from outside.
+"""Check data and labels where they enter the library from outside.
 
 A check reads values, for which a GPU would have to wait. So sources of batches, evaluation and the start of a model
-check always, a step of training where the values are at hand (:func:`at_hand`). What slips through there, a label of
-no class on a GPU, is refused by the look-up itself.
+always check. A step of training checks values only where they can be read at once (:func:`at_hand`). Where a step on a
+GPU skips the check, the look-up itself refuses a label of no class.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from scnf.errors import InvalidArgument
 
 
 def at_hand(values: Tensor) -> bool:
-    """Whether values can be read at once: on the CPU, unless a compiler traces what is done with them."""
+    """Return whether values can be read at once: on the CPU, unless a compiler traces the computation."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse what is not among the choices (InvalidArgument).
+    """Refuse a value that is not among the choices (InvalidArgument).
 
     Example:
         >>> check_choice("scale", "exp", ["sigmoid", "symmetric"])
@@ -34,7 +34,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_count(name: str, value: int, low: int = 1) -> None:
-    """Refuse what is no whole number of `low` or more (InvalidArgument).
+    """Refuse a value that is not a whole number of `low` or more (InvalidArgument).
 
     Example:
         >>> check_count("batch_size", 0)
@@ -47,7 +47,7 @@ def check_count(name: str, value: int, low: int = 1) -> None:
 
 
 def check_share(name: str, value: float, ends: bool = True) -> None:
-    """Refuse what is no number from 0 to 1, or without `ends` what is 0 or 1 (InvalidArgument).
+    """Refuse a value that is not a number from 0 to 1, or, without `ends`, that is 0 or 1 (InvalidArgument).
 
     Example:
         >>> check_share("alpha", 1.0, ends=False)
@@ -60,28 +60,28 @@ def check_share(name: str, value: float, ends: bool = True) -> None:
 
 
 def check_tensor(name: str, value: Tensor) -> None:
-    """Refuse arrays and lists (InvalidArgument)."""
+    """Refuse a value that is not a tensor, such as an array or a list (InvalidArgument)."""
     if not isinstance(value, Tensor):
-        raise InvalidArgument(name, f"must be a tensor, not {type(value).__name__}: torch.as_tensor makes one")
+        raise InvalidArgument(name, f"must be a tensor, not {type(value).__name__}: convert it with torch.as_tensor")
 
 
 def check_rows(rows: int, labels: int) -> None:
-    """Refuse labels that are not as many as the rows they are of (ValueError)."""
+    """Refuse labels whose number differs from the number of rows (ValueError)."""
     if rows != labels:
         raise ValueError(f"there are {rows} rows and {labels} labels")
 
 
 def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True, rows: int | None = None) -> None:
-    """Refuse what is no vector of labels.
+    """Refuse a value that is not a vector of labels.
 
     Args:
-        y: int64 [N].
-        num_classes: K; labels may be of any class by default.
-        hidden: whether some may be UNLABELLED.
-        rows: N, where it is known.
+        y: Labels [N], int64.
+        num_classes: Number of classes K; by default labels may be of any class.
+        hidden: Whether some labels may be UNLABELLED.
+        rows: Number of rows N, where it is known.
 
     Raises:
-        ValueError: another type, shape or length, or a number that is no label.
+        ValueError: The labels are of another type, shape or length, or a number is no label.
 
     Example:
         >>> check_labels(torch.tensor([0, 2, UNLABELLED]), num_classes=3)
@@ -99,13 +99,13 @@ def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True,
         return
     low, high = (int(end) for end in y.aminmax())
     if low < (UNLABELLED if hidden else 0) or (num_classes is not None and high >= num_classes):
-        some = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        some += f", or UNLABELLED ({UNLABELLED}) where they are hidden" if hidden else ""
-        raise ValueError(f"labels are {some}; these run from {low} to {high}")
+        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        allowed += f", or UNLABELLED ({UNLABELLED}) where they are hidden" if hidden else ""
+        raise ValueError(f"labels are {allowed}; these run from {low} to {high}")
 
 
 def check_images(x: Tensor) -> None:
-    """Refuse what are no images [N, C, H, W], one at least, with a pixel at least (ValueError)."""
+    """Refuse values that are not images [N, C, H, W] with at least one pixel (ValueError)."""
     check_tensor("x", x)
     if x.dim() != 4:
         raise ValueError(f"images are of shape [N, C, H, W], not {list(x.shape)}")
@@ -114,14 +114,14 @@ def check_images(x: Tensor) -> None:
 
 
 def check_data(x: Tensor, levels: int | None) -> None:
-    """Refuse what are no data: images in whole grey levels, or points; one row at least.
+    """Refuse data that are neither images in whole grey levels nor points, or that have no rows.
 
     Args:
-        x: whole numbers 0..levels-1, uint8 for up to 256 levels, [N, C, H, W]; or points, floats [N, D].
-        levels: number of grey levels; None for points.
+        x: Images [N, C, H, W] of whole numbers 0..levels-1, uint8 for up to 256 levels; or points [N, D] of floats.
+        levels: Number of grey levels; None for points.
 
     Raises:
-        ValueError: another type, shape or range.
+        ValueError: The data are of another type, shape or range.
 
     Example:
         >>> check_data(torch.randint(17, (2, 1, 8, 8), dtype=torch.uint8), levels=16)
@@ -133,7 +133,7 @@ def check_data(x: Tensor, levels: int | None) -> None:
     if levels is None:
         if not x.is_floating_point() or x.dim() != 2:
             raise ValueError(
-                f"points are floats of shape [N, D], not {x.dtype} of shape {list(x.shape)}; of images, say how many "
+                f"points are floats of shape [N, D], not {x.dtype} of shape {list(x.shape)}; for images, say how many "
                 "grey levels they have"
             )
         if not x.numel():
@@ -144,8 +144,8 @@ def check_data(x: Tensor, levels: int | None) -> None:
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         kind = "torch.uint8" if levels <= 256 else "torch.int32"
         raise ValueError(
-            f"images of {levels} grey levels are whole numbers, not {x.dtype}: of floats in [0, 1], "
-            f"(x * {levels - 1}).round().to({kind}) makes them"
+            f"images of {levels} grey levels are whole numbers, not {x.dtype}: convert floats in [0, 1] "
+            f"by (x * {levels - 1}).round().to({kind})"
         )
     check_images(x)
     low, high = (int(end) for end in x.aminmax())
@@ -154,28 +154,28 @@ def check_data(x: Tensor, levels: int | None) -> None:
 
 
 def check_inputs(x: Tensor, low: float = -torch.inf, high: float = torch.inf) -> None:
-    """Refuse what no model takes: whole numbers, numbers that are not finite, or, of images, that are no pixels.
+    """Refuse inputs that no model takes: inputs that are not floats, not finite, or pixels out of range.
 
     Args:
-        x: floats [N, ...].
-        low: the least that a pixel of x [N, C, H, W] may be.
-        high: the most.
+        x: Inputs [N, ...], floats.
+        low: Smallest value that a pixel of x [N, C, H, W] may have.
+        high: Largest value that a pixel of x [N, C, H, W] may have.
 
     Raises:
-        ValueError: another type or range.
+        ValueError: The inputs are of another type or range.
     """
     check_tensor("x", x)
     if not x.is_floating_point():
         raise ValueError(
-            f"a model takes floats, not {x.dtype}: scnf.data.batches.dequantize makes pixels in [0, 1) of grey levels"
+            f"a model takes floats, not {x.dtype}: scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)"
         )
     if not x.numel():
         return
     least, most = (float(end) for end in x.detach().aminmax())
-    if not (-torch.inf < least and most < torch.inf):  # also where they are no numbers
+    if not (-torch.inf < least and most < torch.inf):  # NaN fails the comparison, too
         raise ValueError("some of these inputs are not finite")
     if x.dim() == 4 and (least < low or most > high):
         raise ValueError(
             f"pixels lie in [0, 1], and these run from {least:.2f} to {most:.2f}: do not standardise them; "
-            "scnf.data.batches.dequantize makes them of grey levels"
+            "scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)"
         )

@@ -175,7 +175,7 @@ def test_code_that_was_changed_in_the_run_is_not_run(own: Any, trained: Run) -> 
 def test_another_version_of_the_file_is_refused_by_name(own: Any, trained: Run) -> None:
     Path("my_parts.py").write_text(Path("my_parts.py").read_text() + "\n")
     outcome, _ = own("evaluate last --import my_parts.py")
-    assert outcome.code == 2 and "'own' is that of another recipe" in outcome.err
+    assert outcome.code == 2 and "'own' already names another recipe" in outcome.err
 
 
 def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained: Run, last_run: Any) -> None:
@@ -196,8 +196,8 @@ def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained
         ("\n\nraise RuntimeError('no')", "line 3: RuntimeError: no"),
         ("import sys; sys.exit(0)", "line 1: SystemExit: 0"),
         ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
-        ("from scnf import register_transform\nregister_transform('plu')", "line 2: name 'plu' is that of another"),
-        ("from scnf import register_command\nregister_command('train')", "'train' is that of another command"),
+        ("from scnf import register_transform\nregister_transform('plu')", "line 2: name 'plu' already names another"),
+        ("from scnf import register_command\nregister_command('train')", "'train' already names another command"),
         ("from scnf import register_network\nregister_network('a b')", "name must be letters, digits, "),
     ],
 )
@@ -225,7 +225,7 @@ def test_words_that_import_nothing(own: Any, words: str, message: str) -> None:
 
 
 def test_names_are_registered_once_and_for_what_they_take(process: Callable[[], None]) -> None:
-    with pytest.raises(InvalidArgument, match="'scnf-fast' is that of another recipe"):
+    with pytest.raises(InvalidArgument, match="'scnf-fast' already names another recipe"):
         register_recipe("scnf-fast")(ScnfFast)
     with pytest.raises(InvalidArgument, match="inputs must be one of images, vectors; not 'points'"):
         register_network("own", "points")  # type: ignore[arg-type]
