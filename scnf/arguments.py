@@ -70,14 +70,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class When:
-    """A condition gives an argument an effect only where another argument, `other`, is one of `values`."""
+    """A condition gives an argument an effect only where another argument has certain values.
+
+    Attributes:
+        other: Name of the other argument.
+        values: Its values with which this argument has an effect, or with `unless` those with which it has none.
+        unless: Whether the condition holds for all values but these.
+    """
 
     other: str
     values: tuple[str, ...]
+    unless: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Return whether the argument has an effect where the other argument is `value`."""
+        return (value in self.values) != self.unless
 
     def __str__(self) -> str:
         *others, last = self.values
-        return f"{self.other} {', '.join(others)}{' or ' if others else ''}{last}"
+        names = f"{', '.join(others)}{' or ' if others else ''}{last}"
+        return f"{self.other} other than {names}" if self.unless else f"{self.other} {names}"
 
 
 HOW = "how"
@@ -110,7 +122,7 @@ class Argument:
 
     def has_effect(self, values: Mapping[str, Any]) -> bool:
         """Return whether the argument has an effect beside the other `values` of its class."""
-        return self.condition is None or values[self.condition.other] in self.condition.values
+        return self.condition is None or self.condition.holds(values[self.condition.other])
 
 
 def arguments_of(kind: Any) -> dict[str, Argument]:

@@ -161,8 +161,8 @@ class ImageFlow(FlowRecipe):
     network: ImageNetwork = "conv"
     """Kind of the coupling networks, which is conv (3x3, 1x1 and 3x3 convolutions), resnet, resnet-reflect, or a
     registered network."""
-    blocks: Blocks = 0
-    """Number of residual blocks in each coupling network, for kinds of networks that have residual blocks."""
+    blocks: Annotated[Blocks, When("network", ("conv",), unless=True)] = 2
+    """Number of residual blocks in each coupling network."""
     pixels: Literal["levels", "logit"] = "levels"
     """Map from pixels to the real line, either by a learned length for each grey level (levels) or by the paper's logit
     (logit)."""
