@@ -1,4 +1,4 @@
-"""Train a semi-conditional flow: `python train_flow_ssl.py --config config.yaml`. The same as `scnf train`."""
+"""Train a model with `python train_flow_ssl.py --config config.yaml`, which is the same as `scnf train`."""
 
 import sys
 

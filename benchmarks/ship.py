@@ -54,7 +54,7 @@ DESIGN = "; those of all training images scored the settings of the neighbour gr
 
 def measure(folder: Path, root: Path) -> dict[str, Any]:
     """Parameters, and figures of each split by `--pretrained --train.epochs 0`, of the weights in `folder`."""
-    settings = load_settings(folder / "config.yaml", kept=True)
+    settings = load_settings(folder / "config.yaml", from_run=True)
     with tempfile.TemporaryDirectory() as logs:
         words = ["--pretrained", str(folder), "--train.epochs", "0", "--data.root", str(root), "--runs.root", logs]
         with contextlib.redirect_stdout(sys.stderr):
@@ -88,7 +88,10 @@ def differences(told: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 def render(folder: Path) -> str:
     """The card of what ships in `folder`."""
-    settings, facts = load_settings(folder / "config.yaml", kept=True), json.loads((folder / "card.json").read_text())
+    settings, facts = (
+        load_settings(folder / "config.yaml", from_run=True),
+        json.loads((folder / "card.json").read_text()),
+    )
     split, data = json.loads((folder / "split.json").read_text()), settings.data
     held_out, views = len(split["validation"]), settings.train.eval_views
     return CARD.format(
@@ -122,7 +125,7 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     summary, environment = run.read_json("summary.json"), run.read_json("env.json")
     if summary["status"] != "finished" or environment["dirty"]:
         raise UserError(f"{run.path} is not finished, or was trained with changes that no commit holds")
-    settings = load_settings(run.path / "config.yaml", kept=True)
+    settings = load_settings(run.path / "config.yaml", from_run=True)
     fresh = Settings()  # nothing of this machine
     settings.data.root, settings.runs, settings.threads = fresh.data.root, fresh.runs, fresh.threads
     facts = {

@@ -1,6 +1,6 @@
 """Semi-supervised image classification with exact likelihoods.
 
-`import scnf` is light: submodules are imported when they are first used, see docs/extend.md for the parts.
+`import scnf` is light, because submodules are imported at first use. docs/extend.md describes the parts.
 """
 
 import os as _os
@@ -17,9 +17,9 @@ if _TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Threads of OpenMP that wait for each other spin, by default almost for good: where another process keeps a core busy,
-# a step then takes a hundred times as long. So they are to sleep after so many turns. GNU's OpenMP reads this when
-# torch loads it, and so `import scnf` has to come before `import torch`.
+# OpenMP threads that wait for each other spin almost forever by default. Where another process keeps a core busy, a
+# step then takes a hundred times as long. This count makes them sleep after a short spin. GNU's OpenMP reads it when
+# torch loads the library, so that `import scnf` has to come before `import torch`.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & _os.environ.keys():
     _os.environ["GOMP_SPINCOUNT"] = "10000"
 
@@ -37,7 +37,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> _Any:
-    """A public name, from the module that defines it."""
+    """Return a public name from the module that defines it."""
     if name not in _PLACES:
         raise AttributeError(f"module 'scnf' has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m scnf` and the console script `scnf`: signals are watched before anything else is imported."""
+"""Start `python -m scnf` and the console script `scnf`, which watch signals before they import other modules."""
 
 import sys
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from scnf.interrupt import Interrupted, watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; see :func:`scnf.cli.main`, whose arguments and exit codes these are."""
+    """Run a command, with the arguments and exit codes of :func:`scnf.cli.main`."""
     try:
         with watch():
             from scnf import cli
 
             return cli.main(argv)
     except Interrupted as error:
-        print(f"scnf was interrupted by {error}: type the same again", file=sys.stderr)
+        print(f"scnf was interrupted by {error}: run the same command again", file=sys.stderr)
         return 128 + error.number
 
 

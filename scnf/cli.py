@@ -1,4 +1,4 @@
-"""From words to a command, and from what comes out of it to an exit code."""
+"""Run a command from command-line words, and turn its errors into messages and exit codes."""
 
 import logging
 import os
@@ -17,29 +17,31 @@ USAGE = """usage: scnf COMMAND ...
 
   train      train a model: scnf train --config config.yaml [--section.key value ...]
              [--pretrained [PATH]] [--resume RUN]
-  evaluate   figures of a run or of weights: scnf evaluate RUN|PATH
+  evaluate   print the metrics of a run or of weights: scnf evaluate RUN|PATH
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
-  runs       a table of all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
-  compare    models side by side on one split: scnf compare RUN RUN ... [--k 50] [--split test]
-  recipes    all recipes, or the arguments of one: scnf recipes [NAME]
+  runs       list all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
+  compare    compare models on one split: scnf compare RUN RUN ... [--k 50] [--split test]
+  recipes    list all recipes, or the arguments of one: scnf recipes [NAME]
 
-RUN is an id, a directory or `last`. PATH is also a .safetensors file, the name of weights that ship, such as
-scnf-digits, or `shipped` for the main job's weights.
-Each command takes --import FILE, a Python file that registers parts of your own, and --trust-parts, which lets it run
-the parts that a run holds. scnf COMMAND --help tells more. scnf --version prints the version."""
+RUN is an id, a directory or `last`. PATH is a directory or a .safetensors file of weights, the name of shipped weights,
+such as scnf-digits, or `shipped` for the weights of the default recipe.
+Every command accepts --import FILE, which runs a Python file that registers your own parts. --trust-parts lets a
+command run the parts of a run that somebody else made. scnf COMMAND --help prints the options of a command. scnf
+--version prints the version."""
 
 
 @streams.guarded()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the console script `scnf`.
+    """Run a command of the console script `scnf`.
 
     Args:
-        argv: the words after the program's name; those of this process by default.
+        argv: Words after the program's name, by default the words of this process.
 
     Returns:
-        the exit code, which is 0 on success and 1 for a bug. It is 2 for something that the user can put right,
-        such as standard output that is full or closed. It is 128 + the signal after one of `scnf.interrupt.WATCHED`,
-        and after SIGPIPE, when whoever reads the output has gone. A training that has begun goes on without its output.
+        The exit code, which is 0 on success and 1 for a bug. It is 2 for an error that the user can fix, such as a
+        standard output that is full or closed. It is 128 + the signal number after a signal of
+        `scnf.interrupt.WATCHED`, and after SIGPIPE, when the reader of the output has gone. A training that has begun
+        continues without its output.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -57,20 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return 0
                 rest = parts.take(words[1:])
                 return _command(words[0])(rest)
-            finally:  # also where a parser has exited after its help
+            finally:  # a parser exits after its help
                 sys.stdout.flush()
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
-        what, how = " ".join(["scnf", *words[:1]]), "; ".join(getattr(error, "__notes__", ["type the same again"]))
-        streams.complain(f"{what} was interrupted by {signal.Signals(number).name}: {how}")
+        command = " ".join(["scnf", *words[:1]])
+        advice = "; ".join(getattr(error, "__notes__", ["run the same command again"]))
+        streams.complain(f"{command} was interrupted by {signal.Signals(number).name}: {advice}")
         return 128 + number
     except Exception as error:
-        told = explain(error)
-        theirs = isinstance(told, UserError)
-        streams.complain(f"error: {told}", keep="" if theirs else "\n")  # a bug's traceback may have found no file
-        return 2 if theirs else 1
+        report = explain(error)
+        is_user_error = isinstance(report, UserError)
+        # the report of a bug holds its traceback where no file could be written
+        streams.complain(f"error: {report}", keep="" if is_user_error else "\n")
+        return 2 if is_user_error else 1
 
 
 def _command(name: str) -> Command:
@@ -84,13 +88,13 @@ def _command(name: str) -> Command:
 
 
 def _check_bytes(word: str) -> None:
-    """UserError where a word, which may name a file, is no text: YAML, TensorBoard and others could not write it."""
+    """Refuse a word that is not UTF-8 text (UserError), because YAML and TensorBoard could not write it."""
     try:
-        text = os.fsencode(word) == word.encode()
+        is_text = os.fsencode(word) == word.encode()
     except UnicodeError:
-        text = False
-    if not text:
-        raise UserError(f"{word!r} is no UTF-8 text here: rename what it names, or set LC_ALL=C.UTF-8")
+        is_text = False
+    if not is_text:
+        raise UserError(f"{word!r} is no UTF-8 text here: rename the file that it names, or set LC_ALL=C.UTF-8")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""The exceptions that are meant for people: at the keyboard, and those who call the library."""
+"""Define the exceptions for users of the command line and for callers of the library."""
 
 
 class UserError(Exception):
-    """Something the user can put right: bad settings, damaged files, a full disk.
+    """An error that the user can fix, such as bad settings, damaged files or a full disk.
 
     The message says what is wrong and what to do about it. The command line prints it on one line without a
-    traceback and exits with code 2; library callers catch it like any exception.
+    traceback and exits with code 2. Library callers catch it like any exception.
     """
 
 
 class InvalidArgument(ValueError):
-    """An argument of the library has a value that it does not take.
+    """An invalid value of an argument of the library.
 
-    The library names its own argument. A command turns it into a :class:`UserError` that names the setting.
+    The message names the argument. A command turns the exception into a :class:`UserError` that names the setting.
 
     Args:
-        argument: its name.
-        problem: what it must be and what it is, so that the name and this make a sentence.
+        argument: Name of the argument.
+        problem: Requirement and actual value. It completes a sentence that begins with the name.
 
     Example:
         >>> raise InvalidArgument("blocks", "must be 0 or more, not -1")

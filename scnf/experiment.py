@@ -1,4 +1,4 @@
-"""From settings to what a command works with: data, label split, model, device, trained weights."""
+"""Build an experiment from settings, which is the data, label split, model and device of a command."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,23 +33,24 @@ from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate, noisy_ba
 from scnf.weights import Weights, find_weights
 
 M1_COPY = "m1"
-"""Directory in a run of M1+M2 with what is needed to build its M1 again."""
-_ADAPTED = 1_000_003
-"""What is added to the seed where a flow is adapted: it may have had the same, and drawn the same class means."""
+"""Directory in a run of M1+M2 with a copy of the trained M1."""
+_ADAPT_SEED_OFFSET = 1_000_003
+"""The offset that `train.adapt` adds to the seed. The flow may have had the same seed and drawn the same class
+means."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Data, label split and model of some settings; :func:`prepare` makes it.
+    """The data, label split and model of some settings, which :func:`prepare` builds.
 
     Attributes:
-        settings: all of them.
-        dataset: images or points, with all labels.
-        split: which rows keep their label, and which validate.
-        visible: [N], the labels of the training rows, UNLABELLED where hidden.
-        model: on the device.
-        device: where the model computes.
-        m1_files: of M1+M2, the files of the trained M1 by name.
+        settings: All settings.
+        dataset: Images or points, with all labels.
+        split: Label split, which selects the labelled rows and the validation rows.
+        visible: Labels [N] of the training rows, UNLABELLED where hidden.
+        model: Model on the device.
+        device: Device of the model.
+        m1_files: Files of the trained M1 by name, for M1+M2.
     """
 
     settings: Settings
@@ -62,7 +63,7 @@ class Experiment:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input, (C, H, W) or (D,)."""
+        """The shape of one input, (C, H, W) or (D,)."""
         return tuple(self.dataset.train_x.shape[1:])
 
     @property
@@ -73,15 +74,15 @@ class Experiment:
     def settle_threads(
         self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None], kept: int | None = None
     ) -> Threads | None:
-        """Set the number of threads: what `threads` says, else what a run had before, else by a trial.
+        """Set the number of threads to the setting `threads`, else to the number of the run, else by a trial.
 
         Args:
-            begin: gives a piece of the work to time.
-            say: takes a line for people.
-            kept: the number of a run that is resumed, so that its bits stay the same.
+            begin: Function that returns a piece of work to time.
+            say: Function that prints a line.
+            kept: Number of threads of a resumed run, so that its results stay bit for bit the same.
 
         Returns:
-            what may change the number later, None where it is not to change.
+            The object that may change the number later, or None where the number is fixed.
         """
         if self.settings.threads != "auto":
             torch.set_num_threads(self.settings.threads)
@@ -95,7 +96,7 @@ class Experiment:
         return threads
 
     def evaluation(self) -> Callable[[], Any]:
-        """A small piece of an evaluation, which leaves nothing behind."""
+        """Return a small piece of an evaluation to time, which has no side effects on the random state."""
         model = self.model.eval()
         x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
 
@@ -106,7 +107,7 @@ class Experiment:
         return work
 
     def arithmetic(self) -> dict[str, Any]:
-        """What the last bits of a training hang on, beside the settings that stay for the whole of a run."""
+        """Return everything on which bitwise reproducibility depends, besides the fixed settings of the run."""
         train, kernels = self.settings.train, library() if self.device.type == "cpu" else None
         return {
             **{name: value for name, value in description(self.device).items() if name != "cpus"},
@@ -119,16 +120,22 @@ class Experiment:
         }
 
     def batches(self) -> Batches:
-        """The training rows, on the device, with hidden labels gone; UserError where there are none to propagate."""
+        """Return batches of the training rows on the device, without hidden labels.
+
+        Raises:
+            UserError: Labels of these data cannot be propagated, or `data.augment` has no effect.
+        """
         settings, rows = self.settings, self.split.train
         data, objective, train = settings.data, settings.objective, settings.train
         if objective.propagations and self.dataset.levels is None:
-            raise UserError("labels walk over cosines, which say little about points: set objective.propagations to 0")
-        unseen = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
-        if unseen and objective.propagations:
             raise UserError(
-                f"no row of class {', '.join(map(str, sorted(unseen)))} has a label, and so none would be propagated: "
-                "set data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
+                "labels of points cannot be propagated over cosine similarities: set objective.propagations to 0"
+            )
+        unlabelled = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
+        if unlabelled and objective.propagations:
+            raise UserError(
+                f"no row of class {', '.join(map(str, sorted(unlabelled)))} has a label to propagate: set "
+                "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
         batches = Batches(
@@ -145,30 +152,36 @@ class Experiment:
         )
         if data.augment and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(
-                "moved images count in cross-entropies alone, and there are none: set data.augment to 0, or "
+                "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0, or "
                 "objective.classifier_weight or objective.consistency_weight above 0"
             )
         return batches
 
     def check_views(self) -> None:
-        """UserError where `train.eval_views` asks for versions of rows that nothing moves."""
+        """Refuse `train.eval_views` where no augmentation moves the rows (UserError)."""
         if self.settings.train.eval_views and self.dataset.levels is None:
             raise UserError("points have no views: set train.eval_views to 0")
         if self.settings.train.eval_views and not self.settings.data.augment:
             raise UserError(
                 "views are moved versions of each image, and data.augment, which moves them, is 0: raise it, or set "
-                "train.eval_views to 0 (figures are of several draws of the noise anyway)"
+                "train.eval_views to 0 (metrics average several draws of the noise anyway)"
             )
 
     def rows_of(self, split: str) -> tuple[Tensor, Tensor]:
-        """Rows x and their labels y of "validation" or "test"."""
+        """Return the rows x and the labels y of "validation" or "test"."""
         data, rows = self.dataset, self.split.validation
         return (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
 
     def figures(self, split: str, model: JointModel | None = None) -> dict[str, float]:
-        """Figures on "validation" or "test" of the experiment's model; of another from one draw, without views.
+        """Evaluate a model on "validation" or "test", and return its metrics.
 
-        Those of the experiment's model are reported: UserError where one is NaN. A training goes on from such a figure.
+        Args:
+            split: Split of the rows.
+            model: Model under training, evaluated with one draw of the noise and without views. None evaluates the
+                model of the experiment with `NOISE_DRAWS` draws and with views.
+
+        Raises:
+            UserError: A metric of the experiment's model is NaN. For a model under training, NaN is returned.
         """
         train = self.settings.train
         x, y = self.rows_of(split)
@@ -187,41 +200,42 @@ class Experiment:
         return figures
 
     def same_split(self, directory: Path) -> bool:
-        """Whether the label split that `directory` holds is that of the experiment."""
+        """Return whether the label split in `directory` equals the label split of the experiment."""
         return bool(Run(directory).read_json("split.json") == self.split.to_json())
 
     def check_split(self, directory: Path) -> None:
-        """UserError where `directory` holds another label split than that of the experiment."""
+        """Refuse a `directory` with another label split, because of validation leakage (UserError)."""
         if not self.same_split(directory):
             raise UserError(
-                f"{directory} was trained with another label split than these settings draw, and so validation would "
-                "meet rows whose labels it has learned. Leave data.* as the run has it, or start a new run"
+                f"{directory} was trained with another label split than these settings draw, so that validation would "
+                "use rows whose labels were trained on. Keep data.* as in the run, or start a new run"
             )
 
     def note_other_split(self, weights: Weights) -> None:
-        """Print a line where the weights were trained on other data, or have seen rows that validate here."""
+        """Print a note where the weights were trained on other data, or on rows of the validation split."""
         if not all((weights.directory / name).is_file() for name in ("config.yaml", "split.json")):
             return
-        seen, wanted = weights.settings().data.name, self.settings.data.name
-        if seen != wanted:
-            print(f"note: {weights.path} was trained on {seen}, not on {wanted}")
+        before, now = weights.settings().data.name, self.settings.data.name
+        if before != now:
+            print(f"note: {weights.path} was trained on {before}, not on {now}")
         elif not self.same_split(weights.directory):
             print(
-                f"note: {weights.path} saw another label split, and with it rows that validate here: validation may "
-                "flatter"
+                f"note: {weights.path} saw another label split, which may hold validation rows of this one: "
+                "validation metrics may be too good"
             )
 
 
-def prepare(settings: Settings, near: Path | None = None, dataset: Dataset | None = None) -> Experiment:
+def prepare(settings: Settings, run_directory: Path | None = None, dataset: Dataset | None = None) -> Experiment:
     """Load the data, draw the label split, seed torch and build the model.
 
     Args:
-        settings: all of them, which stay as they are. Of the experiment's own, `data.num_labels` is resolved.
-        near: the run directory, where it may hold the M1 of an M1+M2.
-        dataset: the data of these settings, where they are loaded already.
+        settings: All settings, which are not changed. The experiment holds a copy in which `data.num_labels` is
+            resolved.
+        run_directory: Directory of an existing run, which may hold the M1 of an M1+M2.
+        dataset: Data of these settings, where they are already loaded.
 
     Raises:
-        UserError: the data or an M1 are not there, or the settings fit no model.
+        UserError: The data or an M1 are missing, or the settings fit no model.
     """
     settings = deepcopy(settings)
     device = _device(settings.device)
@@ -230,19 +244,19 @@ def prepare(settings: Settings, near: Path | None = None, dataset: Dataset | Non
     data.resolve_labels(classes)
     split = draw_split(dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced)
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
-    torch.manual_seed(settings.seed + (_ADAPTED if settings.train.adapt else 0))
+    torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
     recipe, m1 = settings.model.recipe, None
     if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
-        m1 = _find_m1(str(recipe.m1), settings, near)
+        m1 = _find_m1(str(recipe.m1), settings, run_directory)
     with in_settings(recipe, dataset.name):
         prior = make_prior(settings.model.prior, classes, visible)
         if m1 is not None and isinstance(recipe, M1M2Recipe):
             recipe = replace(recipe, m1=_build_m1(m1, shape, classes, dataset.levels))
-        with one_thread():  # bits of initial weights hang on how many there are
+        with one_thread():  # the last bits of initial weights depend on the number of threads
             model: JointModel = build(recipe, shape, classes, prior, dataset.levels)
     files = {} if m1 is None else {"config.yaml": m1.config, "model.safetensors": m1.path}
     experiment = Experiment(settings, dataset, split, visible, model.to(device), device, files)
-    if m1 is not None and near is None:
+    if m1 is not None and run_directory is None:
         print(f"M1: {m1.path}")
         experiment.note_other_split(m1)
     return experiment
@@ -250,15 +264,15 @@ def prepare(settings: Settings, near: Path | None = None, dataset: Dataset | Non
 
 @contextmanager
 def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
-    """Say in words about settings what a model says about an argument of its recipe, or about the data.
+    """Turn a model's error about an argument of its recipe, or about the data, into an error about settings.
 
     Args:
-        recipe: of the model.
-        data: the name of the data.
+        recipe: Recipe of the model.
+        data: Name of the data.
 
     Raises:
-        UserError: in place of an :class:`~scnf.errors.InvalidArgument` that names one of these. Any other is a
-            bug, and stays.
+        UserError: The model raised an :class:`~scnf.errors.InvalidArgument` about an argument or the data. Any other
+            exception is a bug, and is raised unchanged.
     """
     try:
         yield
@@ -273,23 +287,25 @@ def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
 
 
 def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Experiment:
-    """The experiment whose trained weights `ref` names, with these weights, by the settings that lie beside them.
+    """Load an experiment with trained weights, from the weights and the settings beside them.
 
     Args:
-        ref: as of :func:`scnf.weights.find_weights`.
-        logs: the directory of all runs.
-        overrides: settings to change, `--name value`.
-        dataset: as of :func:`prepare`.
+        ref: Reference to weights, as in :func:`scnf.weights.find_weights`.
+        logs: Directory of all runs.
+        overrides: Settings to change, `--name value`.
+        dataset: Data, as in :func:`prepare`.
 
     Raises:
-        UserError: there are no such weights, or a setting makes another model of them.
+        UserError: There are no such weights, or an override changes the function that they compute.
     """
     weights = find_weights(ref, logs, DEFAULT_RECIPE)
-    kept = weights.settings()
-    settings = weights.settings(overrides) if overrides else kept
-    if settings.pretrained != kept.pretrained:
-        raise UserError(f"this reads the weights of {ref}: name others in their place, without --pretrained")
-    check_model(kept, settings, weights.directory)
+    trained = weights.settings()
+    settings = weights.settings(overrides) if overrides else trained
+    if settings.pretrained != trained.pretrained:
+        raise UserError(
+            f"this command reads the weights of {ref}: name other weights in place of {ref}, and leave --pretrained out"
+        )
+    check_model(trained, settings, weights.directory)
     experiment = prepare(settings, weights.directory, dataset)
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
@@ -303,43 +319,43 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
 
 
 def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
-    """Refuse settings with which the weights of `directory` would fit, and make another function than the trained one.
+    """Refuse settings under which the weights of `directory` have the right shapes but compute another function.
 
-    With `train.adapt`, the class-conditional part may be another.
+    With `train.adapt`, the class-conditional part may change.
     """
     recipe = type(settings.model.recipe)
     if type(trained.model.recipe) is not recipe:
-        return  # shapes will not fit
+        return  # loading the weights then compares shapes
     before, now = trained.model.recipe.arguments(), settings.model.recipe.arguments()
     adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
     for name, value in now.items():
-        free = HOW in arguments_of(recipe)[name].notes or name in adapted
-        if before.get(name, value) != value and not free:
+        may_change = HOW in arguments_of(recipe)[name].notes or name in adapted
+        if before.get(name, value) != value and not may_change:
             raise UserError(
                 f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
-                "Leave it out, or train anew"
+                "Leave it out, or train a new model"
             )
 
 
-def _find_m1(ref: str, settings: Settings, near: Path | None) -> Weights:
-    """The trained M1 that `model.m1` names; a run of M1+M2 keeps a copy of it, which goes before."""
+def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weights:
+    """Return the trained M1 of a run of M1+M2, which is the copy in the run, or else the weights of `model.m1`."""
     if ref == SHIPPED:
         raise UserError("no M1 ships: train one (--config mnist_m1.yaml), then set model.m1 to its run")
-    copy = None if near is None else near / M1_COPY
+    copy = None if run_directory is None else run_directory / M1_COPY
     ref = str(copy) if copy and copy.is_dir() else ref
     weights = find_weights(ref, Path(settings.runs.root), settings.model.recipe.name)
     if not (weights.directory / "config.yaml").is_file():
-        raise UserError(f"{weights.directory} holds no config.yaml, which says what kind of M1 the weights belong to")
-    trained, wanted = weights.settings(), settings.data.name
+        raise UserError(f"{weights.directory} holds no config.yaml with the settings of the M1: restore it")
+    trained, data = weights.settings(), settings.data.name
     if trained.model.recipe.name != "m1":
         raise UserError(
-            f"{weights.directory} was trained with the recipe {trained.model.recipe.name}: M1+M2 stands on the recipe "
-            "m1, which has one Gaussian latent. Set model.m1 to a run of that"
+            f"{weights.directory} was trained with the recipe {trained.model.recipe.name}, and M1+M2 needs the recipe "
+            "m1, which has one Gaussian latent. Set model.m1 to a run of m1"
         )
-    if trained.data.name != wanted:
+    if trained.data.name != data:
         raise UserError(
-            f"the M1 in {weights.directory} was trained on {trained.data.name}, not on {wanted}: train one on "
-            f"{wanted}, or set data.name to {trained.data.name}"
+            f"the M1 in {weights.directory} was trained on {trained.data.name}, not on {data}: train one on "
+            f"{data}, or set data.name to {trained.data.name}"
         )
     return weights
 
@@ -353,5 +369,5 @@ def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: in
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda and this machine offers none to torch: use --device cpu, or auto")
+        raise UserError("device is cuda and this machine offers none to torch: use --device cpu or --device auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""Parts from outside: Python files that register recipes, networks, transforms, data sets or commands.
+"""Import the user's parts, which are Python files that register recipes, networks, transforms, data sets or commands.
 
-A command reads such a file with `--import my_parts.py`. A training copies it into its run, so that every command can
-read the run later. That runs the code of the file, and a run may come from somebody else: so it is read only where its
-digest is known, see :func:`admit`.
+A command imports a file with `--import my_parts.py`. A training copies the file into its run, so that every command can
+load the run later. Loading runs the code of the file, and somebody else may have made the run. :func:`admit` therefore
+runs a file only where its digest is known.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from scnf import files
 from scnf.errors import InvalidArgument, UserError
 
 FOLDER = "parts"
-"""Directory in a run with the files that it needs."""
-_SUMS = "SHA256SUMS"
+"""Directory in a run with the Python files that the run needs."""
+_CHECKSUMS = "SHA256SUMS"
 
-_imported: dict[str, tuple[str, bytes]] = {}  # name and content of what this process has run, by digest
-_trusting = False
+_imported: dict[str, tuple[str, bytes]] = {}  # digest -> name and content of each file that this process has run
+_trusts_all = False
 
 
 def trust() -> None:
-    """Have this process run the parts of every run that it reads."""
-    global _trusting
-    _trusting = True
+    """Allow this process to run the parts of every run that it loads."""
+    global _trusts_all
+    _trusts_all = True
 
 
 def import_file(path: Path) -> None:
-    """Run a Python file, which registers parts; one that has run in this process is not run again.
+    """Run a Python file that registers parts, once in each process.
 
     Raises:
-        UserError: the file cannot be read, fails, or registers a name that is taken.
+        UserError: The file cannot be read, fails, or registers a name that is taken.
     """
     try:
         content = files.read_bytes(path)
@@ -46,53 +46,55 @@ def import_file(path: Path) -> None:
 
 
 def keep(run: Path) -> None:
-    """Copy all that this process has imported into a run, and remember that this user may read it from there."""
-    sums = ""
+    """Copy all imported files into a run, and record on this machine that the user trusts them."""
+    checksums = ""
     for number, (digest, (name, content)) in enumerate(_imported.items(), start=1):
-        kept = f"{number:02d}-{name}"  # in the order in which they are imported
-        files.write_bytes(run / FOLDER / kept, content)
-        sums += f"{digest}  {kept}\n"
-        with suppress(OSError, UserError):  # then the run is read with --trust-parts
+        file_name = f"{number:02d}-{name}"  # the number preserves the order of the imports
+        files.write_bytes(run / FOLDER / file_name, content)
+        checksums += f"{digest}  {file_name}\n"
+        with suppress(OSError, UserError):  # without the marker, loading the run needs --trust-parts
             files.write_text(_marker(digest), f"{run.resolve()}\n")
-    if sums:
-        files.write_text(run / FOLDER / _SUMS, sums)
+    if checksums:
+        files.write_text(run / FOLDER / _CHECKSUMS, checksums)
 
 
 def admit(directory: Path) -> None:
-    """Import the parts that a run needs, if it does.
+    """Import the parts that a run stores, if it stores any.
 
-    They are run where this process has imported the same files, or trusts all (:func:`trust`), or where this user made
-    a run with them on this machine.
+    A file runs in three cases. This process has imported the same file, this process trusts every run (:func:`trust`),
+    or this user made a run with the file on this machine.
 
     Raises:
-        UserError: none of these holds, and nothing is run; or a file fails.
+        UserError: A file is not trusted, and no file is run. Or a file fails.
     """
-    found = sorted((directory / FOLDER).glob("*.py"))
-    if not found:
+    paths = sorted((directory / FOLDER).glob("*.py"))
+    if not paths:
         return
-    contents = [files.read_bytes(path) for path in found]
-    _check_sums(directory / FOLDER / _SUMS, dict(zip((path.name for path in found), contents, strict=True)))
-    unknown = [
+    contents = [files.read_bytes(path) for path in paths]
+    _check_digests(directory / FOLDER / _CHECKSUMS, dict(zip((path.name for path in paths), contents, strict=True)))
+    untrusted = [
         f"{path} (sha256 {digest[:12]}...)"
-        for path, digest in zip(found, map(_digest, contents), strict=True)
-        if not (_trusting or digest in _imported or _marker(digest).is_file())
+        for path, digest in zip(paths, map(_digest, contents), strict=True)
+        if not (_trusts_all or digest in _imported or _marker(digest).is_file())
     ]
-    if unknown:
+    if untrusted:
         raise UserError(
-            f"{directory} needs code of its own, which this would run: {', '.join(unknown)}. Read it first; then say "
-            "--trust-parts, or give the same file with --import"
+            f"{directory} needs code of its own, which this command would run: {', '.join(untrusted)}. Read the code "
+            "first; then add --trust-parts, or pass the same file with --import"
         )
-    for path, content in zip(found, contents, strict=True):
+    for path, content in zip(paths, contents, strict=True):
         _run(path, content)
 
 
-def _check_sums(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Refuse files that are not those which the run was made with (UserError)."""
+def _check_digests(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Refuse files that differ from the files with which the run was made (UserError)."""
     lines = files.read_text(path).splitlines() if path.is_file() else []
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name, content in contents.items():
         if expected.get(name) != _digest(content):
-            raise UserError(f"{path.parent / name} is not what the run was made with, by {path}: restore both files")
+            raise UserError(
+                f"{path.parent / name} is not what the run was made with, according to {path}: restore both files"
+            )
 
 
 def _run(path: Path, content: bytes) -> None:
@@ -104,7 +106,7 @@ def _run(path: Path, content: bytes) -> None:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    sys.modules[module_name] = module  # dataclasses look their module up
+    sys.modules[module_name] = module  # dataclasses look up their module there
     try:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
@@ -114,13 +116,13 @@ def _run(path: Path, content: bytes) -> None:
 
 
 def _where(error: BaseException, path: Path) -> str:
-    """What went wrong, and in which line of the file."""
+    """Return the message of an error, with the line of the file that raised it."""
     if isinstance(error, InvalidArgument):
-        said = str(error)
+        message = str(error)
     else:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"line {lines[-1]}: {said}" if lines else said
+    return f"line {lines[-1]}: {message}" if lines else message
 
 
 def _digest(content: bytes) -> str:
@@ -128,16 +130,16 @@ def _digest(content: bytes) -> str:
 
 
 def _marker(digest: str) -> Path:
-    """What says that this user has made a run with a file of that digest: it lies outside of all runs."""
+    """Return the path of a file outside all runs, whose existence says that this user made a run with the digest."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(files.expand(state)) / "scnf" / FOLDER / digest
 
 
 def take(words: Sequence[str]) -> list[str]:
-    """Act on `--import FILE` and `--trust-parts` among the words of a command, and return the others.
+    """Apply `--import FILE` and `--trust-parts` among the words of a command, and return the other words.
 
     Raises:
-        UserError: a file is not named, or see :func:`import_file`.
+        UserError: `--import` has no value, or :func:`import_file` refuses the file.
     """
     rest: list[str] = []
     pending = iter(words)

@@ -1,4 +1,4 @@
-"""Trained weights by what a person would call them: a run, a directory, a file, or weights that come with scnf."""
+"""Find trained weights by a run, a directory, a file or the name of shipped weights."""
 
 import hashlib
 import re
@@ -12,16 +12,16 @@ from scnf.parts import admit
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings
 
-_PINNED = "#sha256="
-"""Between the path of weights and their check sum, in the settings of a run that started from them."""
+_CHECKSUM_MARK = "#sha256="
+"""The separator between the path of weights and their checksum, in the settings of a run that started from them."""
 
 
 class Weights(NamedTuple):
-    """Where trained weights lie.
+    """The location of trained weights.
 
     Attributes:
-        directory: holds what is known about them: config.yaml, and split.json.
-        path: the .safetensors file.
+        directory: Directory with the settings (config.yaml) and the label split (split.json) of the weights.
+        path: Path of the .safetensors file.
     """
 
     directory: Path
@@ -29,74 +29,75 @@ class Weights(NamedTuple):
 
     @property
     def config(self) -> Path:
-        """The file of the settings that the weights belong to; UserError where the directory holds none."""
+        """The settings file of the weights; UserError where the directory holds none."""
         path = self.directory / "config.yaml"
         if not path.is_file():
-            raise UserError(f"{self.directory} holds no config.yaml, which says what the weights belong to")
+            raise UserError(f"{self.directory} holds no config.yaml with the settings of the weights: restore it")
         return path
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
-        """The settings that the weights belong to, with what is typed; parts that they need are imported first.
+        """Import the parts of the weights, and return their settings with overrides.
 
         Raises:
-            UserError: the directory holds no settings, or parts that nobody has trusted, see :func:`scnf.parts.admit`.
+            UserError: The directory holds no settings, or parts that the user does not trust, see
+                :func:`scnf.parts.admit`.
         """
         admit(self.directory)
-        return load_settings(self.config, overrides, kept=True)
+        return load_settings(self.config, overrides, from_run=True)
 
     @property
     def pinned(self) -> str:
-        """The path and the check sum, which :func:`find_weights` takes later, whatever `last` is by then."""
-        return f"{self.path}{_PINNED}{_sha256(self.path)}"
+        """The path with the checksum, by which :func:`find_weights` finds the same file after `last` has changed."""
+        return f"{self.path}{_CHECKSUM_MARK}{_sha256(self.path)}"
 
     @property
     def unfinished(self) -> bool:
-        """Whether they are the best of a training that has not ended."""
+        """Whether these are the best weights of a training that has not ended."""
         run = Run(self.directory)
         return self.path == run.checkpoint("best") and not run.weights.is_file()
 
 
 def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
-    """Find weights.
+    """Find trained weights.
 
     Args:
-        ref: a run (id, directory, "last"), a directory or a .safetensors file, the name of weights that come with
-            scnf, or "shipped" for those of the recipe. A file's path may come with its check sum, which the file must
-            then have.
-        logs: the directory of all runs.
-        recipe: of "shipped".
+        ref: A run (id, directory, "last"), a directory, a .safetensors file, the name of shipped weights, or
+            "shipped" for the shipped weights of the recipe. The path of a file may end with its checksum, which is then
+            verified.
+        logs: Directory of all runs.
+        recipe: Recipe to which "shipped" refers.
 
     Raises:
-        UserError: there are no such weights.
+        UserError: There are no such weights, or their checksum is wrong.
     """
-    ref, _, sha256 = ref.partition(_PINNED)
+    ref, _, sha256 = ref.partition(_CHECKSUM_MARK)
     if sha256:
-        found = find_weights(ref, logs, recipe)
-        if _sha256(found.path) != sha256:
+        weights = find_weights(ref, logs, recipe)
+        if _sha256(weights.path) != sha256:
             raise UserError(
-                f"{found.path} is not the file that these settings were run with, by its SHA-256: restore it, or take "
-                f"it as it is with --pretrained {ref}"
+                f"{weights.path} is not the file that these settings were run with, by its SHA-256: restore it, or "
+                f"accept the new file with --pretrained {ref}"
             )
-        return found
+        return weights
     if ref == shipped.SHIPPED:
         if (place := shipped.find_weights(recipe)) is None:
             raise UserError(
-                f"no weights ship for the recipe {recipe}: give a path, --pretrained PATH, or train without"
+                f"no weights ship for the recipe {recipe}: give a path with --pretrained PATH, or leave it out"
             )
         return Weights(place, place / "model.safetensors")
     path = Path(ref)
     if path.is_file():
-        inside = path.parent.name == "checkpoints"  # of a run, whose config.yaml lies one up
-        return Weights(path.parent.parent if inside else path.parent, path)
+        is_checkpoint = path.parent.name == "checkpoints"  # config.yaml of a run lies in the directory above
+        return Weights(path.parent.parent if is_checkpoint else path.parent, path)
     if path.suffix == ".safetensors":
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"there is no file {path}: check the path")
     if not path.exists() and (place := shipped.find_weights(ref)) is not None:
         return Weights(place, place / "model.safetensors")
-    named = re.fullmatch("last|[0-9]+", ref) is None  # these are runs, whatever lies here
-    directory = path if named and path.is_dir() else Run.find(logs, ref).path
-    for weights in (directory / "model.safetensors", Run(directory).checkpoint("best")):
-        if weights.is_file():
-            return Weights(directory, weights)
+    is_run = re.fullmatch("last|[0-9]+", ref) is not None  # even where the current directory has a folder of that name
+    directory = path if not is_run and path.is_dir() else Run.find(logs, ref).path
+    for file in (directory / "model.safetensors", Run(directory).checkpoint("best")):
+        if file.is_file():
+            return Weights(directory, file)
     raise UserError(f"{directory} holds no weights: neither model.safetensors nor checkpoints/best.safetensors")
 
 

@@ -360,11 +360,11 @@ def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch:
 
     monkeypatch.setattr("scnf.commands.runs.list_runs", stop)
     outcome = scnf("runs")
-    assert (outcome.code, outcome.err) == (130, "scnf runs was interrupted by SIGINT: type the same again\n")
+    assert (outcome.code, outcome.err) == (130, "scnf runs was interrupted by SIGINT: run the same command again\n")
 
 
 def test_a_finished_run_is_left_as_it_is(scnf: Callable[..., Any], copied: Run) -> None:
     before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
     outcome = scnf("train --resume 1")
-    assert outcome.code == 0 and "it is finished" in outcome.out
+    assert outcome.code == 0 and "the run is finished" in outcome.out
     assert {path: path.read_bytes() for path in before} == before

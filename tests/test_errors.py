@@ -105,8 +105,11 @@ BAD: list[Any] = [
     (f"{DIGITS} stray", "'stray' stands alone"),
     (f"{DIGITS} --resume last", "leave --config out"),
     ("evaluate last --foo 3", "there is no setting 'foo'"),
-    ("evaluate last --pretrained shipped", "this reads the weights of last: name others in their place, without"),
-    ("sample last --pretrained 1", "this reads the weights of last"),
+    (
+        "evaluate last --pretrained shipped",
+        "this command reads the weights of last: name other weights in place of last, and leave",
+    ),
+    ("sample last --pretrained 1", "this command reads the weights of last"),
     ("sample last --label 10", "--label must lie between 0 and 9, not at 10"),
     ("sample last --label -1", "--label must lie between 0 and 9"),
     ("sample last --out x.jpg", "samples are written as PNG: name the file x.png"),
@@ -116,7 +119,7 @@ BAD: list[Any] = [
     ("compare last --k 1000000000", "--k: it must be a whole number between 1 and 10000"),
     ("evaluate last --split all", "--split: invalid choice: 'all'"),
     ("evaluate", "the following arguments are required: RUN|PATH; scnf evaluate --help tells more"),
-    ("runs shwo 1", "`scnf runs show RUN` shows one"),
+    ("runs shwo 1", "`scnf runs show RUN` prints one run"),
     ("runs --sort acuracy", "Did you mean 'accuracy'"),
     ("runs --where accuracy", "cannot read the condition"),
     # configurations
@@ -133,7 +136,7 @@ BAD: list[Any] = [
     ("train --config blank.yaml", "the configuration blank.yaml holds no settings"),
     (
         "train --config digit.yaml",
-        "there is no configuration 'digit.yaml', neither as given nor in configs/; did you mean",
+        "there is no configuration 'digit.yaml', neither at that path nor in configs/; did you mean",
     ),
     # data
     ("train --data.name digitz --data.root nowhere", "unknown dataset 'digitz'. Did you mean 'digits'?"),
@@ -163,11 +166,11 @@ BAD: list[Any] = [
         "moved images count in cross-entropies alone",
     ),
     (f"{DIGITS} --propagations 2 --num_labels 0", "data.num_labels above 0"),
-    (f"{DIGITS} --adapt", "say which with --pretrained"),
+    (f"{DIGITS} --adapt", "name them with --pretrained"),
     (f"{DIGITS} --adapt --pretrained --recipe m2", "the recipe m2 has no shared flow to adapt"),
     (
         f"{DIGITS} --propagations 1 --consistency_weight 1 --balanced false --num_labels 12 --max_steps 1",
-        "and so none would be propagated: set data.balanced to true",
+        "has a label to propagate: set data.balanced to true",
     ),
     (f"{DIGITS} --propagations -1", "objective.propagations must be between 0 and 1000"),
     (f"{DIGITS} --propagations 1 --self_training_networks 0", "objective.self_training_networks must be between 1 and"),
@@ -184,7 +187,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --prior even", "not 'even'"),
     pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),
     # weights
-    (f"{DIGITS} --pretrained 1", "not 32: with it the weights make another model. Leave it out, or train anew"),
+    (f"{DIGITS} --pretrained 1", "not 32: with it the weights make another model. Leave it out, or train a new model"),
     (f"{DIGITS} --pretrained alone.safetensors", "is [8, 2, 3, 3] in the file and [32, 2, 3, 3] in the model; "),
     (f"{POINTS} --pretrained 1", "do not fit this model"),
     (f"{DIGITS} --pretrained empty.safetensors", "cannot read weights from empty.safetensors"),
@@ -253,7 +256,7 @@ def test_a_message_and_nothing_written(scnf: Callable[..., Any], place: Path, wo
         ({"last": b""}, "cannot read weights from"),
         ({"last": b"x" * 100}, "cannot read weights from"),
         ({"last": pickle.dumps(Payload(), 4)}, "is a pickled file"),
-        ({"config_yaml": None}, "for its config.yaml is missing: restore it, or start a new run"),
+        ({"config_yaml": None}, "cannot resume, for its config.yaml is missing: restore it, or start a new run"),
         ({"config_yaml": "data: {nam: digits}"}, "there is no setting 'data.nam'"),
         ({"split_json": None}, "split.json"),
         ({"split_json": "{"}, "split.json is damaged"),

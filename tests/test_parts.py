@@ -51,7 +51,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 
     def fresh() -> None:
         monkeypatch.setattr(parts, "_imported", {})
-        monkeypatch.setattr(parts, "_trusting", False)
+        monkeypatch.setattr(parts, "_trusts_all", False)
         for table, kept in zip(TABLES, before, strict=True):
             table.clear()
             table.update(kept)

@@ -32,7 +32,7 @@ def told(name: str) -> Any:
 def shipped(name: str) -> tuple[JointModel, Settings]:
     """The model with its weights, and its settings."""
     settings, weights = (
-        load_settings(SHIPPED / name / "config.yaml", [], kept=True),
+        load_settings(SHIPPED / name / "config.yaml", [], from_run=True),
         SHIPPED / name / "model.safetensors",
     )
     shape, levels = {"mnist": ((1, 28, 28), 256), "digits": ((1, 8, 8), 17)}[settings.data.name]

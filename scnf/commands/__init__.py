@@ -1,4 +1,4 @@
-"""The commands: a module each, whose function takes words and returns an exit code."""
+"""The commands, each a module with a function that takes command-line words and returns an exit code."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,16 +13,16 @@ COMMANDS: dict[str, Command | str] = {
     "compare": "scnf.commands.compare:compare",
     "recipes": "scnf.commands.recipes:recipes",
 }
-"""Each command by its name, as a function or as the place from where it is imported when it is called."""
+"""Each command by its name, as a function or as the path of a function, which is imported at the call."""
 
 
 def register_command(name: str) -> Callable[[Command], Command]:
-    """Give a command of your own its name: a decorator of a function (words) -> exit code.
+    """Register a command under a name, as a decorator of a function (words) -> exit code.
 
-    `scnf NAME --import FILE ...` calls it with the other words.
+    `scnf NAME --import FILE ...` calls the function with the other words.
 
     Raises:
-        InvalidArgument: the name is taken.
+        InvalidArgument: The name is taken.
 
     Example:
         >>> @register_command("hello")

@@ -1,4 +1,4 @@
-"""`scnf evaluate`: figures of a run or of weights, on validation and test."""
+"""Run `scnf evaluate`, which prints the metrics of a run or of weights on validation and test."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,19 @@ from scnf.commands import options
 
 
 def evaluate(words: Sequence[str]) -> int:
-    """Print figures of trained weights."""
-    parser = options.weights_parser("evaluate", "Figures of a run, or of a directory or file of weights.")
-    parser.add_argument("--split", choices=["validation", "test", "both"], default="both")
-    chosen, overrides = parser.parse_known_args(words)
+    """Print the metrics of trained weights."""
+    parser = options.weights_parser("evaluate", "Print the metrics of a run, or of a directory or file of weights.")
+    parser.add_argument(
+        "--split", choices=["validation", "test", "both"], default="both", help="split to evaluate on (both)"
+    )
+    arguments, overrides = parser.parse_known_args(words)
 
     from scnf.experiment import load_trained
     from scnf.training.metrics import figures_text
 
-    experiment = load_trained(chosen.weights, chosen.logs, overrides)
+    experiment = load_trained(arguments.weights, arguments.logs, overrides)
     experiment.check_views()
     experiment.settle_threads(experiment.evaluation, options.say)
-    for split in ["validation", "test"] if chosen.split == "both" else [chosen.split]:
+    for split in ["validation", "test"] if arguments.split == "both" else [arguments.split]:
         print(f"{split:<10}  {figures_text(experiment.figures(split))}")
     return 0

@@ -1,4 +1,4 @@
-"""What the parsers of the commands share; settings themselves are :mod:`scnf.settings`'s."""
+"""Parse the options that commands share. :mod:`scnf.settings` parses the settings."""
 
 import argparse
 import re
@@ -13,8 +13,8 @@ from scnf.files import expand
 
 
 def take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """Split options of the command itself, `--name value` or `--name=value`, from the settings."""
-    own: dict[str, str] = dict.fromkeys(names, "")
+    """Separate the options of the command itself, `--name value` or `--name=value`, from the settings."""
+    options: dict[str, str] = dict.fromkeys(names, "")
     rest: list[str] = []
     pending = iter(words)
     for word in pending:
@@ -22,18 +22,18 @@ def take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
         if name not in names:
             rest.append(word)
             continue
-        own[name] = value if equals else next(pending, "")
-        if not own[name] or own[name].startswith("--"):
+        options[name] = value if equals else next(pending, "")
+        if not options[name] or options[name].startswith("--"):
             raise UserError(f"{name} needs a value")
-        own[name] = expand(own[name])
-    return own, rest
+        options[name] = expand(options[name])
+    return options, rest
 
 
-EPILOG = "Settings such as --data.root may follow; --import FILE and --trust-parts, see `scnf --help`."
+EPILOG = "Settings such as --data.root may follow. `scnf --help` explains --import FILE and --trust-parts."
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command with few options; what it cannot take is a UserError, as anywhere."""
+    """An argument parser that raises a UserError for wrong arguments."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError with the message."""
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def weights_parser(command: str, description: str) -> Parser:
-    """The parser of a command on one run or one directory or file of weights; settings may follow its own options."""
+    """Return the parser of a command on one run, or on one directory or file of weights."""
     parser = Parser(
         prog=f"scnf {command}",
         description=description,
@@ -56,17 +56,17 @@ def weights_parser(command: str, description: str) -> Parser:
 
 
 def add_logs(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the directory of the runs."""
-    parser.add_argument("--logs", "--runs.root", type=path, default=Path("logs"), help="directory of the runs (logs)")
+    """Add the option that names the directory of all runs."""
+    parser.add_argument("--logs", "--runs.root", type=path, default=Path("logs"), help="directory of all runs (logs)")
 
 
 def path(text: str) -> Path:
-    """The type of an option that is a path."""
+    """Convert the text of an option to a path."""
     return Path(expand(text))
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number in a range."""
+    """Return a function that converts the text of an option to a whole number in a range."""
 
     def whole(text: str) -> int:
         allowed = Range(low, high)
@@ -78,7 +78,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def say(line: str) -> None:
-    """Print a line for people, above a progress bar where there is one."""
+    """Print a line, above the progress bar where there is one."""
     from tqdm import tqdm
 
     tqdm.write(line)

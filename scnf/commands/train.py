@@ -1,4 +1,4 @@
-"""`scnf train`: train, evaluate once on test, leave everything in a run directory."""
+"""Run `scnf train`, which trains a model in a run directory and evaluates it once on test."""
 
 import sys
 import time
@@ -38,117 +38,118 @@ from scnf.weights import find_weights
 
 
 def train(words: Sequence[str]) -> int:
-    """Train, evaluate once on test, leave everything in a run directory, which is locked meanwhile."""
-    own, overrides = options.take(words, "--config", "--resume")
-    if own["--resume"] and own["--config"]:
-        raise UserError("--resume goes on with the settings of its run: leave --config out")
-    with ExitStack() as held:
-        if not own["--resume"]:
-            settings = load_settings(find_config(own["--config"] or "config.yaml"), overrides)
+    """Train a model in a locked run directory, and evaluate it once on test."""
+    arguments, overrides = options.take(words, "--config", "--resume")
+    if arguments["--resume"] and arguments["--config"]:
+        raise UserError("--resume continues with the settings of its run: leave --config out")
+    with ExitStack() as locks:
+        if not arguments["--resume"]:
+            settings = load_settings(find_config(arguments["--config"] or "config.yaml"), overrides)
             streams.go_on_without()
-            return _run(_begun(settings, held))
-        run = Run.find(Path(load_settings(None, overrides).runs.root), own["--resume"])
-        held.enter_context(run.locked())
-        return _run(_resumed(run, overrides))
+            return _run(_new_training(settings, locks))
+        run = Run.find(Path(load_settings(None, overrides).runs.root), arguments["--resume"])
+        locks.enter_context(run.locked())
+        return _run(_resumed_training(run, overrides))
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What is trained, on what, and where it is kept."""
+    """A training with its run, experiment and batches, and with the checkpoint from which it resumes."""
 
     run: Run
     experiment: Experiment
     subject: Whole
     batches: Batches
-    kept: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
 
 
-def _begun(settings: Settings, held: ExitStack) -> _Training:
-    """A new run, locked from here on, with its settings, split and environment."""
-    experiment, subject, batches = _parts(settings, None)
+def _new_training(settings: Settings, locks: ExitStack) -> _Training:
+    """Prepare a training, and create its run, which is locked until `locks` closes."""
+    experiment, subject, batches = _components(settings, None)
     if settings.pretrained:
         weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.recipe.name)
         if (weights.directory / "config.yaml").is_file():
             check_model(weights.settings(), settings, weights.directory)
         subject.load_weights(weights.path)
         experiment.note_other_split(weights)
-        experiment.settings.pretrained = weights.pinned  # whatever `last` is by then
+        experiment.settings.pretrained = weights.pinned  # `last` may be another run at the resume
     name = settings.runs.name or f"{experiment.dataset.name}-{settings.model.recipe.name}"
     run = Run.create(Path(settings.runs.root), name)
-    held.enter_context(run.locked())
+    locks.enter_context(run.locked())
     return _Training(run, experiment, subject, batches)
 
 
-def _resumed(run: Run, overrides: Sequence[str]) -> _Training:
-    """The training of a run that goes on from its last checkpoint."""
+def _resumed_training(run: Run, overrides: Sequence[str]) -> _Training:
+    """Prepare a training that resumes a run from its last checkpoint."""
     if not (run.path / "config.yaml").is_file():
-        raise UserError(f"{run.path} cannot go on, for its config.yaml is missing: restore it, or start a new run")
+        raise UserError(f"{run.path} cannot resume, for its config.yaml is missing: restore it, or start a new run")
     parts.admit(run.path)
-    settings = load_settings(run.path / "config.yaml", overrides, kept=True)
+    settings = load_settings(run.path / "config.yaml", overrides, from_run=True)
 
-    kept = load_checkpoint(run)
-    check_lasting(kept.binding.settings, settings, run.path)
+    checkpoint = load_checkpoint(run)
+    check_lasting(checkpoint.binding.settings, settings, run.path)
     streams.go_on_without()
-    experiment, subject, batches = _parts(settings, run.path)
+    experiment, subject, batches = _components(settings, run.path)
     experiment.check_split(run.path)
-    return _Training(run, experiment, subject, batches, kept)
+    return _Training(run, experiment, subject, batches, checkpoint)
 
 
-def _parts(settings: Settings, near: Path | None) -> tuple[Experiment, Whole, Batches]:
-    """What a training works with, checked before anything is written."""
-    experiment, chosen = prepare(settings, near), settings.train
+def _components(settings: Settings, run_directory: Path | None) -> tuple[Experiment, Whole, Batches]:
+    """Prepare and check the components of a training before anything is written."""
+    experiment, train_settings = prepare(settings, run_directory), settings.train
     experiment.check_views()
     model, subject = experiment.model, Whole(experiment.model)
-    if chosen.adapt:
+    if train_settings.adapt:
         if not isinstance(model, SemiConditionalFlow):
             raise UserError(
                 f"the recipe {settings.model.recipe.name} has no shared flow to adapt: set train.adapt to false"
             )
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
-    if chosen.compile:
+    if train_settings.compile:
         check_compiler(experiment.device)
     for module in experiment.model.modules():
         if isinstance(module, CompositeTransform):
-            module.reversible = chosen.reversible
+            module.reversible = train_settings.reversible
     return experiment, subject, batches
 
 
 def _run(training: _Training) -> int:
-    """Train, and say how to go on where a signal ends it."""
+    """Train, and add the command that resumes the run to the error of a signal."""
     run, experiment = training.run, training.experiment
     try:
-        if training.kept is None:
-            _write_begin(run, experiment)
+        if training.checkpoint is None:
+            _write_inputs(run, experiment)
         with traceback_in(run.path), in_settings(experiment.settings.model.recipe, experiment.dataset.name):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():
-            error.add_note(f"go on with: scnf train --resume {run.path}")
+            error.add_note(f"resume with: scnf train --resume {run.path}")
         else:
-            error.add_note(f"{run.path} had not come to its first checkpoint, and nothing can be resumed: start anew")
+            error.add_note(f"{run.path} has no checkpoint yet, and nothing can be resumed: start a new run")
         raise
     finally:
         run.close()
 
 
-def _write_begin(run: Run, experiment: Experiment) -> None:
-    """Write what is known before a training: settings, label split, environment, and a copy of M1."""
+def _write_inputs(run: Run, experiment: Experiment) -> None:
+    """Write settings, label split, environment, parts and a copy of M1 to the run before the training."""
     if experiment.m1_files:
         model = experiment.settings.model
         assert isinstance(model.recipe, M1M2Recipe)
-        model.recipe = replace(model.recipe, m1=str(run.path / M1_COPY))  # whatever `last` is by then
+        model.recipe = replace(model.recipe, m1=str(run.path / M1_COPY))  # `last` may be another run at the resume
     run.write_text("config.yaml", to_yaml(experiment.settings))
     run.write_json("split.json", experiment.split.to_json())
-    about = {name: value for name, value in description(experiment.device).items() if name != "threads"}
-    run.write_json("env.json", runs.environment(sys.argv, about))  # how many threads, the training finds
+    # the training sets the number of threads later
+    machine = {name: value for name, value in description(experiment.device).items() if name != "threads"}
+    run.write_json("env.json", runs.environment(sys.argv, machine))
     parts.keep(run.path)
     for name, source in experiment.m1_files.items():
         write_bytes(run.path / M1_COPY / name, source.read_bytes())
 
 
 def _fit(training: _Training) -> int:
-    """Train to the end, or to a signal, and finish the run."""
+    """Train to the end or to a signal, and finish a run that has come to its end."""
     run, experiment, subject = training.run, training.experiment, training.subject
     settings, memory = experiment.settings, FreedMemory()
     torch.manual_seed(settings.seed)
@@ -156,11 +157,11 @@ def _fit(training: _Training) -> int:
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
     parameters, plan, optimizer = _announce(training), _plan(experiment), _optimizer(training)
     steps = plan.steps(training.batches)
-    threads = _settle_threads(training, plan)  # before any number is computed: bits hang on how many there are
+    threads = _settle_threads(training, plan)  # first, because the last bits depend on the number of threads
     binding = Binding(run.key, experiment.split.sha256, lasting(settings), experiment.arithmetic())
-    state = None if training.kept is None else _restored(training, optimizer, binding, steps)
-    if training.kept is not None and state is None:
-        print("it is finished: nothing is left to do, and the test split is not looked at again")
+    state = None if training.checkpoint is None else _restored_state(training, optimizer, binding, steps)
+    if training.checkpoint is not None and state is None:
+        print("the run is finished: nothing is left to do, and the test split is not evaluated again")
         return 0
     started = time.perf_counter()
     batches = subject.encoded(training.batches, settings.seed, experiment.autocast)
@@ -174,12 +175,12 @@ def _fit(training: _Training) -> int:
     summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
     try:
         progress = train_model(
-            state or _fresh(subject, batches, optimizer, settings),
+            state or _initial_state(subject, batches, optimizer, settings),
             settings.objective,
             batches,
             run,
             plan,
-            lambda kept: experiment.figures("validation", subject.on_inputs(kept)),
+            lambda model: experiment.figures("validation", subject.on_inputs(model)),
             guess=_propagation(experiment, batches, subject.fixed),
             binding=binding,
             say=options.say,
@@ -188,45 +189,47 @@ def _fit(training: _Training) -> int:
     except Exception:
         run.write_json("summary.json", summary)
         raise
-    summary |= _spent(progress, encoding, experiment)
+    summary |= _cost(progress, encoding, experiment)
     if progress.stopped_by is not None:
         run.write_json("summary.json", summary | {"status": "interrupted"})
-        print(f"interrupted after step {progress.total_step}; go on with: scnf train --resume {run.path}")
+        print(f"interrupted after step {progress.total_step}; resume with: scnf train --resume {run.path}")
         return 128 + progress.stopped_by
     _finish(run, experiment, summary | {"status": "finished", "selected_epoch": progress.best_epoch})
     return 0
 
 
 def _plan(experiment: Experiment) -> Plan:
-    """How to train, by the settings and what the device can."""
-    chosen = experiment.settings.train
-    plan = Plan(**{each.name: getattr(chosen, each.name) for each in fields(Plan) if each.name != "autocast"})
+    """Return the plan of the training, from the settings and the abilities of the device."""
+    train_settings = experiment.settings.train
+    plan = Plan(
+        **{field.name: getattr(train_settings, field.name) for field in fields(Plan) if field.name != "autocast"}
+    )
     return replace(plan, autocast=experiment.autocast)
 
 
 def _optimizer(training: _Training) -> torch.optim.Optimizer:
-    """The optimiser of all parameters that learn."""
-    chosen = training.experiment.settings.train
-    learned = [parameter for parameter in training.subject.trained.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[chosen.optimizer](learned, lr=chosen.lr, weight_decay=chosen.weight_decay)
+    """Return the optimiser of all trainable parameters."""
+    train_settings = training.experiment.settings.train
+    parameters = [parameter for parameter in training.subject.trained.parameters() if parameter.requires_grad]
+    optimizer = OPTIMIZERS[train_settings.optimizer]
+    return optimizer(parameters, lr=train_settings.lr, weight_decay=train_settings.weight_decay)
 
 
 def _settle_threads(training: _Training, plan: Plan) -> Threads | None:
-    """Set the number of threads, by a trial of a training step where one is to come."""
+    """Set the number of threads by timing a training step, or an evaluation where no step can be timed."""
     experiment, subject, batches = training.experiment, training.subject, training.batches
 
     def begin() -> Callable[[], Any]:
-        """A training step, or a piece of an evaluation where none is to come, or waits for the number of threads."""
         if plan.steps(batches) and subject.is_encoded(batches):
             return trial_step(subject.trained, experiment.settings.objective, batches, plan.autocast)
-        return experiment.evaluation()
+        return experiment.evaluation()  # there are no steps, or their latents are not yet computed
 
-    before = training.kept and training.kept.binding.machine.get("threads")
+    before = training.checkpoint and training.checkpoint.binding.machine.get("threads")
     return experiment.settle_threads(begin, options.say, before)
 
 
 def _announce(training: _Training) -> int:
-    """Say what is trained on what; the number of the model's parameters."""
+    """Print the run, model and data of the training, and return the number of parameters."""
     experiment, batches = training.experiment, training.batches
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     print(
@@ -236,35 +239,35 @@ def _announce(training: _Training) -> int:
         flush=True,
     )
     if batches.num_labelled == 0 and len(batches.labelled):
-        print("note: no label is read, for data.labelled_share is 0", flush=True)
+        print("note: training uses no label, because data.labelled_share is 0", flush=True)
     return parameters
 
 
-def _restored(training: _Training, optimizer: Any, binding: Binding, steps: int) -> State | None:
-    """The state of the checkpoint, and a run that is ready to go on; None where nothing is left to do."""
-    run, kept, settings = training.run, training.kept, training.experiment.settings
-    assert kept is not None
+def _restored_state(training: _Training, optimizer: Any, binding: Binding, steps: int) -> State | None:
+    """Restore the state of the checkpoint and prepare the run; None where nothing is left to do."""
+    run, checkpoint, settings = training.run, training.checkpoint, training.experiment.settings
+    assert checkpoint is not None
     model, guesses = training.subject.trained, settings.objective.propagations > 0
-    state = restore(kept, model, optimizer, training.batches, run, settings.train.ema, binding.split, guesses)
-    found = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
-    finished = isinstance(found, dict) and found.get("status") == "finished"
-    made = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
-    left = steps - state.progress.total_step
-    if left <= 0 and finished and made:
+    state = restore(checkpoint, model, optimizer, training.batches, run, settings.train.ema, binding.split, guesses)
+    summary = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
+    is_finished = isinstance(summary, dict) and summary.get("status") == "finished"
+    is_complete = all((run.path / name).is_file() for name in (run.weights.name, "curves.png"))
+    remaining_steps = steps - state.progress.total_step
+    if remaining_steps <= 0 and is_finished and is_complete:
         return None
-    print(f"going on after epoch {state.progress.epoch}, step {state.progress.total_step}", flush=True)
-    if other := kept.binding.differences(binding.machine):
-        print(f"note: {', '.join(other)}: the end is not bit for bit that without a stop", flush=True)
-    # only now: settings that the checkpoint does not fit must not stay behind
+    print(f"resuming after epoch {state.progress.epoch}, step {state.progress.total_step}", flush=True)
+    if differences := checkpoint.binding.differences(binding.machine):
+        print(f"note: {', '.join(differences)}: the end is not bit for bit that without a stop", flush=True)
+    # written only after the checkpoint has accepted the settings
     run.write_text("config.yaml", to_yaml(settings))
-    if left > 0:
-        for name in ("summary.json", run.weights.name, "samples.png", "curves.png"):  # of an earlier end
+    if remaining_steps > 0:
+        for name in ("summary.json", run.weights.name, "samples.png", "curves.png"):  # results of an earlier end
             (run.path / name).unlink(missing_ok=True)
     return state
 
 
-def _fresh(subject: Whole, batches: Batches, optimizer: Any, settings: Settings) -> State:
-    """The state before the first step; layers that start from data have started."""
+def _initial_state(subject: Whole, batches: Batches, optimizer: Any, settings: Settings) -> State:
+    """Return the state before the first step, after layers have been initialised from data."""
     if subject.starts_from_data(settings.pretrained is not None):
         first = next(batches.epoch(0))
         subject.trained.initialize(first.x, first.y)
@@ -272,7 +275,7 @@ def _fresh(subject: Whole, batches: Batches, optimizer: Any, settings: Settings)
 
 
 def _propagation(experiment: Experiment, batches: Batches, fixed: bool) -> Any:
-    """What guesses labels in a training, see :class:`scnf.propagation.strategy.Propagation`; None without it."""
+    """Return the label propagation of a training, or None without one."""
     objective, train = experiment.settings.objective, experiment.settings.train
     if not objective.propagations:
         return None
@@ -292,8 +295,8 @@ def _propagation(experiment: Experiment, batches: Batches, fixed: bool) -> Any:
     )
 
 
-def _spent(progress: Progress, encoding: float, experiment: Experiment) -> dict[str, Any]:
-    """Of the summary: how far the training came, and what it took; `encoding` in minutes."""
+def _cost(progress: Progress, encoding: float, experiment: Experiment) -> dict[str, Any]:
+    """Return the length, time and memory of the training for the summary; `encoding` is in minutes."""
     return {
         "epochs": progress.epoch,
         "steps": progress.total_step,
@@ -305,7 +308,7 @@ def _spent(progress: Progress, encoding: float, experiment: Experiment) -> dict[
 
 
 def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
-    """The kept weights, their figures (the one look at the test split), pictures, and where all that is."""
+    """Save the best weights, evaluate them (once on test), draw the pictures, and write the summary."""
     model = experiment.model
     save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.recipe.name})
     summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
@@ -313,18 +316,17 @@ def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
         classes = list(range(experiment.dataset.num_classes))
         sample_picture(model, run.path / "samples.png", classes, 10, experiment.shape, experiment.device)
     plots.curves(run.read_metrics(), run.path / "curves.png")
-    run.write_json("summary.json", summary)  # the last file: with it, the run is whole
+    run.write_json("summary.json", summary)  # written last, because it marks the run as finished
     _print_summary(run, summary)
 
 
 def _print_summary(run: Run, summary: dict[str, Any]) -> None:
-
     for split in ("validation", "test"):
         print(f"{split:<10}  {figures_text(summary[split])}")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    kept = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
+    selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
-    spent = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
-    cost = f"{spent}{rate}, " if summary["steps"] else ""
+    duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    cost = f"{duration}{rate}, " if summary["steps"] else ""
     memory = "" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB at most; "
-    print(f"{cost}{memory}{kept}all is in {run.path}")
+    print(f"{cost}{memory}{selection}all files are in {run.path}")

@@ -1,4 +1,4 @@
-"""Typed settings: defaults, then a YAML file, then what is typed."""
+"""Typed settings, in which a YAML file overrides the defaults and command-line values override the file."""
 
 from scnf.settings.lasting import check_lasting, lasting
 from scnf.settings.parse import load_settings

@@ -1,7 +1,7 @@
-"""Settings as earlier versions wrote them: names that have changed, and arguments that were left out.
+"""Read settings that earlier versions wrote, with names that have changed and arguments that were left out.
 
-Runs of the formats 1 and 2 hold the arguments of a recipe that somebody had given, and no other. Here stand the
-defaults of that time. They never change, whatever the defaults of a recipe become.
+Runs of the formats 1 and 2 store only the recipe arguments that the user set. This module holds the defaults of those
+formats. They never change, whatever the defaults of a recipe become.
 """
 
 from collections.abc import Mapping
@@ -52,70 +52,71 @@ VARIATIONAL: dict[str, dict[str, Any]] = {
 
 
 def defaults(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a recipe had beside those that are given, by the defaults of the formats 1 and 2.
+    """Return the defaults of the formats 1 and 2 for the arguments of a recipe that are not given.
 
     Args:
-        recipe: its name; of one that did not exist, there are none.
-        given: arguments by name.
+        recipe: Name of the recipe. A recipe that did not exist has no defaults.
+        given: Arguments by name.
 
     Example:
         >>> defaults("scnf-toy", {"conditional": "gaussian"})["linear"], defaults("scnf-toy", {})["linear"]
         ('plu', 'full')
     """
     if recipe in VARIATIONAL:
-        found = VARIATIONAL[recipe]
-        return {name: value for name, value in found.items() if name not in given}
+        arguments = VARIATIONAL[recipe]
+        return {name: value for name, value in arguments.items() if name not in given}
     if recipe not in FLOWS:
         return {}
     flow = given.get("conditional", FLOWS[recipe]["conditional"]) == "flow"
-    # a class-conditional flow had its own default of `linear`, which went before that of the shared flow
-    found = {"linear": "full" if flow else "plu", **(_FLOW if flow else _GAUSSIAN), "class_chunk": None}
-    found |= {name: value for name, value in FLOWS[recipe].items() if name not in (_GAUSSIAN if flow else _FLOW)}
-    if {**found, **given}.get("pixels") == "logit":
-        found["alpha"] = 0.05
-    blocks = given.get("blocks", found["blocks"])
-    found["network"] = {"scnf-paper": "resnet-reflect", "scnf-toy": "mlp"}.get(recipe, "resnet" if blocks else "conv")
-    return {name: value for name, value in found.items() if name not in given}
+    # a class-conditional flow had a default of `linear` that overrode the default of the shared flow
+    arguments = {"linear": "full" if flow else "plu", **(_FLOW if flow else _GAUSSIAN), "class_chunk": None}
+    arguments |= {name: value for name, value in FLOWS[recipe].items() if name not in (_GAUSSIAN if flow else _FLOW)}
+    if {**arguments, **given}.get("pixels") == "logit":
+        arguments["alpha"] = 0.05
+    blocks = given.get("blocks", arguments["blocks"])
+    networks = {"scnf-paper": "resnet-reflect", "scnf-toy": "mlp"}
+    arguments["network"] = networks.get(recipe, "resnet" if blocks else "conv")
+    return {name: value for name, value in arguments.items() if name not in given}
 
 
 def renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Settings of format 1 by the names of today; what has no value of that time stays as it is.
+    """Return settings of format 1 under the names of today. Values of another type than in format 1 stay unchanged.
 
     Args:
-        values: by full name.
-        source: where they are from, for the message.
+        values: Settings by full name.
+        source: Origin of the settings, for the message.
 
     Raises:
-        UserError: they name the first neighbours twice.
+        UserError: The settings name the first neighbours twice.
 
     Example:
         >>> renamed({"objective.distortion": True, "objective.self_training": 0}, "a file")
         {'objective.neighbours': 'distortion'}
     """
     values = dict(values)
-    asked: dict[str, Any] = {}
+    neighbours: dict[str, Any] = {}
     if isinstance(values.get("objective.distortion"), bool) and values.pop("objective.distortion"):
-        asked["distortion"] = {}
+        neighbours["distortion"] = {}
     if isinstance(values.get("objective.self_training"), int) and (number := values.pop("objective.self_training")):
-        asked["self-training"] = {"objective.self_training_networks": number}
-    if len(asked) + ("objective.neighbours" in values) > 1:
+        neighbours["self-training"] = {"objective.self_training_networks": number}
+    if len(neighbours) + ("objective.neighbours" in values) > 1:
         raise UserError(
             f"{source} names the first neighbours twice: keep objective.neighbours, or one of the old names"
         )
-    for name, more in asked.items():
-        values |= {"objective.neighbours": name, **more}
+    for name, networks in neighbours.items():
+        values |= {"objective.neighbours": name, **networks}
     return values
 
 
 def complete(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings that a run of the formats 1 and 2 holds, with the arguments of its recipe that were left out.
+    """Return the settings of a run of format 1 or 2, completed by the recipe arguments that were left out.
 
     Args:
-        values: by full name; None of an argument stands for its default.
+        values: Settings by full name. None as an argument stands for its default.
     """
     model = {name: value for name, value in values.items() if name.startswith("model.")}
-    given = {name.partition(".")[2]: value for name, value in model.items() if value is not None}
-    recipe = given.pop("recipe", "scnf-hybrid")
-    more = {f"model.{name}": value for name, value in defaults(str(recipe), given).items()}
-    kept = {name: value for name, value in values.items() if name not in model or value is not None}
-    return {**kept, **more}
+    arguments = {name.partition(".")[2]: value for name, value in model.items() if value is not None}
+    recipe = arguments.pop("recipe", "scnf-hybrid")
+    missing = {f"model.{name}": value for name, value in defaults(str(recipe), arguments).items()}
+    stored = {name: value for name, value in values.items() if name not in model or value is not None}
+    return {**stored, **missing}

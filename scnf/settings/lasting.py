@@ -1,4 +1,4 @@
-"""Settings that stay for the whole of a run."""
+"""Compare the settings that are fixed for the whole of a run."""
 
 import shlex
 from collections.abc import Mapping
@@ -12,36 +12,40 @@ from scnf.settings.text import FORMAT, in_yaml
 
 
 def lasting(settings: Settings) -> dict[str, Any]:
-    """The settings that stay for the whole of a run, by full name: all but `MAY_CHANGE`; and their `format`."""
+    """Return the fixed settings of a run by full name, which are all but `MAY_CHANGE`, and their `format`."""
     values = {name: value for name, value in values_of(settings).items() if name not in MAY_CHANGE}
     return {"format": FORMAT, **{name: _plain(value) for name, value in values.items()}}
 
 
 def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> None:
-    """Refuse settings that :func:`lasting` gives otherwise than a run has them.
+    """Refuse a resume whose settings differ from the fixed settings of its run.
 
     Args:
-        before: what :func:`lasting` gave when the run was made.
-        settings: those that it is to go on with.
-        run: its directory, to say what to type.
+        before: Result of :func:`lasting` when the run was created.
+        settings: Settings of the resume.
+        run: Run directory, for the command in the message.
 
     Raises:
-        UserError: names the settings, the run's values and the new ones.
+        UserError: The settings differ. The message names them with the run's values and the new values.
     """
-    now, kept = lasting(settings), dict(before)
-    if kept.pop("format", None) is None:
-        kept = format1.complete(format1.renamed(kept, str(run)))
-    # a version may have fewer settings than the next
-    kept = {name: _plain(each.default) for name, each in leaves(type(settings.model.recipe)).items()} | kept
-    changed = [name for name, value in now.items() if name != "format" and value != _plain(kept[name])]
+    after, stored = lasting(settings), dict(before)
+    if stored.pop("format", None) is None:
+        stored = format1.complete(format1.renamed(stored, str(run)))
+    # an earlier version may not know every setting of today
+    defaults = {name: _plain(argument.default) for name, argument in leaves(type(settings.model.recipe)).items()}
+    stored = defaults | stored
+    changed = [name for name, value in after.items() if name != "format" and value != _plain(stored[name])]
     if not changed:
         return
-    said = "; ".join(f"{name} is {in_yaml(kept[name])} in it, not {in_yaml(now[name])}" for name in changed)
-    new = {"pretrained": str(run)} | {name: in_yaml(now[name]) for name in changed}
-    words = shlex.join(["--config", str(run / "config.yaml"), *(w for name in new for w in (f"--{name}", new[name]))])
-    raise UserError(f"a resume keeps the settings of its run: {said}. Leave that out, or start a new run: {words}")
+    changes = "; ".join(f"{name} is {in_yaml(stored[name])} in it, not {in_yaml(after[name])}" for name in changed)
+    options = {"pretrained": str(run)} | {name: in_yaml(after[name]) for name in changed}
+    pairs = (word for name, value in options.items() for word in (f"--{name}", value))
+    words = shlex.join(["--config", str(run / "config.yaml"), *pairs])
+    raise UserError(
+        f"a resume keeps the settings of its run: {changes}. Leave the change out, or start a new run: {words}"
+    )
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
+    """Return a value as it comes back from JSON."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""What people read about settings: help, and the answer to a name that nothing goes by."""
+"""Print the help of the settings, and suggest the right name for an unknown setting."""
 
 import argparse
 import difflib
@@ -24,23 +24,23 @@ OTHER_NAMES = {
     "distortion": "objective.neighbours (distortion)",
     "self_training": "objective.neighbours (self-training), with objective.self_training_networks,",
 }
-"""Names that people know from other projects or earlier versions, and the setting to use here."""
+"""Names from other projects or earlier versions, each with its setting in scnf."""
 
 
 def unknown(name: str, source: str, known: Mapping[str, Argument], recipe: type[Recipe]) -> UserError:
-    """The answer to a name that no setting has beside a recipe.
+    """Return the error for an unknown setting, with a suggestion.
 
     Args:
-        name: as it is given.
-        source: where.
-        known: all settings by full name.
-        recipe: whose arguments are among them.
+        name: Name that is not a setting.
+        source: File or command line that holds the name.
+        known: All settings by full name.
+        recipe: Recipe whose arguments are among the settings.
     """
     short = name.rpartition(".")[2]
     if short in OTHER_NAMES:
         return UserError(f"{source}: {name!r} is called {OTHER_NAMES[short]} here")
     exact = [leaf for leaf in known if leaf.rpartition(".")[2] == short]
-    others = [each for each, kind in RECIPES.items() if short in arguments_of(kind)]
+    others = [other for other, kind in RECIPES.items() if short in arguments_of(kind)]
     if others and not exact and name in (short, f"model.{short}"):
         return UserError(
             f"{source}: the recipe {recipe.name} takes no argument {short!r}; {', '.join(others[:4])} "
@@ -54,16 +54,16 @@ def unknown(name: str, source: str, known: Mapping[str, Argument], recipe: type[
 
 
 def entries(kind: type) -> list[tuple[Argument, str, str]]:
-    """Each argument of a dataclass with what it may be, and with its documentation and default, in words."""
-    docs, found = docs_of(kind), []
+    """Return each argument of a dataclass with its allowed values, and with its documentation and default."""
+    docs, rows = docs_of(kind), []
     for name, argument in arguments_of(kind).items():
         if name in SECTIONS:
             continue
-        may_be = in_words(argument.kind, ranges=True)
-        effect = f" Has an effect with {argument.condition} alone." if argument.condition else ""
+        allowed = in_words(argument.kind, ranges=True)
+        effect = f" It has an effect only with {argument.condition}." if argument.condition else ""
         default = "none" if argument.default is None else in_yaml(_plain(argument.default))
-        found.append((argument, may_be, f"{docs.get(name, '')}{effect} Default: {default}"))
-    return found
+        rows.append((argument, allowed, f"{docs.get(name, '')}{effect} Default: {default}"))
+    return rows
 
 
 def _plain(value: Any) -> Any:
@@ -71,10 +71,10 @@ def _plain(value: Any) -> Any:
 
 
 def describe(recipe: type[Recipe]) -> str:
-    """A recipe on a page: what it is, and its arguments."""
+    """Return the summary and the arguments of a recipe as text."""
     paragraphs = [f"{recipe.name}: {recipe.summary()}", ""]
-    for argument, may_be, text in entries(recipe):
-        paragraphs.append(f"  {argument.name}: {may_be}")
+    for argument, allowed, text in entries(recipe):
+        paragraphs.append(f"  {argument.name}: {allowed}")
         paragraphs += textwrap.wrap(
             text, 112, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False
         )
@@ -82,23 +82,23 @@ def describe(recipe: type[Recipe]) -> str:
 
 
 def print_help(recipe: type[Recipe]) -> None:
-    """Print the options of a training with that recipe."""
+    """Print the options of a training with a recipe."""
     parser = argparse.ArgumentParser(
         prog="scnf train",
         usage="%(prog)s [--config config.yaml] [--section.setting VALUE ...] [--pretrained [PATH]] [--resume RUN]",
-        description="Train a semi-supervised model. Also called as `python train_flow_ssl.py`.",
-        epilog="A setting whose last part is unique may be given by that part alone: --epochs 3.",
+        description="Train a semi-supervised model. `python train_flow_ssl.py` is the same command.",
+        epilog="The last part of a setting's name is enough where it is unique: --epochs 3.",
         add_help=False,
         allow_abbrev=False,
     )
-    own = parser.add_argument_group("options")
-    own.add_argument("--help", action="store_true", help="Print this, with the arguments of the recipe that is chosen.")
-    own.add_argument("--config", metavar="FILE", help="YAML file, looked up as given, then in configs/.")
-    own.add_argument("--resume", metavar="RUN", help="Continue a run, with its settings.")
-    own.add_argument("--import", metavar="FILE", help="Python file that registers parts of your own.")
-    own.add_argument("--trust-parts", action="store_true", help="Run the parts that a run of somebody else holds.")
-    own.add_argument("--print_config", action="store_true", help="Print all settings as YAML.")
-    groups = {"": (own, Settings)} | {
+    options = parser.add_argument_group("options")
+    options.add_argument("--help", action="store_true", help="Print this help, with the arguments of the recipe.")
+    options.add_argument("--config", metavar="FILE", help="YAML file, given by its path or by its name in configs/.")
+    options.add_argument("--resume", metavar="RUN", help="Continue a run, with its settings.")
+    options.add_argument("--import", metavar="FILE", help="Run a Python file that registers your own parts.")
+    options.add_argument("--trust-parts", action="store_true", help="Run the parts of a run that somebody else made.")
+    options.add_argument("--print_config", action="store_true", help="Print all settings as YAML.")
+    groups = {"": (options, Settings)} | {
         name: (parser.add_argument_group(name, kind.__doc__), kind) for name, kind in SECTIONS.items()
     }
     for section, (group, kind) in groups.items():
@@ -111,7 +111,7 @@ def print_help(recipe: type[Recipe]) -> None:
     print(parser.format_help(), end="")
 
 
-def _add(group: Any, section: str, found: list[tuple[Argument, str, str]]) -> None:
-    for argument, may_be, text in found:
+def _add(group: Any, section: str, rows: list[tuple[Argument, str, str]]) -> None:
+    for argument, allowed, text in rows:
         name = f"{section}.{argument.name}" if section else argument.name
-        group.add_argument(f"--{name}", metavar=f"({may_be})", help=text.replace("%", "%%"))
+        group.add_argument(f"--{name}", metavar=f"({allowed})", help=text.replace("%", "%%"))

@@ -1,1 +1,1 @@
-"""Training as a function over (model, objective, batches, optimizer, run)."""
+"""Train, evaluate and checkpoint a model, with training as a function over (model, objective, batches, run)."""

@@ -1,4 +1,4 @@
-"""The moving average of weights, and the statistics of normalised activations that it needs of its own."""
+"""Average the weights of a model, and compute the batch statistics that averaged weights need."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -12,49 +12,51 @@ from scnf.models.base import JointModel
 
 
 def averaged_model(model: JointModel, decay: float) -> AveragedModel | None:
-    """The moving average of the model's weights, None without a decay."""
+    """Return an exponential moving average of the model's weights, or None where the decay is 0."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
 
 def averaging(averaged: AveragedModel | None, model: JointModel, decay: float) -> Callable[[], None]:
-    """A function to call after each step, which takes the model's weights into their average.
+    """Return a function that updates the average with the model's weights, to be called after each step.
 
-    It does what `averaged.update_parameters(model)` does, but for what that looks up, and waits for, at every step.
+    The function equals `averaged.update_parameters(model)`, without its look-ups and synchronisation at every step.
     """
     if averaged is None:
         return lambda: None
     first, update = not averaged.n_averaged, get_ema_multi_avg_fn(decay)
-    own, other = (list(each.parameters()) for each in (averaged.module, model))
+    averages, parameters = (list(module.parameters()) for module in (averaged.module, model))
     buffers = list(zip(averaged.module.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def keep_average() -> None:
+    def update_average() -> None:
         nonlocal first
-        if first:  # there is nothing to average with
+        if first:  # the average starts as a copy of the weights
             averaged.update_parameters(model)
             first = False
             return
-        update(own, other, averaged.n_averaged)
-        for mine, its in buffers:
-            mine.copy_(its)
+        update(averages, parameters, averaged.n_averaged)
+        for target, source in buffers:
+            target.copy_(source)
         averaged.n_averaged += 1
 
-    return keep_average
+    return update_average
 
 
 @torch.no_grad()
 def renormalize(model: JointModel, batches: Batches, count: int = 50) -> None:
-    """Set the statistics of batch normalisation anew, from batches as they come in training.
+    """Recompute the batch-normalisation statistics of averaged weights from training batches.
 
-    Those that training keeps are of the weights of single steps. Their average is not right either: it begins with
-    mean 0 and variance 1, of no weights at all, and the variances of averaged weights are smaller than the average
-    variance (Izmailov et al., https://arxiv.org/abs/1803.05407, section 3.2, count them anew, too). A model without
-    such layers is left alone, and so are layers that are frozen in evaluation mode, torch's generators, and the mode.
+    The statistics of the training belong to the weights of single steps. Their average is not right either. It starts
+    from mean 0 and variance 1, which belong to no weights. The variances of averaged weights are also smaller than the
+    average variance. Izmailov et al. (https://arxiv.org/abs/1803.05407, section 3.2) recompute the statistics, too.
+
+    A model without batch normalisation stays unchanged, and so do layers that are frozen in evaluation mode, torch's
+    generators and the mode of the model.
 
     Args:
-        model: of averaged weights.
-        batches: those of the training.
-        count: of batches, of which there may be fewer in an epoch.
+        model: Model with averaged weights.
+        batches: Batches of the training.
+        count: Maximum number of batches. One epoch may have fewer.
 
     Example:
         >>> from torch import nn
@@ -73,7 +75,7 @@ def renormalize(model: JointModel, batches: Batches, count: int = 50) -> None:
         if layers:
             for layer in layers:
                 layer.reset_running_stats()
-                layer.momentum = None  # all batches count alike
+                layer.momentum = None  # the statistics become the mean over all batches
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(batches.seed)
                 for batch in islice(batches.epoch(0), count):

@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom."""
+"""Train a model in a loop of steps, evaluations and checkpoints."""
 
 import math
 import time
@@ -35,26 +35,27 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "accuracy": lambda figures: figures["accuracy"],
-    "bits_per_dim": lambda figures: -figures["nll"],  # of binary images, nats
+    "bits_per_dim": lambda figures: -figures["nll"],  # ranks alike, and exists for points and binary images, too
     "last": lambda figures: math.inf,
 }
-"""Scores of validation figures by the setting `train.select`. The higher score is kept; of equals, the later."""
+"""Score of validation metrics for each value of `train.select`. The highest score selects the weights, and the latest
+epoch wins a tie."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
+    """The length, learning rate, averaging and selection of a training.
 
     Attributes:
-        epochs: number of epochs, as the batches count them.
-        max_steps: optimiser steps after which training ends, whatever the epochs.
-        schedule: of the learning rate, see :mod:`scnf.training.schedules`.
-        warmup: share of all steps in which the learning rate rises, in the schedules where it does.
-        grad_clip: largest norm of the gradient, 0 for no limit.
-        ema: decay of the averaged weights that are evaluated and kept, 0 for none.
-        select: which weights are best, a key of `SELECTORS`.
-        autocast: bf16 inside the networks that have no kernel (the model keeps its densities in float32).
-        compile: run the model through torch.compile.
+        epochs: Number of epochs, as the batches count them.
+        max_steps: Number of optimiser steps after which training ends, whatever the number of epochs.
+        schedule: Schedule of the learning rate, see :mod:`scnf.training.schedules`.
+        warmup: Share of all steps in which the hat and cosine schedules raise the learning rate.
+        grad_clip: Maximum norm of the gradient, 0 for no limit.
+        ema: Decay of the averaged weights, which are evaluated and saved, 0 for none.
+        select: Criterion of the best weights, a key of `SELECTORS`.
+        autocast: Whether networks without a kernel compute in bf16. Densities stay in float32.
+        compile: Whether to run the model through torch.compile.
     """
 
     epochs: int
@@ -68,7 +69,7 @@ class Plan:
     compile: bool = False
 
     def steps(self, batches: Batches) -> int:
-        """Optimiser steps of the whole training."""
+        """Return the number of optimiser steps of the whole training."""
         steps = self.epochs * batches.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
@@ -86,39 +87,39 @@ def train(
     say: Callable[[str], None] = print,
     after_step: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Train the model of `state`, leaving its best weights in it, and metrics and checkpoints in `run`.
+    """Train the model of `state`, load its best weights, and write metrics and checkpoints to `run`.
 
     Args:
-        state: of a model that is initialised (layers that start from data have), or what
-            :func:`scnf.training.state.restore` gave. From there, the end on the CPU is the same, bit for bit, where
-            `binding.machine` is. The optimizer's learning rate is taken as the highest.
-        objective: (output, batch, share of the steps done) -> (loss, metrics), such as a
+        state: State of an initialised model (including data-dependent initialisation), or the result of
+            :func:`scnf.training.state.restore`. A restored training on the CPU ends bit for bit the same where
+            `binding.machine` is the same. The optimizer's learning rate is the peak learning rate.
+        objective: Function (output, batch, share of the steps done) -> (loss, metrics), such as a
             :class:`scnf.objectives.Objective`.
-        batches: where batches come from.
-        run: the directory for metrics and checkpoints. Rows of metrics after later steps than those of `state` are
-            dropped.
-        plan: how to train.
-        evaluate: figures on the validation split: "accuracy", "ece", and "nll" where the model knows p(x).
-        guess: (model, epochs done) -> labels [N] for `batches.guesses` from here on, or None to leave them; asked
-            before each epoch. A signal ends it at once.
-        binding: what the checkpoints of this run belong to.
-        say: takes one line per epoch.
-        after_step: called after each step, see :class:`scnf.threads.Threads`.
+        batches: Batches of the training rows.
+        run: Run directory for metrics and checkpoints. Metrics of later steps than the step of `state` are dropped.
+        plan: Plan of the training.
+        evaluate: Function from a model to its metrics on the validation split, which are "accuracy", "ece", and "nll"
+            where the model knows p(x).
+        guess: Function (model, epochs done) -> labels [N], called before each epoch. The labels replace
+            `batches.guesses`, and None leaves `batches.guesses` unchanged. A signal interrupts it at once.
+        binding: Binding of the checkpoints to this run.
+        say: Function that prints a line, called once per epoch.
+        after_step: Function to call after each step, see :class:`scnf.threads.Threads`.
 
     Returns:
-        where the training stands; `stopped_by` tells of a signal.
+        The progress of the training, in which `stopped_by` is the signal that ended it.
 
     Raises:
-        UserError: the loss is not finite, nothing can be written to the run directory, or another process has it.
-        Interrupted: a signal came before the first step was done, or a second one.
+        UserError: The loss is not finite, the run directory cannot be written, or another process uses it.
+        Interrupted: A signal arrived during the first step, or a second signal arrived.
     """
     if plan.ema and state.averaged is None:
         state.averaged = averaged_model(state.model, plan.ema)
     loop = _Loop(state, objective, batches, run, plan, binding, after_step)
     with run.locked(), watch() as signals, signals.deferred(), loop.bar:
-        loop.cut_metrics()
+        loop.truncate_metrics()
         while loop.is_unfinished():
-            if guess is not None and not loop.guessed(guess, signals):
+            if guess is not None and not loop.update_guesses(guess, signals):
                 break
             loop.take_steps(signals)
             if signals.received and loop.is_within_epoch():
@@ -126,9 +127,9 @@ def train(
             say(loop.end_epoch(evaluate))
             if signals.received:
                 break
-        if state.progress.step or not (state.progress.epoch or guess):  # else the last checkpoint holds all of this
+        if state.progress.step or not (state.progress.epoch or guess):  # else the last checkpoint is up to date
             loop.save()
-    state.progress.stopped_by = signals.received  # one that comes from here on raises
+    state.progress.stopped_by = signals.received  # a later signal raises an exception
     if state.progress.best_epoch:
         load_file(state.model, run.checkpoint("best"))
     return state.progress
@@ -137,29 +138,29 @@ def train(
 def trial_step(
     model: JointModel, objective: LossFunction, batches: Batches, autocast: bool = False
 ) -> Callable[[], None]:
-    """The forward and backward pass of a training step, on a copy of the model, to be timed; it leaves nothing behind.
+    """Return a forward and backward pass to time, on a copy of the model and without side effects.
 
     Args:
-        model: as in :class:`scnf.training.state.State`.
-        objective: as in :func:`train`.
-        batches: where one batch comes from.
-        autocast: as in :class:`Plan`.
+        model: Model, as in :class:`scnf.training.state.State`.
+        objective: Objective, as in :func:`train`.
+        batches: Batches, of which the first is used.
+        autocast: Whether to compute in bf16, as in :class:`Plan`.
     """
-    copied = deepcopy(model).train()
+    trial_model = deepcopy(model).train()
     with torch.random.fork_rng([]):
         batch = next(batches.epoch(0))
 
     def step() -> None:
         with torch.random.fork_rng([]):
             with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=autocast):
-                output = copied(batch)
+                output = trial_model(batch)
             objective(output, batch, 0.0)[0].backward()
 
     return step
 
 
 class _Loop:
-    """A training under way; :func:`train` says in which order its methods are called."""
+    """The parts of a training loop, which :func:`train` calls in order."""
 
     def __init__(
         self,
@@ -177,10 +178,10 @@ class _Loop:
         self.binding, self.after_step, self.progress = binding, after_step, state.progress
         self.device, self.total_steps = batches.x.device, plan.steps(batches)
         self.forward = compile_for(state.model, self.device) if plan.compile else state.model
-        self.parameters = list(state.model.parameters())  # finding them takes a millisecond, too long for every step
-        self.keep_average = averaging(state.averaged, state.model, plan.ema)
+        self.parameters = list(state.model.parameters())  # collected once, because it takes a millisecond
+        self.update_average = averaging(state.averaged, state.model, plan.ema)
         self.peak_lr = [group["lr"] for group in state.optimizer.param_groups]
-        self.first_step, self.lacks_figures = self.progress.total_step, False
+        self.first_step, self.lacks_evaluation = self.progress.total_step, False
         self.started, self.minutes_before = time.perf_counter(), self.progress.minutes
         batches.guesses = state.guesses
         self.bar = tqdm(
@@ -193,46 +194,46 @@ class _Loop:
         )
 
     @property
-    def left(self) -> int:
-        """Steps to be done; fewer than none where a resume has fewer in all."""
+    def remaining_steps(self) -> int:
+        """The number of steps still to take, below 0 where a resume has lowered the total number."""
         return self.total_steps - self.progress.total_step
 
-    def cut_metrics(self) -> None:
-        """Drop metrics of later steps, and see whether an epoch that is cut short now has its figures."""
+    def truncate_metrics(self) -> None:
+        """Drop metrics of later steps, and note whether a resume that ends within an epoch lacks its evaluation."""
         self.run.truncate_metrics(self.progress.total_step)
-        seen = any(row.get("step") == self.progress.total_step for row in self.run.read_metrics())
-        self.lacks_figures = self.left <= 0 and self.progress.step > 0 and not seen
+        is_evaluated = any(row.get("step") == self.progress.total_step for row in self.run.read_metrics())
+        self.lacks_evaluation = self.remaining_steps <= 0 and self.progress.step > 0 and not is_evaluated
 
     def is_unfinished(self) -> bool:
-        return self.left > 0 or self.lacks_figures
+        return self.remaining_steps > 0 or self.lacks_evaluation
 
     def is_within_epoch(self) -> bool:
-        return self.progress.step < self.batches.steps_per_epoch and self.left > 0
+        return self.progress.step < self.batches.steps_per_epoch and self.remaining_steps > 0
 
-    def guessed(self, guess: Callable[[JointModel, int], Tensor | None], signals: Signals) -> bool:
-        """Ask for guesses where an epoch begins; whether no signal came."""
+    def update_guesses(self, guess: Callable[[JointModel, int], Tensor | None], signals: Signals) -> bool:
+        """Guess labels at the start of an epoch, and return False where a signal interrupts this."""
         if self.progress.step:
             return True
-        if not self.progress.epoch:  # later there is the checkpoint of the epoch before
-            self.save()  # a guess may take minutes, and a resume asks again
+        if not self.progress.epoch:  # later epochs have the checkpoint of the epoch before
+            self.save()  # guessing may take minutes, and a resume repeats it
         try:
             with signals.at_once():
-                found = guess(self.state.model, self.progress.epoch)
+                labels = guess(self.state.model, self.progress.epoch)
         except Interrupted:
             return False
-        if found is not None:
-            self.state.guesses = self.batches.guesses = found
+        if labels is not None:
+            self.state.guesses = self.batches.guesses = labels
         return True
 
     def take_steps(self, signals: Signals) -> None:
-        """The steps that are left of this epoch, up to a signal."""
+        """Take the remaining steps of this epoch, up to a signal."""
         self.state.model.train()
         started = time.perf_counter()
         batches = self.batches.epoch(self.progress.epoch, start=self.progress.step)
-        for batch in islice(batches, max(0, self.left)):
-            # The first step here may compile for minutes, and nothing is lost with it.
-            first = self.progress.total_step == self.first_step
-            self.step(batch, signals.at_once() if first else nullcontext())
+        for batch in islice(batches, max(0, self.remaining_steps)):
+            # A signal may interrupt the first step, which may compile for minutes and has no progress to lose.
+            is_first = self.progress.total_step == self.first_step
+            self.step(batch, signals.at_once() if is_first else nullcontext())
             self.bar.update()
             self.after_step()
             if signals.received:
@@ -240,7 +241,7 @@ class _Loop:
         self.progress.train_seconds += time.perf_counter() - started
 
     def step(self, batch: Batch, interruptible: AbstractContextManager[None]) -> None:
-        """One optimiser step."""
+        """Take one optimiser step."""
         progress, optimizer, plan = self.progress, self.state.optimizer, self.plan
         factor = learning_rate_factor(plan.schedule, progress.total_step, self.total_steps, plan.warmup)
         for group, lr in zip(optimizer.param_groups, self.peak_lr, strict=True):
@@ -252,7 +253,7 @@ class _Loop:
         norm = nn.utils.clip_grad_norm_(self.parameters, plan.grad_clip or math.inf)
         self.check(loss, norm, batch)
         optimizer.step()
-        self.keep_average()
+        self.update_average()
         for name, value in {**metrics, "grad_norm": norm.detach()}.items():
             self.state.sums[name] = self.state.sums.get(name, 0) + value
         progress.step += 1
@@ -267,40 +268,43 @@ class _Loop:
         return self.objective(output, batch, done)
 
     def check(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
-        """Refuse a loss or gradient that is not finite; on a GPU now and then, for reading it waits for the device."""
-        last = self.batches.steps_per_epoch - self.progress.step == 1 or self.left == 1  # before a checkpoint, always
-        every = 1 if self.device.type == "cpu" else 25
-        if (not last and self.progress.total_step % every) or bool(torch.isfinite(loss + norm)):
+        """Refuse a loss or gradient that is not finite.
+
+        On a GPU the check runs at every 25th step and before each checkpoint, because it waits for the device.
+        """
+        is_last = self.batches.steps_per_epoch - self.progress.step == 1 or self.remaining_steps == 1
+        interval = 1 if self.device.type == "cpu" else 25
+        if (not is_last and self.progress.total_step % interval) or bool(torch.isfinite(loss + norm)):
             return
         model, path = self.state.model, self.run.path / "checkpoints"
         reason = first_non_finite(model, partial(self.loss_and_metrics, batch, model))
-        saved = self.run.checkpoint("last").is_file()
-        kept = f"the last good checkpoint is kept in {path}" if saved else "it had not come to its first checkpoint"
+        has_checkpoint = self.run.checkpoint("last").is_file()
+        place = f"the last good checkpoint is kept in {path}" if has_checkpoint else "there is no checkpoint yet"
         raise UserError(
             f"the loss or its gradient is not finite at step {self.progress.total_step} (epoch "
-            f"{self.progress.epoch + 1}): {without_density(model, batch)}{reason}. Training stopped; {kept}. Lower "
+            f"{self.progress.epoch + 1}): {without_density(model, batch)}{reason}. Training stopped; {place}. Lower "
             "train.lr or set train.grad_clip"
         )
 
     def end_epoch(self, evaluate: Callable[[JointModel], dict[str, float]]) -> str:
-        """Evaluate, keep the weights if they are the best, log and save; the line that says all this."""
+        """Evaluate the model, save the weights if they are the best, log, and return a line on the epoch."""
         progress, state = self.progress, self.state
         means = {f"train.{name}": float(value) / progress.step for name, value in state.sums.items()}
         epoch = progress.epoch + 1
-        if progress.step == self.batches.steps_per_epoch:  # else max_steps ends it, and a resume may go on with it
+        if progress.step == self.batches.steps_per_epoch:  # else max_steps ended it, and a resume may complete it
             progress.epoch, progress.step, state.sums = epoch, 0, {}
         if state.averaged is not None:
             renormalize(state.kept, self.batches)
         figures = evaluate(state.kept)
-        self.keep_best(epoch, figures)
-        self.log(epoch, means, figures)  # before the checkpoint: a resume drops a row too many, and cannot add one
+        self.save_best(epoch, figures)
+        self.log(epoch, means, figures)  # before the checkpoint, because a resume can drop a row but not add one
         self.save()
-        self.lacks_figures = False
+        self.lacks_evaluation = False
         self.bar.clear()
         return _epoch_line(progress, self.plan.epochs, self.total_steps, means, figures)
 
-    def keep_best(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Save the weights if no score before was higher; one that is not a number is the lowest."""
+    def save_best(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Save the weights unless an earlier score is higher. A score of NaN ranks lowest."""
         progress, score = self.progress, SELECTORS[self.plan.select](figures)
         if score < progress.best_score or (math.isnan(score) and progress.best_epoch):
             return
@@ -334,10 +338,10 @@ class _Loop:
 def _epoch_line(
     progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
 ) -> str:
-    left = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
+    remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}  "
         f"{progress.images / progress.train_seconds:.0f} images/s  "
-        f"{progress.minutes:.1f} min  ETA {left:.1f} min"
+        f"{progress.minutes:.1f} min  ETA {remaining:.1f} min"
     )

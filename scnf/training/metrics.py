@@ -1,4 +1,4 @@
-"""Figures of a model on a data split, all from one pass."""
+"""Compute the metrics of a model on a data split, from one or more draws of the noise."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,16 @@ from scnf.errors import UserError
 from scnf.models.base import JointModel
 
 NOISE_DRAWS = 8
-"""Noise draws behind reported figures, because one other draw moves an accuracy as much as other labels may."""
-_NEXT = 1_000_003
-"""From the seed of one draw, or view, to that of the next."""
+"""The number of noise draws behind reported metrics. A single draw can move an accuracy as much as other labels can."""
+_SEED_STRIDE = 1_000_003
+"""The difference between the seeds of one draw, or view, and the next."""
 
 
 def bits_per_dim(log_likelihood: Tensor | float, dims: int, levels: int) -> Tensor | float:
-    """-log2 p per dimension of the grey levels, from log p(x) in nats of x dequantised to [0, 1).
+    """Return -log2 p of the grey levels per dimension, from log p(x) in nats of x dequantised to [0, 1).
 
-    A pixel of `levels` grey levels spread over [0, 1) has density times 1/levels: -(log p(x) / D - log levels) / log 2.
+    A cell of width 1/levels has probability density / levels, so that the result is
+    -(log p(x) / D - log levels) / log 2.
 
     Example:
         >>> round(bits_per_dim(0.0, dims=784, levels=256), 6)  # the uniform density
@@ -34,17 +35,17 @@ def bits_per_dim(log_likelihood: Tensor | float, dims: int, levels: int) -> Tens
 
 
 def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
+    """Return the mean gap between confidence and accuracy over equal-width bins (arXiv 1706.04599, eq. 3).
 
     Args:
-        class_log_probs: [N, K].
-        y: true labels [N].
-        bins: number of bins.
+        class_log_probs: Class log-probabilities [N, K].
+        y: True labels [N].
+        bins: Number of bins of the confidence.
 
     Raises:
-        ValueError: y are no labels of these rows, or there are no bins.
+        ValueError: The labels do not fit the rows, or there are no bins.
     """
-    _check_scored(class_log_probs, y)
+    _check_labels_fit(class_log_probs, y)
     check_count("bins", bins)
     confidence, prediction = class_log_probs.exp().max(dim=1)
     index = (confidence * bins).long().clamp(0, bins - 1)
@@ -53,53 +54,53 @@ def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 1
 
 
 def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
-    """Mean over rows of sum_k (p_k - [y = k])^2, from 0 to 2 (Brier, Monthly Weather Review 78(1), 1950).
+    """Return the mean over rows of sum_k (p_k - [y = k])^2, from 0 to 2 (Brier, Monthly Weather Review 78(1), 1950).
 
     Args:
-        class_log_probs: [N, K].
-        y: true labels [N].
+        class_log_probs: Class log-probabilities [N, K].
+        y: True labels [N].
 
     Raises:
-        ValueError: y are no labels of these rows.
+        ValueError: The labels do not fit the rows.
 
     Example:
         >>> brier_score(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).log(), torch.tensor([0, 0]))
         1.25
     """
-    _check_scored(class_log_probs, y)
+    _check_labels_fit(class_log_probs, y)
     probs = class_log_probs.double().exp()
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
 
 def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, augment: float = 0.0) -> Iterator[Tensor]:
-    """Dequantised batches of x, with the noise of `seed`, and torch's own generator set anew for each.
+    """Yield dequantised batches of x with the noise of `seed`, after seeding torch's generator for each batch.
 
-    With `augment`, images are moved first by random affine maps of that strength, which depend on `seed` too. So what a
-    model draws first in a batch, such as binary images, is the same in every pass and for every model. Noise and maps
-    are drawn on the CPU, and so are the same on every device. The random state of the caller comes back at the end.
+    With `augment`, random affine maps of that strength move the images first. The maps depend on `seed`, too. What a
+    model draws first in a batch, such as binary images, is therefore the same in every pass and for every model. Noise
+    and maps are drawn on the CPU, and are the same on every device. The caller's random state is restored at the end.
 
     Raises:
-        ValueError: x are no such data, or `batch_size` is below 1.
+        ValueError: The data do not fit `levels`, or `batch_size` is below 1.
     """
     check_data(x, levels)
     check_count("batch_size", batch_size)
-    seed, batch_size = int(seed), int(batch_size)  # of numpy, too, which PyTorch refuses
+    seed, batch_size = int(seed), int(batch_size)  # PyTorch refuses integers of numpy
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         for index, batch in enumerate(x.cpu().split(batch_size)):
-            torch.manual_seed(seed + 1 + index)  # another stream than the generator's
+            torch.manual_seed(seed + 1 + index)  # a stream that differs from the generator's
             moved = random_affine(batch, augment) if augment else batch
             yield dequantize(moved, levels, generator).to(x.device)
 
 
 class Draws(NamedTuple):
-    """What a model says of each row over some draws of the noise, in nats.
+    """The outputs of a model for each row, averaged over draws of the noise, in nats.
 
     Attributes:
-        log_likelihood: [N]: the mean of log p(x), or of a lower bound of it.
-        log_mean: [N]: the logarithm of the mean of p(x), of unbiased estimates where a likelihood is a bound.
-        class_log_probs: [N, K]: the logarithm of the mean of p(y | x).
-        predictions: [draws, N]: the likeliest class in each draw.
+        log_likelihood: Mean [N] of log p(x), or of a lower bound of log p(x).
+        log_mean: Logarithm [N] of the mean of p(x), or of unbiased estimates of p(x) where the likelihood is a bound.
+        class_log_probs: Logarithm [N, K] of the mean of p(y | x).
+        predictions: Most likely class [draws, N] in each draw.
     """
 
     log_likelihood: Tensor
@@ -110,7 +111,7 @@ class Draws(NamedTuple):
 
 @contextmanager
 def evaluating(model: JointModel) -> Iterator[None]:
-    """The model in evaluation mode, without gradients, and as it was afterwards."""
+    """Put the model in evaluation mode without gradients, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -128,10 +129,10 @@ def over_draws(
     seed: int = 0,
     draws: int = NOISE_DRAWS,
 ) -> Draws:
-    """What `model` says of unlabelled rows x over draws of the noise; arguments as in :func:`evaluate`.
+    """Evaluate `model` on unlabelled rows x over draws of the noise, with the arguments of :func:`evaluate`.
 
-    Draw j has a seed of its own, and draw 0 that of a single one. Memory does not grow with the number of draws, but
-    for the predictions. An exact model of points has no noise, and so one draw.
+    Every draw has its own seed, and draw 0 equals a single draw. Except for the predictions, memory does not grow with
+    the number of draws. An exact model of points has no noise and takes one draw.
     """
     from tqdm import tqdm
 
@@ -142,10 +143,10 @@ def over_draws(
     with evaluating(model):
         for draw in tqdm(range(draws), unit="draw", desc="draws of the noise", disable=None, leave=False):
             batches = []
-            for batch in noisy_batches(x, levels, batch_size, seed + _NEXT * draw):
+            for batch in noisy_batches(x, levels, batch_size, seed + _SEED_STRIDE * draw):
                 output = model(Batch.unlabelled(batch))
                 unbiased = output.log_likelihood
-                if not model.exact and _has_bits(model, levels):  # the ELBO in closed form exponentiates to no estimate
+                if not model.exact and _has_bits(model, levels):  # exp(ELBO in closed form) is no unbiased estimate
                     unbiased = model.log_likelihood(batch)
                 batches.append((output.log_likelihood, unbiased, output.class_log_probs))
             log_likelihood, unbiased, class_log_probs = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -153,8 +154,8 @@ def over_draws(
             log_mean = torch.logaddexp(log_mean, unbiased)
             log_posterior = torch.logaddexp(log_posterior, class_log_probs)
             predictions.append(class_log_probs.argmax(dim=1))
-    many = math.log(draws)
-    return Draws(total / draws, log_mean - many, log_posterior - many, torch.stack(predictions))
+    log_draws = math.log(draws)
+    return Draws(total / draws, log_mean - log_draws, log_posterior - log_draws, torch.stack(predictions))
 
 
 def evaluate(
@@ -168,39 +169,42 @@ def evaluate(
     views: int = 0,
     augment: float = 0.0,
 ) -> dict[str, float]:
-    """Accuracy, likelihood and calibration on one split; the labels are used only to score.
+    """Evaluate accuracy, likelihood and calibration on one split, with labels used only to score.
 
-    All noise, of dequantisation, binarisation, latent variables and views, comes from `seed`, so the same weights
-    in batches of the same size give the same figures; the random state of the caller stays as it is.
+    The noise of dequantisation, binarisation, latent variables and views comes from `seed`. The same weights in batches
+    of the same size therefore give the same metrics. The random state of the caller stays unchanged.
 
     Args:
-        model: evaluated as it would meet unlabelled data.
-        x: uint8 [N, C, H, W], or points float32 [N, D].
-        y: true labels [N].
-        levels: grey levels; None for points.
-        batch_size: rows at once.
-        seed: of the noise.
-        draws: of the noise for each row; `NOISE_DRAWS` for figures that are reported.
-        views: moved versions of each image for "views_accuracy", each with its own noise.
-        augment: strength of the random affine maps that move them.
+        model: Model to evaluate, which sees all rows as unlabelled.
+        x: Images uint8 [N, C, H, W], or points float32 [N, D].
+        y: True labels [N].
+        levels: Number of grey levels, None for points.
+        batch_size: Number of rows in a batch.
+        seed: Seed of the noise.
+        draws: Number of draws of the noise for each row, `NOISE_DRAWS` for reported metrics.
+        views: Number of moved versions of each image for "views_accuracy", each with its own noise.
+        augment: Strength of the random affine maps that move the views.
 
     Returns:
-        "accuracy" and "ece" (a fraction) of the mean of p(y | x) over the draws. This mean estimates p(y | grey
-        levels), but with the noise of training in place of the model's own. With more than one draw,
-        "one_draw_accuracy" and "one_draw_accuracy_std", mean and standard deviation over the draws of the accuracy that
-        each has alone. With `views`, "views_accuracy", of the mean of p(y | x) over one draw of an image and its
-        versions.
+        The metrics by name. "accuracy" and "ece" (a fraction) score the mean of p(y | x) over the draws. The mean
+        estimates p(y | grey levels), with the noise of training in place of the model's posterior of the noise.
 
-        Where the model knows p(x), "nll", nats per row: minus the mean over rows and draws of log p(x), or of a lower
-        bound of it, where p is the density of images on [0, 1)^D and may exceed 1, or the probability of binarised
-        images. Where that is a density of grey levels, "bits_per_dim" in bits: in expectation an upper bound of the
-        code length, however many draws it is the mean of. With more than one draw also "bits_per_dim_over_draws", the
-        tighter bound from the logarithm of the mean of p(x) over a row's draws (Burda et al.,
+        With more than one draw, "one_draw_accuracy" and "one_draw_accuracy_std" are the mean and the standard deviation
+        over draws of the accuracy of a single draw. With `views`, "views_accuracy" scores the mean of p(y | x) over one
+        draw of an image and its views.
+
+        Where the model knows p(x), "nll" is the negative log-likelihood in nats per row, as a mean over rows and draws. A
+        lower bound may take the place of log p(x). Here p is the density of images on [0, 1)^D, which may exceed 1, or the probability
+        of binarised images.
+
+        Where p is a density of grey levels, "bits_per_dim" is the NLL in bits. In expectation it is an upper bound of
+        the code length, for any number of draws. With more than one draw, "bits_per_dim_over_draws" is the tighter
+        bound from the logarithm of the mean of p(x) over the draws of a row (Burda et al.,
         https://arxiv.org/abs/1509.00519, eq. 8, with the noise as the latent variable).
 
     Raises:
-        ValueError: x are no such data, or y no labels of the model's classes, one for each row; `batch_size` or
-            `draws` is below 1, `views` below 0, or nothing moves the views.
+        ValueError: The data do not fit `levels`, or the labels do not fit the rows and the model's classes. Or
+            `batch_size` or `draws` is below 1, `views` is below 0, or `augment` is 0 with `views`.
 
     Example:
         >>> from scnf.recipes import build
@@ -217,77 +221,77 @@ def evaluate(
     check_count("draws", draws)
     check_count("views", views, 0)
     if views and not augment:
-        raise ValueError("views are moved versions of an image: augment must be above 0; draws vary the noise alone")
+        raise ValueError("views are moved versions of an image: augment must be above 0; draws vary only the noise")
 
-    drawn = over_draws(model, x, levels, batch_size, seed, draws)
-    figures = figures_of(model, drawn, y, levels, math.prod(x.shape[1:]))
+    outputs = over_draws(model, x, levels, batch_size, seed, draws)
+    figures = figures_of(model, outputs, y, levels, math.prod(x.shape[1:]))
     if views:
         posterior = torch.zeros(())
         with evaluating(model):
             for view in tqdm(range(views + 1), unit="view", desc="views", disable=None, leave=False):
-                moved = noisy_batches(x, levels, batch_size, seed + _NEXT * view, augment if view else 0.0)
+                moved = noisy_batches(x, levels, batch_size, seed + _SEED_STRIDE * view, augment if view else 0.0)
                 posterior = posterior + torch.cat([model.class_log_probs(batch) for batch in moved]).exp()
-        unknown = bool(posterior.isnan().any())  # which argmax would take for a class
-        figures["views_accuracy"] = math.nan if unknown else float((posterior.argmax(dim=1) == y).double().mean())
+        has_nan = bool(posterior.isnan().any())  # argmax would take NaN for the most likely class
+        figures["views_accuracy"] = math.nan if has_nan else float((posterior.argmax(dim=1) == y).double().mean())
     return figures
 
 
 def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:
-    """Refuse what are no rows x, or no true labels y of them, before a pass over all (ValueError)."""
+    """Refuse wrong rows x or wrong true labels y before a pass over all rows (ValueError)."""
     check_data(x, levels)
     check_labels(y, hidden=False, rows=len(x))
 
 
 def check_figures(figures: Mapping[str, Any], of: str) -> None:
-    """Refuse figures that are no numbers, which nobody may take for a result; infinite ones are of density 0.
+    """Refuse reported metrics that are NaN. Infinite metrics are valid, because a density may be 0.
 
     Args:
-        figures: that are reported, by name; others than floats do not matter.
-        of: what they are of, for the message.
+        figures: Reported metrics by name. Values other than floats are ignored.
+        of: Subject of the metrics, for the message.
 
     Raises:
-        UserError: a figure is NaN.
+        UserError: A metric is NaN.
 
     Example:
         >>> check_figures({"accuracy": 0.1, "nll": float("inf")}, "test")
     """
-    wrong = [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
-    if wrong:
+    names = [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
+    if names:
         raise UserError(
-            f"{of}: {', '.join(wrong)} came out as NaN, no number: these weights are too large, or went wrong in "
-            "training. Take others, of an earlier checkpoint say, or train anew with a smaller train.lr"
+            f"{of}: {', '.join(names)} came out as NaN: these weights are too large, or went wrong in training. Use "
+            "other weights, for example an earlier checkpoint, or train again with a smaller train.lr"
         )
 
 
 def figures_of(model: JointModel, drawn: Draws, y: Tensor, levels: int | None, dims: int) -> dict[str, float]:
-    """The figures of :func:`evaluate` but for views, from what `model` said.
+    """Return the metrics of :func:`evaluate`, except for views, from outputs of the model.
 
     Args:
-        model: whose draws they are.
-        drawn: of :func:`over_draws`.
-        y: true labels [N].
-        levels: grey levels; None for points.
-        dims: numbers in a row of x.
+        model: Model that gave the outputs.
+        drawn: Outputs of :func:`over_draws`.
+        y: True labels [N].
+        levels: Number of grey levels, None for points.
+        dims: Number of dimensions of a row of x.
     """
-    _check_scored(drawn.class_log_probs, y)
-    right = (drawn.predictions == y).double().mean(dim=1)
-    several = len(right) > 1
+    _check_labels_fit(drawn.class_log_probs, y)
+    accuracies = (drawn.predictions == y).double().mean(dim=1)
+    has_several_draws = len(accuracies) > 1
     figures = {"accuracy": float((drawn.class_log_probs.argmax(dim=1) == y).double().mean())}
-    if several:
-        figures |= {"one_draw_accuracy": float(right.mean()), "one_draw_accuracy_std": float(right.std())}
+    if has_several_draws:
+        figures |= {"one_draw_accuracy": float(accuracies.mean()), "one_draw_accuracy_std": float(accuracies.std())}
     if model.likelihood_of != "labels":
         figures["nll"] = -float(drawn.log_likelihood.mean())
     figures["ece"] = expected_calibration_error(drawn.class_log_probs, y)
     if levels is not None and _has_bits(model, levels):
         figures["bits_per_dim"] = float(bits_per_dim(-figures["nll"], dims, levels))
-        if several:
-            tighter = float(drawn.log_mean.double().mean())
-            figures["bits_per_dim_over_draws"] = float(bits_per_dim(tighter, dims, levels))
+        if has_several_draws:
+            tighter_bound = float(drawn.log_mean.double().mean())
+            figures["bits_per_dim_over_draws"] = float(bits_per_dim(tighter_bound, dims, levels))
     return figures
 
 
 def representations(model: JointModel, x: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0) -> Tensor:
-    """What the model makes of each row, [N, D], for distances between rows; arguments as in :func:`evaluate`."""
+    """Return the model's representations [N, D] of rows, for distances, with the arguments of :func:`evaluate`."""
     with evaluating(model):
         parts = []
         for batch in noisy_batches(x, levels, batch_size, seed):
@@ -297,7 +301,7 @@ def representations(model: JointModel, x: Tensor, levels: int | None, batch_size
 
 
 def likelihood_text(figures: Mapping[str, float]) -> str:
-    """The likelihood among the figures of :func:`evaluate`, for people: bits/dim of images, nats of points."""
+    """Format the likelihood among the metrics of :func:`evaluate`, in bits/dim for grey levels and else in nats."""
     if "nll" not in figures:
         return "no p(x)"
     if "bits_per_dim" not in figures:
@@ -307,29 +311,31 @@ def likelihood_text(figures: Mapping[str, float]) -> str:
 
 
 def figures_text(figures: Mapping[str, float]) -> str:
-    """The figures of :func:`evaluate` in a line, for people.
+    """Format the metrics of :func:`evaluate` as one line.
 
     Example:
         >>> figures_text({"accuracy": 0.97, "one_draw_accuracy": 0.9671, "one_draw_accuracy_std": 0.001, "ece": 0.02})
         'accuracy 97.00 % (one draw 96.71 %, deviation 0.10 %), no p(x), ECE 0.020'
     """
-    beside = []
+    details = []
     if "one_draw_accuracy" in figures:
         one, deviation = 100 * figures["one_draw_accuracy"], 100 * figures["one_draw_accuracy_std"]
-        beside.append(f"one draw {one:.2f} %, deviation {deviation:.2f} %")
+        details.append(f"one draw {one:.2f} %, deviation {deviation:.2f} %")
     if "views_accuracy" in figures:
-        beside.append(f"over views {100 * figures['views_accuracy']:.2f} %")
-    others = f" ({'; '.join(beside)})" if beside else ""
+        details.append(f"over views {100 * figures['views_accuracy']:.2f} %")
+    others = f" ({'; '.join(details)})" if details else ""
     return f"accuracy {100 * figures['accuracy']:.2f} %{others}, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
 
 
-def _check_scored(class_log_probs: Tensor, y: Tensor) -> None:
+def _check_labels_fit(class_log_probs: Tensor, y: Tensor) -> None:
     check_tensor("class_log_probs", class_log_probs)
     if class_log_probs.dim() != 2 or not len(class_log_probs):
-        raise ValueError(f"log p(y | x) is of shape [N, K], of a row at least, not {list(class_log_probs.shape)}")
+        raise ValueError(
+            f"class_log_probs must have the shape [N, K] with at least one row, not {list(class_log_probs.shape)}"
+        )
     check_labels(y, class_log_probs.shape[1], hidden=False, rows=len(class_log_probs))
 
 
 def _has_bits(model: JointModel, levels: int | None) -> bool:
-    """Whether log p(x) is a density of grey levels, which has bits/dim."""
+    """Return whether log p(x) is a density of grey levels, which has bits/dim."""
     return model.likelihood_of == "levels" and levels is not None

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: factors of the highest rate, counted in optimiser steps."""
+"""Compute learning-rate schedules as factors of the peak learning rate, by optimiser step."""
 
 import math
 from collections.abc import Callable
@@ -31,13 +31,14 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 
 def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: float = 0.0) -> float:
-    """Factor in [0, 1] for the optimiser step `step` of 0..total_steps-1.
+    """Return the factor in [0, 1] of the peak learning rate for one optimiser step.
 
     Args:
-        schedule: "none", "linear" (to 0), "hat" (up, then linear to 0) or "cosine" (up, then along a cosine to 0).
-        step: index of the step about to be taken.
-        total_steps: steps in all.
-        warmup: share of the steps in which hat and cosine rise.
+        schedule: Name of the schedule. "none" is constant, and "linear" falls to 0. "hat" and "cosine" rise first, then
+            fall to 0 linearly or along a cosine.
+        step: Index of the next step, in 0..total_steps-1.
+        total_steps: Number of steps of the training.
+        warmup: Share of the steps in which "hat" and "cosine" rise.
 
     Example:
         >>> [learning_rate_factor("linear", step, 4) for step in range(4)]

@@ -1,4 +1,4 @@
-"""The state of a training in its checkpoints: written, checked in every respect, and restored."""
+"""Write the state of a training to checkpoints, and check and restore it."""
 
 import dataclasses
 import math
@@ -30,19 +30,19 @@ from scnf.training.checkpoint import (
     with_prefix,
 )
 
-_MOST = 2**53
-"""No count of a training comes to this."""
+_COUNT_LIMIT = 2**53
+"""The upper limit of all counts of a training."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a checkpoint belongs to, and by what it was made; written into it.
+    """The run, label split, settings and machine of a checkpoint, stored in the checkpoint.
 
     Attributes:
-        run: the run's key, see `scnf.runs.Run.key`.
+        run: Key of the run, see `scnf.runs.Run.key`.
         split: SHA-256 of the label split.
-        settings: what may not change in the course of a run, by full name.
-        machine: what the last bits of a result hang on beside settings, by a name that people understand.
+        settings: Fixed settings of the run by full name.
+        machine: Facts on which bitwise reproducibility depends besides the settings, by readable names.
     """
 
     run: str = ""
@@ -51,7 +51,7 @@ class Binding:
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def differences(self, machine: Mapping[str, Any]) -> list[str]:
-        """In words, what on this `machine` is not as it was where the checkpoint was written."""
+        """Describe how a `machine` differs from the machine that wrote the checkpoint."""
         pairs = {name: (self.machine.get(name), machine.get(name)) for name in [*self.machine, *machine]}
         return [
             f"{name} from {_text(before)} to {_text(now)}" for name, (before, now) in pairs.items() if before != now
@@ -60,18 +60,18 @@ class Binding:
 
 @dataclass
 class Progress:
-    """Where a training stands; kept in every checkpoint.
+    """The progress of a training, stored in every checkpoint.
 
     Attributes:
-        epoch: epochs done.
-        step: steps done in the epoch under way.
-        total_step: optimiser steps done in all.
-        minutes: spent training and evaluating so far.
-        train_seconds: of those, spent in training steps.
-        images: rows trained on so far.
-        best_score: of the weights kept as best, see `scnf.training.loop.SELECTORS`.
-        best_epoch: the epoch at whose end they were kept, or in which `max_steps` ended the training.
-        stopped_by: the signal that came and ended the training after a step, None otherwise.
+        epoch: Number of epochs done.
+        step: Number of steps done in the current epoch.
+        total_step: Number of optimiser steps done in all epochs.
+        minutes: Minutes of training and evaluation.
+        train_seconds: Seconds of training steps alone.
+        images: Number of rows trained on, over all steps.
+        best_score: Score of the best weights, see `scnf.training.loop.SELECTORS`.
+        best_epoch: Epoch of the best weights, 0 where there are none.
+        stopped_by: Signal that ended the training after a step, None otherwise.
     """
 
     epoch: int = 0
@@ -86,13 +86,13 @@ class Progress:
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint as :func:`load_checkpoint` reads it.
+    """A checkpoint, as :func:`load_checkpoint` reads it.
 
     Attributes:
-        path: the file.
-        tensors: the states of model, average and optimizer, sums, guesses and random generators.
-        binding: what it belongs to.
-        progress: where the training stood.
+        path: Path of the file.
+        tensors: States of model, average and optimizer, sums of metrics, guesses and random generators.
+        binding: Binding of the checkpoint to its run.
+        progress: Progress of the training.
     """
 
     path: Path
@@ -103,15 +103,15 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class State:
-    """Everything that the rest of a training depends on, but for the random generators.
+    """The state on which the rest of a training depends, without the random generators.
 
     Attributes:
-        model: what is trained.
-        optimizer: over its parameters.
-        averaged: the moving average of its weights, None without one.
-        progress: where the training stands.
-        sums: of metrics over the steps of the epoch under way.
-        guesses: [N], see :class:`scnf.data.batches.Batches`; None where no labels are guessed.
+        model: Model to train.
+        optimizer: Optimizer over the model's parameters.
+        averaged: Exponential moving average of the weights, None without one.
+        progress: Progress of the training.
+        sums: Sums of metrics over the steps of the current epoch.
+        guesses: Guessed labels [N], see :class:`scnf.data.batches.Batches`, or None where no labels are guessed.
     """
 
     model: JointModel
@@ -123,11 +123,11 @@ class State:
 
     @property
     def kept(self) -> Any:
-        """The model whose weights are evaluated and kept, which is the average where there is one."""
+        """The model that is evaluated and saved, with averaged weights where there are any."""
         return self.model if self.averaged is None else self.averaged.module
 
     def save(self, run: Run, binding: Binding) -> None:
-        """Write this state and those of the random generators to one file, the last checkpoint of `run`."""
+        """Write this state and the state of the random generators to the last checkpoint of `run`."""
         optimizer = flatten_optimizer(self.optimizer)
         tensors = _contents(self.model, self.averaged, optimizer, self.sums, self.guesses)
         tensors |= {"rng.cpu": torch.get_rng_state()}
@@ -136,38 +136,38 @@ class State:
         metadata = {name: value for name, value in vars(self.progress).items() if name != "stopped_by"}
         metadata |= vars(binding)
         metadata["machine"] = {**binding.machine, "threads": torch.get_num_threads()}
-        metadata["best_score"] = repr(self.progress.best_score)  # may be infinite, which JSON does not know
+        metadata["best_score"] = repr(self.progress.best_score)  # JSON does not know infinity
         save_tensors(run.checkpoint("last"), tensors, metadata)
 
     def save_best(self, figures: Mapping[str, float], run: Run, binding: Binding) -> None:
-        """Write the weights that are kept, with their figures, as the best so far."""
+        """Write the weights and their validation metrics to the best checkpoint of `run`."""
         progress = self.progress
         about = {"run": binding.run, "epoch": progress.best_epoch, "score": repr(progress.best_score)}
         save_tensors(run.checkpoint("best"), self.kept.state_dict(), {**figures, **about})
 
 
 def load_checkpoint(run: Run) -> Checkpoint:
-    """Read the last checkpoint of `run` and check what can be checked without a model.
+    """Read the last checkpoint of `run`, and check everything that needs no model.
 
     Raises:
-        UserError: the checkpoint is missing, damaged, of another run or of an earlier version, or holds counts to which
-            no training comes.
+        UserError: The checkpoint is missing, damaged, of another run or of an earlier version, or contains impossible
+            counts.
     """
     path = run.checkpoint("last")
     if not path.is_file():
-        raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start it anew")
+        raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start a new run")
     tensors, metadata = load_tensors(path, sealed=True)
-    names = {each.name for each in dataclasses.fields(Progress) if each.name != "stopped_by"}
-    bound = {each.name: dict if each.name in ("settings", "machine") else str for each in dataclasses.fields(Binding)}
-    if set(metadata) != names | set(bound) or not all(isinstance(metadata[name], bound[name]) for name in bound):
+    names = {field.name for field in dataclasses.fields(Progress) if field.name != "stopped_by"}
+    types = {name: dict if name in ("settings", "machine") else str for name in vars(Binding())}
+    if set(metadata) != names | set(types) or not all(isinstance(metadata[name], types[name]) for name in types):
         raise UserError(
-            f"{path} was written by another version and does not say all that it belongs to, so it cannot be resumed: "
-            f"start a new run, from its weights with --pretrained {run.path}"
+            f"{path} was written by another version and lacks information that a resume needs: start a new run from "
+            f"its weights with --pretrained {run.path}"
         )
     if metadata["run"] != run.key:
         raise _misfit(path, ["it belongs to another run"])
     counts = {name: metadata[name] for name in names}
-    return Checkpoint(path, tensors, Binding(**{name: metadata[name] for name in bound}), _progress(counts, path))
+    return Checkpoint(path, tensors, Binding(**{name: metadata[name] for name in types}), _progress(counts, path))
 
 
 def restore(
@@ -180,43 +180,44 @@ def restore(
     split: str = "",
     guesses: bool = False,
 ) -> State:
-    """Load a checkpoint into `model`, `optimizer` and the random generators: all of it, or nothing.
+    """Load a checkpoint into `model`, `optimizer` and the random generators, either all of it or nothing.
 
     Args:
-        checkpoint: what :func:`load_checkpoint` gave.
-        model: of the same recipe and settings as the run's.
-        optimizer: of the same kind, over the parameters of `model`.
-        batches: that training goes on with.
-        run: its directory.
-        ema: as in :class:`scnf.training.loop.Plan`.
+        checkpoint: Checkpoint of :func:`load_checkpoint`.
+        model: Model of the same recipe and settings as in the run.
+        optimizer: Optimizer of the same kind as in the run, over the parameters of `model`.
+        batches: Batches of the training.
+        run: Run directory.
+        ema: Decay of the averaged weights, as in :class:`scnf.training.loop.Plan`.
         split: SHA-256 of the label split.
-        guesses: whether labels are guessed in this training.
+        guesses: Whether this training guesses labels.
 
     Returns:
-        where to go on from, for :func:`scnf.training.loop.train`.
+        The state from which :func:`scnf.training.loop.train` continues.
 
     Raises:
-        UserError: the checkpoint, or that of the best weights, is not of this run, model, optimizer or data, lacks
-            something, or holds values to which no training comes.
+        UserError: The checkpoint, or the checkpoint of the best weights, belongs to another run, model, optimizer or
+            data set, is incomplete, or contains impossible values.
     """
     path, tensors, progress = checkpoint.path, checkpoint.tensors, checkpoint.progress
     device, averaged = next(model.parameters()).device, averaged_model(model, ema)
-    problems = [] if checkpoint.binding.split == split else ["it is of another label split"]
+    problems = [] if checkpoint.binding.split == split else ["it belongs to another label split"]
     if not progress.step < batches.steps_per_epoch:
         problems.append(f"step is {progress.step}, and an epoch has {batches.steps_per_epoch}")
     if progress.total_step > progress.epoch * batches.steps_per_epoch + progress.step:
         problems.append(f"total_step is {progress.total_step}, more than {progress.epoch} epochs have")
 
-    given = under_prefix("optimizer", tensors)
-    moved = {name.partition(".")[0] for name in given}  # a parameter that never has a gradient has no state
+    optimizer_tensors = under_prefix("optimizer", tensors)
+    # a parameter that never had a gradient has no state
+    indices = {name.partition(".")[0] for name in optimizer_tensors}
     state = full_state(optimizer) if progress.total_step else {}
-    state = {name: value for name, value in state.items() if not moved or name.partition(".")[0] in moved}
+    state = {name: value for name, value in state.items() if not indices or name.partition(".")[0] in indices}
     sums = dict.fromkeys(
         ["loss", "grad_norm", *under_prefix("sums", tensors)] if progress.step else [], torch.zeros(())
     )
     labels = batches.y if guesses and progress.total_step else None
     expected = _contents(model, averaged, state, sums, labels) | {"rng.cpu": torch.get_rng_state()}
-    if "rng.cuda" in tensors:  # of a machine that has a GPU, whether or not it was used
+    if "rng.cuda" in tensors:  # written on every machine with a GPU, even if training ran on the CPU
         expected["rng.cuda"] = torch.cuda.get_rng_state() if device.type == "cuda" else tensors["rng.cuda"]
     problems += misfits(expected, tensors)
     if not problems:
@@ -226,18 +227,18 @@ def restore(
     if problems:
         raise _misfit(path, problems)
     _check_best(checkpoint, model, run)
-    run.read_metrics()  # a damaged table is refused before anything changes
+    run.read_metrics()  # refuses a damaged table before anything changes
 
     model.load_state_dict(under_prefix("model", tensors))
     if averaged is not None:
         averaged.load_state_dict(under_prefix("ema", tensors))
-    restore_optimizer(optimizer, given)
+    restore_optimizer(optimizer, optimizer_tensors)
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    on_device = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
-    found = None if labels is None else tensors["guesses"].to(device)
-    return State(model, optimizer, averaged, progress, on_device, found)
+    restored_sums = {name: value.to(device) for name, value in under_prefix("sums", tensors).items()}
+    restored_guesses = None if labels is None else tensors["guesses"].to(device)
+    return State(model, optimizer, averaged, progress, restored_sums, restored_guesses)
 
 
 def _contents(
@@ -247,7 +248,7 @@ def _contents(
     sums: Mapping[str, Any],
     guesses: Tensor | None,
 ) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the random generators."""
+    """Return the tensors of a checkpoint, without the random generators."""
     tensors = with_prefix("model", model.state_dict()) | with_prefix("optimizer", optimizer)
     tensors |= with_prefix("sums", {name: torch.as_tensor(value) for name, value in sums.items()})
     if averaged is not None:
@@ -256,13 +257,13 @@ def _contents(
 
 
 def _progress(counts: Mapping[str, Any], path: Path) -> Progress:
-    """The counts of a checkpoint, where a training may come to them."""
+    """Return the progress of a checkpoint, and refuse impossible counts (UserError)."""
     problems = []
     for name in ("epoch", "step", "total_step", "images", "best_epoch"):
-        if type(counts[name]) is not int or not 0 <= counts[name] < _MOST:
+        if type(counts[name]) is not int or not 0 <= counts[name] < _COUNT_LIMIT:
             problems.append(f"{name} is {counts[name]!r}")
     for name in ("minutes", "train_seconds"):
-        if type(counts[name]) not in (int, float) or not 0 <= counts[name] < _MOST:
+        if type(counts[name]) not in (int, float) or not 0 <= counts[name] < _COUNT_LIMIT:
             problems.append(f"{name} is {counts[name]!r}")
     try:
         score = float(counts["best_score"])
@@ -285,12 +286,12 @@ def _progress(counts: Mapping[str, Any], path: Path) -> Progress:
 
 
 def _wrong_values(tensors: Mapping[str, Tensor], total_step: int, num_classes: int) -> list[str]:
-    """Of tensors that have names, shapes and types as they should, those whose values no training comes to."""
+    """Describe impossible values in tensors whose names, shapes and types are right."""
     problems = []
-    counted = {
+    step_counts = {
         name: value for name, value in tensors.items() if name.startswith("optimizer.") and name.endswith(".step")
     }
-    for name, value in counted.items():
+    for name, value in step_counts.items():
         if not (0 < float(value) <= total_step and float(value).is_integer()):
             problems.append(f"{name} is {float(value):g} after {total_step} steps")
     if "ema.n_averaged" in tensors and int(tensors["ema.n_averaged"]) != total_step:
@@ -307,10 +308,11 @@ def _wrong_values(tensors: Mapping[str, Tensor], total_step: int, num_classes: i
 
 
 def _check_best(checkpoint: Checkpoint, model: JointModel, run: Run) -> None:
-    """See that the best weights are those which the checkpoint speaks of.
+    """Check that the file of the best weights agrees with the checkpoint, and update the progress.
 
-    A process may have died between writing them and the checkpoint. Their epoch is then done again, and with the same
-    bits gives the same weights; until then, they are the best that there are.
+    A process may have died after it wrote the best weights and before it wrote the checkpoint. The resume then repeats
+    their epoch, which gives the same weights where results are bit for bit the same. Until then, the file holds the
+    best weights.
     """
     path, progress = run.checkpoint("best"), checkpoint.progress
     if not path.is_file():
@@ -327,10 +329,11 @@ def _check_best(checkpoint: Checkpoint, model: JointModel, run: Run) -> None:
         epoch, score = int(about["epoch"]), float(about["score"])
     except (KeyError, TypeError, ValueError):
         epoch, score = -1, math.nan
-    as_said = (epoch, score) == (progress.best_epoch, progress.best_score) and epoch > 0
-    if not (as_said or (epoch == progress.epoch + 1 and not math.isnan(score))):
+    agrees = (epoch, score) == (progress.best_epoch, progress.best_score) and epoch > 0
+    if not (agrees or (epoch == progress.epoch + 1 and not math.isnan(score))):
         raise _misfit(
-            path, [f"it is of epoch {about.get('epoch')}, and by {checkpoint.path} it is of {progress.best_epoch}"]
+            path,
+            [f"it is of epoch {about.get('epoch')}, and {checkpoint.path} expects epoch {progress.best_epoch}"],
         )
     problems = misfits(model.state_dict(), tensors)
     problems = problems or [f"{name} holds NaN or infinity" for name in non_finite(tensors)]
@@ -345,6 +348,6 @@ def _text(value: Any) -> str:
 
 def _misfit(path: Path, problems: list[str]) -> UserError:
     return UserError(
-        f"{path} does not fit this run: {few(problems)}. It was changed, damaged or put there from elsewhere: restore "
-        f"the file, or start a new run, from its weights with --pretrained {path.parent.parent}"
+        f"{path} does not fit this run: {few(problems)}. It was changed, damaged or copied from elsewhere: restore the "
+        f"file, or start a new run from its weights with --pretrained {path.parent.parent}"
     )

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, or its class-conditional part on latents that are computed once."""
+"""Select the trained part of a model, either all of it or its class-conditional part on precomputed latents."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from scnf.training.checkpoint import load_file, load_tensors, load_weights
 
 
 class Whole:
-    """All of a model, trained on the rows themselves.
+    """A subject of training that is the whole model, on the rows themselves.
 
     Args:
-        model: a model.
+        model: Model to train.
 
     Attributes:
-        trained: what the training loop takes as its model.
-        fixed: whether what the loop is given of a row stays the same for the whole training.
+        trained: Model that the training loop trains.
+        fixed: Whether the representations of the rows stay fixed throughout the training.
     """
 
     fixed = False
@@ -27,35 +27,37 @@ class Whole:
         self.trained = model
 
     def load_weights(self, path: Path) -> None:
-        """Load the weights to start from.
+        """Load the initial weights from a file.
 
         Raises:
-            UserError: they do not fit.
+            UserError: The weights do not fit the model.
         """
         load_file(self.trained, path)
 
     def starts_from_data(self, pretrained: bool) -> bool:
-        """Whether layers that start from data start from the first batch."""
+        """Return whether the first batch initialises the layers that need data-dependent initialisation."""
         return not pretrained
 
     def encoded(self, batches: Batches, seed: int, autocast: bool) -> Batches:
-        """The batches that the loop is given."""
+        """Return the batches on which the training loop trains."""
         return batches
 
     def is_encoded(self, batches: Batches) -> bool:
-        """Whether the loop can take these batches."""
+        """Return whether the training loop can train on these batches."""
         return True
 
     def on_inputs(self, kept: JointModel) -> JointModel:
-        """The model of the rows themselves, for one of the loop's."""
+        """Turn a model of the training loop into a model of the rows themselves."""
         return kept
 
 
 class ClassConditionalPart(Whole):
-    """The class-conditional part of a flow and its prior, anew, on latents of its trained shared part.
+    """A subject of training that is the class-conditional part and the prior of a flow, from new initial weights.
+
+    The training data are latents of the flow's shared part, whose weights are already trained.
 
     Args:
-        model: a flow.
+        model: Flow whose class-conditional part is trained.
     """
 
     fixed = True
@@ -64,23 +66,23 @@ class ClassConditionalPart(Whole):
         self.trained = self._flow = OnLatents(model)
 
     def load_weights(self, path: Path) -> None:
-        """Load the weights of the shared part.
+        """Load the weights of the shared part from a file.
 
         Raises:
-            UserError: they do not fit.
+            UserError: The weights do not fit the flow.
         """
-        own, tensors = self.trained.state_dict(), load_tensors(path)[0]
-        apart = ("conditional.", "prior.")
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(apart)}
-        tensors |= {name: value for name, value in own.items() if name.startswith(apart)}
+        initial, tensors = self.trained.state_dict(), load_tensors(path)[0]
+        prefixes = ("conditional.", "prior.")
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(prefixes)}
+        tensors |= {name: value for name, value in initial.items() if name.startswith(prefixes)}
         load_weights(self.trained, tensors, path)
 
     def starts_from_data(self, pretrained: bool) -> bool:
-        """The new part does."""
+        """Return true, because the class-conditional part is new even if the shared part is pretrained."""
         return True
 
     def encoded(self, batches: Batches, seed: int, autocast: bool) -> Batches:
-        """Batches of latents, the same ones whenever the seed is the same; torch's generators stay as they are."""
+        """Return batches of latents, which are a function of the seed, and leave torch's generators unchanged."""
         device = batches.x.device
         copies = min(100, max(1, 10_000 // max(1, len(batches.labelled))))
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -89,10 +91,10 @@ class ClassConditionalPart(Whole):
                 return EncodedBatches(batches, self._flow.on_inputs().eval().latent_rows, copies)
 
     def is_encoded(self, batches: Batches) -> bool:
-        """Whether these are batches of latents."""
+        """Return whether these are batches of latents."""
         return isinstance(batches, EncodedBatches)
 
     def on_inputs(self, kept: JointModel) -> JointModel:
-        """The flow of inputs with these weights."""
+        """Return the flow of the rows themselves, with the same weights."""
         assert isinstance(kept, OnLatents)
         return kept.on_inputs()

@@ -243,7 +243,7 @@ def test_wrong_words(words: str, message: str) -> None:
         ("seed: 1\ntrain: {epochs: 1}\nseed: 2", "'seed' stands twice, in lines 1 and 3"),
         ("train:\n  epochs: 1\ndata: {name: digits}\ntrain:\n  lr: 1", "'train' stands twice, in lines 1 and 4"),
         ("train:\n  epochs: 1\n  'epochs': 2", "'epochs' stands twice, in lines 2 and 3"),
-        ("train.epochs: 1\ntrain: {epochs: 2}", "train.epochs stands twice, as 'train.epochs' and as 'epochs'"),
+        ("train.epochs: 1\ntrain: {epochs: 2}", "train.epochs is set twice, as 'train.epochs' and as 'epochs'"),
         ("seed: &seed 1\ndata: {data_seed: *seed}", "write out what the alias *seed stands for"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]", "write out what the alias *a stands for"),
         ("seed: \t1\n\tx: 2", "cannot read the configuration"),
@@ -604,7 +604,7 @@ def test_a_run_of_format_1_or_2_has_the_defaults_of_its_time(recipe: str, path: 
     """They are written down once more by hand: a default that changes must not change them."""
     for number in (None, 1, 2):
         path.write_text(f"model: {{recipe: {recipe}}}" + (f"\nformat: {number}" if number else ""))
-        known = load(path, kept=True).model.recipe
+        known = load(path, from_run=True).model.recipe
         assert known.arguments() == RECIPES[recipe]().arguments(), "as long as no default has changed since"
 
 
@@ -624,7 +624,7 @@ def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypat
     Changed.name = "scnf-fast"
     monkeypatch.setitem(RECIPES, "scnf-fast", Changed)
     path.write_text("model: {recipe: scnf-fast, steps: 3}")
-    now, then = load(path).model.recipe, load(path, kept=True).model.recipe
+    now, then = load(path).model.recipe, load(path, from_run=True).model.recipe
     assert (now.channels, now.conditional, now.steps) == (7, "gaussian", 3)  # type: ignore[attr-defined]
     assert (then.channels, then.conditional, then.steps) == (96, "flow", 3)  # type: ignore[attr-defined]
 
@@ -632,7 +632,7 @@ def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypat
 def test_the_old_default_of_linear_hung_on_the_class_conditional_part(path: Path) -> None:
     for more, linear in (("", "full"), (", conditional: gaussian", "plu"), (", linear: qr", "qr")):
         path.write_text(f"model: {{recipe: scnf-toy{more}}}")
-        assert value(load(path, kept=True), "model.linear") == linear
+        assert value(load(path, from_run=True), "model.linear") == linear
 
 
 @pytest.mark.parametrize(
@@ -641,7 +641,7 @@ def test_the_old_default_of_linear_hung_on_the_class_conditional_part(path: Path
 )
 def test_networks_of_old_runs_have_a_name(path: Path, recipe: str, blocks: int, network: str) -> None:
     path.write_text(f"format: 2\nmodel: {{recipe: {recipe}, blocks: {blocks}}}")
-    assert value(load(path, kept=True), "model.network") == network
+    assert value(load(path, from_run=True), "model.network") == network
 
 
 def test_a_resume_of_an_old_run_compares_with_the_defaults_of_its_time(path: Path) -> None:

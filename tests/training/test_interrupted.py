@@ -61,10 +61,10 @@ def names(run: Run) -> set[str]:
 @pytest.mark.parametrize(
     ("number", "place", "turn", "said"),
     [
-        (signal.SIGUSR1, "scnf.propagation.strategy:propagate", 1, "interrupted after step 0; go on with: "),
-        (signal.SIGUSR2, "scnf.training.metrics:evaluate", 1, "interrupted after step 4; go on with: "),
-        (signal.SIGTERM, "scnf.training.metrics:evaluate", 2, "scnf train was interrupted by SIGTERM: go on with: "),
-        (signal.SIGHUP, "scnf.analysis.samples:sample_picture", 1, "was interrupted by SIGHUP: go on with: "),
+        (signal.SIGUSR1, "scnf.propagation.strategy:propagate", 1, "interrupted after step 0; resume with: "),
+        (signal.SIGUSR2, "scnf.training.metrics:evaluate", 1, "interrupted after step 4; resume with: "),
+        (signal.SIGTERM, "scnf.training.metrics:evaluate", 2, "scnf train was interrupted by SIGTERM: resume with: "),
+        (signal.SIGHUP, "scnf.analysis.samples:sample_picture", 1, "was interrupted by SIGHUP: resume with: "),
         (signal.SIGKILL, "scnf.analysis.plots:curves", 1, ""),
     ],
     ids=["neighbours", "validation", "final evaluation", "pictures", "killed at pictures"],
@@ -83,7 +83,7 @@ def test_a_run_that_a_signal_stopped_is_finished_by_a_resume(
     out, err = process.communicate(timeout=120)
     run = last_run()
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
-    assert "Traceback" not in err and said in out + err and out.count("go on with") + err.count("\n") == bool(said)
+    assert "Traceback" not in err and said in out + err and out.count("resume with") + err.count("\n") == bool(said)
     assert run.checkpoint("last").is_file()
     if (run.path / "summary.json").exists():
         assert run.read_json("summary.json")["status"] == "interrupted"
@@ -112,7 +112,7 @@ def test_a_signal_before_anything_is_written_leaves_nothing(
     process = start("-c", SEND, number.value, place, 1, *words)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (128 + number, "")
-    assert err == f"{what} was interrupted by {number.name}: type the same again\n"
+    assert err == f"{what} was interrupted by {number.name}: run the same command again\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -398,7 +398,7 @@ def test_a_loss_that_is_not_finite_names_a_layer(digits: Callable[..., Any], las
     assert outcome.code == 2 and "Traceback" not in outcome.err
     assert re.match(r"error: the loss or its gradient is not finite at step \d+ \(epoch 1\): ", outcome.err)
     assert re.search(r"the first layer with a non-finite output is transform\.\S+ \(\w+\)", outcome.err)
-    assert "it had not come to its first checkpoint" in outcome.err and "Lower train.lr" in outcome.err
+    assert "there is no checkpoint yet" in outcome.err and "Lower train.lr" in outcome.err
     assert last_run().read_json("summary.json")["status"] == "failed"
 
 
@@ -481,7 +481,7 @@ def test_a_signal_while_labels_are_guessed_acts_at_once(
     before = [signal.getsignal(each) for each in WATCHED]
     words = "--epochs 2 --propagations 1 --augment 1 --consistency_weight 10"
     outcome = digits(words)
-    assert outcome.code == 128 + number and "after step 0; go on with" in outcome.out and len(calls) == 1
+    assert outcome.code == 128 + number and "after step 0; resume with" in outcome.out and len(calls) == 1
     assert [signal.getsignal(each) for each in WATCHED] == before
     stopped = last_run()
     assert stopped.read_json("summary.json")["status"] == "interrupted"

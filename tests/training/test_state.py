@@ -184,11 +184,11 @@ def test_every_entry_of_the_header_must_be_there_as_it_was_written(adam: Trainin
     for name in header:
         others = {key: value for key, value in header.items() if key != name}
         adam.path.write_bytes(save(adam.tensors, metadata={"scnf": json.dumps(others)}))
-        assert "has no check sum" in adam.refused() or "is damaged, or was changed" in adam.refused()
+        assert "has no checksum" in adam.refused() or "is damaged, or was changed" in adam.refused()
         for value in (header[name] * 2 if not isinstance(header[name], dict) else {"x": 1}, None, 7, "x", [], {}):
             if value != header[name]:
                 adam.path.write_bytes(save(adam.tensors, metadata={"scnf": json.dumps({**header, name: value})}))
-                assert "is damaged, or was changed" in adam.refused() or "has no check sum" in adam.refused()
+                assert "is damaged, or was changed" in adam.refused() or "has no checksum" in adam.refused()
         save_tensors(adam.path, adam.tensors, {key: value for key, value in others.items() if key != "sha256"})
         if name != "sha256":
             assert "by another version" in adam.refused()
@@ -302,7 +302,7 @@ def test_a_run_from_before_checkpoints_were_bound_is_refused(scnf: Callable[...,
     old = {name: value for name, value in metadata.items() if name not in ("run", "split", "settings", "machine")}
     copied.checkpoint("last").write_bytes(save(tensors, metadata={"scnf": json.dumps(old)}))
     outcome = scnf("train --resume 1")
-    assert outcome.code == 2 and "has no check sum" in outcome.err and "--pretrained" in outcome.err
+    assert outcome.code == 2 and "has no checksum" in outcome.err and "--pretrained" in outcome.err
     about = copied.read_json("env.json")
     del about["key"]
     copied.write_json("env.json", about)
