@@ -26,8 +26,8 @@ USAGE = """usage: scnf COMMAND ...
 RUN is an id, a directory or `last`. PATH is a directory or a .safetensors file of weights, the name of shipped weights,
 such as scnf-digits, or `shipped` for the weights of the default recipe.
 Every command accepts --import FILE, which runs a Python file that registers your own parts. --trust-parts lets a
-command run the parts of a run that somebody else made. scnf COMMAND --help prints the options of a command. scnf
---version prints the version."""
+command run the parts of a run that somebody else made.
+scnf COMMAND --help prints the options of a command, and scnf --version prints the version."""
 
 
 @streams.guarded()

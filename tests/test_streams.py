@@ -237,7 +237,7 @@ def test_errors_with_texts_of_files_are_one_printable_line(scnf: Callable[..., A
     outcome = scnf("runs --sort", Path("\x1b[2J\nx"))
     assert outcome.code == 2 and outcome.err.startswith(r"error: there is no column '\x1b[2J\nx'")
     outcome = scnf("evaluate", Path("\x1b[2J\nx.safetensors"))
-    assert (outcome.code, outcome.err) == (2, "error: there is no file \\x1b[2J\\nx.safetensors\n")
+    assert (outcome.code, outcome.err) == (2, "error: there is no file \\x1b[2J\\nx.safetensors: check the path\n")
 
 
 def test_labels_of_pictures_are_no_formulas() -> None:
@@ -268,4 +268,4 @@ def test_names_that_are_no_text_are_refused(place: Path, environment: dict[str, 
     for words in (f"runs --logs {name}", f"sample last --out {name}.png", f"train --config digits.yaml --name {name}"):
         done = shell(f"SCNF {words}", place, **environment)
         assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
-        assert done.stderr.startswith("error: ") and "rename what it names, or set LC_ALL=C.UTF-8" in done.stderr
+        assert done.stderr.startswith("error: ") and "rename the file that it names, or set LC_ALL=C.UTF-8" in done.stderr

@@ -193,9 +193,9 @@ def evaluate(
         over draws of the accuracy of a single draw. With `views`, "views_accuracy" scores the mean of p(y | x) over one
         draw of an image and its views.
 
-        Where the model knows p(x), "nll" is the negative log-likelihood in nats per row, as a mean over rows and draws. A
-        lower bound may take the place of log p(x). Here p is the density of images on [0, 1)^D, which may exceed 1, or the probability
-        of binarised images.
+        Where the model knows p(x), "nll" is the negative log-likelihood in nats per row, as a mean over rows and draws.
+        A lower bound may take the place of log p(x). Here p is the density of images on [0, 1)^D, which may exceed 1,
+        or the probability of binarised images.
 
         Where p is a density of grey levels, "bits_per_dim" is the NLL in bits. In expectation it is an upper bound of
         the code length, for any number of draws. With more than one draw, "bits_per_dim_over_draws" is the tighter
