@@ -18,6 +18,7 @@ Example:
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -114,6 +115,11 @@ class Argument:
     kind: Any
     default: Any
     notes: tuple[Any, ...] = ()
+
+    @property
+    def plain(self) -> Any:
+        """Return the type of the field without its annotations."""
+        return get_args(self.kind)[0] if get_origin(self.kind) is Annotated else self.kind
 
     @property
     def condition(self) -> When | None:
@@ -218,11 +224,45 @@ def converted(kind: Any, value: Any, name: str) -> Any:
         raise InvalidArgument(name, f"must be {in_words(kind)}; not {value!r}") from None
 
 
+def check_kind(name: str, kind: Any, inside: bool = False) -> None:
+    """Refuse a type that no setting can have (InvalidArgument).
+
+    A setting is a bool, an int, a float, a str, a tuple[T, ...] or a Literal of texts, or one of several of these.
+
+    Args:
+        name: Name of the argument, for the message.
+        kind: The type.
+        inside: Whether it is one of several types of the argument. Then it may be a class, of objects in Python.
+
+    Example:
+        >>> check_kind("width", list[int])
+        Traceback (most recent call last):
+        ...
+        scnf.errors.InvalidArgument: width must be of a type that a setting can have, not list[int]; see check_kind
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        check_kind(name, parts[0], inside)
+    elif origin in (Union, UnionType):
+        for part in parts:
+            check_kind(name, part, inside=True)
+    elif origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
+        check_kind(name, parts[0])
+    elif not (
+        kind in (bool, int, float, str)
+        or (origin is Literal and all(isinstance(part, str) for part in parts))
+        or (inside and isinstance(kind, type) and origin is None)
+    ):
+        raise InvalidArgument(name, f"must be of a type that a setting can have, not {kind}; see check_kind")
+
+
 class _OtherKind(Exception):
     """A value is not of the required type."""
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        value = value.item()
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         value = _converted(parts[0], value, name)
@@ -265,9 +305,8 @@ def _bool(value: Any) -> bool:
 
 
 def _int(value: Any) -> int:
-    if isinstance(value, str) and (text := value.strip()).removeprefix("-").isascii():
-        _checked(value, text.removeprefix("-").isdigit() and len(text) <= 30)
-        return int(text)
+    if isinstance(value, str):
+        return int(_checked(value, re.fullmatch(r"[-+]?[0-9]{1,30}", value.strip()) is not None))
     return int(_checked(value, isinstance(value, Integral) and not isinstance(value, bool)))
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from scnf import __version__, interrupt, parts, streams
 from scnf.commands import COMMANDS, Command
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"scnf {__version__}")
                     return 0
                 rest = parts.take(words[1:])
-                return _command(words[0])(rest)
+                return _exit_code(words[0], _command(words[0])(rest))
             finally:  # a parser exits after its help
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -85,6 +85,15 @@ def _command(name: str) -> Command:
         module, _, function = command.partition(":")
         command = cast(Command, getattr(import_module(module), function))
     return command
+
+
+def _exit_code(name: str, result: Any) -> int:
+    """Return what a command returned, which must be an exit code; a command that returns nothing has succeeded."""
+    if result is None:
+        return 0
+    if type(result) is not int or not 0 <= result <= 255:
+        raise UserError(f"the command {name} returned {result!r}, which is no exit code: return 0 for success")
+    return result
 
 
 def _check_bytes(word: str) -> None:

@@ -324,7 +324,7 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
     With `train.adapt`, the class-conditional part may change.
     """
     recipe = type(settings.model.recipe)
-    if type(trained.model.recipe) is not recipe:
+    if trained.model.recipe.name != recipe.name:
         return  # loading the weights then compares shapes
     before, now = trained.model.recipe.arguments(), settings.model.recipe.arguments()
     adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
@@ -333,7 +333,7 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
         if before.get(name, value) != value and not may_change:
             raise UserError(
                 f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
-                "Leave it out, or train a new model"
+                f"Set it to {before[name]}, or train a new model"
             )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scnf.errors import UserError
 from scnf.files import write_text
+from scnf.parts import place_of
 
 _NO_MEMORY = re.compile(  # PyTorch says so on a CPU and a GPU, by a RuntimeError without a type of its own
     "out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|alloc_failed"
@@ -50,6 +51,11 @@ def explain(error: Exception, directory: Path | None = None) -> UserError | Unex
         return UserError(f"{error.strerror or said}: {error.filename}" if error.filename else said)
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         return UserError(f"torch.compile failed ({said[:300]}). Set train.compile to false")
+    if place := place_of(error):
+        where = _left_behind(error, directory)
+        return UserError(
+            f"your own code failed in {place}: {type(error).__name__}: {said[:300]} (the traceback {where})"
+        )
     what = f"this is a bug in scnf, please report it: {type(error).__name__}: {said[:200]}"
     return UnexpectedError(f"{what} (the traceback {_left_behind(error, directory)})")
 

@@ -10,19 +10,32 @@ import importlib.util
 import os
 import re
 import sys
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
 
 from scnf import files
 from scnf.errors import InvalidArgument, UserError
+from scnf.registry import REGISTRATIONS, Registration
 
 FOLDER = "parts"
 """Directory in a run with the Python files that the run needs."""
 _CHECKSUMS = "SHA256SUMS"
+_MODULE = "scnf_parts_"  # starts the names of the modules that the files become
 
-_imported: dict[str, tuple[str, bytes]] = {}  # digest -> name and content of each file that this process has run
+
+class _File(NamedTuple):
+    """A file that this process has run."""
+
+    name: str
+    content: bytes
+    registrations: list[Registration]
+
+
+_files: dict[str, _File] = {}  # by digest
+_session: list[str] = []  # digests of the files that new runs of this process need
 _trusts_all = False
 
 
@@ -36,21 +49,29 @@ def import_file(path: Path) -> None:
     """Run a Python file that registers parts, once in each process.
 
     Raises:
-        UserError: The file cannot be read, fails, or registers a name that is taken.
+        UserError: The file cannot be read or fails, or registers the same name as another file of the command.
     """
+    if path.suffix != ".py":
+        raise UserError(f"--import needs a Python file, whose name ends in .py, not {path}")
     try:
         content = files.read_bytes(path)
     except OSError as error:
         raise UserError(f"cannot read the parts {path}: {error.strerror or error}") from error
-    _run(path, content)
+    digest = _run(path, content)
+    names = _names(digest)
+    for other in _session:
+        if other != digest and (clashes := names & _names(other)):
+            raise UserError(f"{path} and {_files[other].name} both register {clashes.pop()[1]!r}: rename one of them")
+    _session.append(digest)
 
 
 def keep(run: Path) -> None:
-    """Copy all imported files into a run, and record on this machine that the user trusts them."""
+    """Copy the imported files into a run, and record on this machine that the user trusts them."""
     checksums = ""
-    for number, (digest, (name, content)) in enumerate(_imported.items(), start=1):
-        file_name = f"{number:02d}-{name}"  # the number preserves the order of the imports
-        files.write_bytes(run / FOLDER / file_name, content)
+    for number, digest in enumerate(dict.fromkeys(_session), start=1):
+        file = _files[digest]
+        file_name = f"{number:02d}-{file.name}"  # the number preserves the order of the imports
+        files.write_bytes(run / FOLDER / file_name, file.content)
         checksums += f"{digest}  {file_name}\n"
         with suppress(OSError, UserError):  # without the marker, loading the run needs --trust-parts
             files.write_text(_marker(digest), f"{run.resolve()}\n")
@@ -58,50 +79,82 @@ def keep(run: Path) -> None:
         files.write_text(run / FOLDER / _CHECKSUMS, checksums)
 
 
-def admit(directory: Path) -> None:
-    """Import the parts that a run stores, if it stores any.
+def admit(directory: Path, adopt: bool = False) -> None:
+    """Import the parts that a run stores, if it stores any. Their names then mean the parts of this run.
 
     A file runs in three cases. This process has imported the same file, this process trusts every run (:func:`trust`),
     or this user made a run with the file on this machine.
 
+    Args:
+        directory: Directory of the run.
+        adopt: Whether new runs of this process need the parts, too.
+
     Raises:
-        UserError: A file is not trusted, and no file is run. Or a file fails.
+        UserError: A file is not trusted, or the directory differs from the list of its files, and no file is run. Or a
+            file fails.
     """
-    paths = sorted((directory / FOLDER).glob("*.py"))
-    if not paths:
-        return
-    contents = [files.read_bytes(path) for path in paths]
-    _check_digests(directory / FOLDER / _CHECKSUMS, dict(zip((path.name for path in paths), contents, strict=True)))
+    contents = _contents(directory / FOLDER)
     untrusted = [
         f"{path} (sha256 {digest[:12]}...)"
-        for path, digest in zip(paths, map(_digest, contents), strict=True)
-        if not (_trusts_all or digest in _imported or _marker(digest).is_file())
+        for path, (digest, _) in contents.items()
+        if not (_trusts_all or digest in _files or _marker(digest).is_file())
     ]
     if untrusted:
         raise UserError(
             f"{directory} needs code of its own, which this command would run: {', '.join(untrusted)}. Read the code "
             "first; then add --trust-parts, or pass the same file with --import"
         )
-    for path, content in zip(paths, contents, strict=True):
+    for path, (digest, content) in contents.items():
         _run(path, content)
+        if adopt:
+            _session.append(digest)
 
 
-def _check_digests(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Refuse files that differ from the files with which the run was made (UserError)."""
-    lines = files.read_text(path).splitlines() if path.is_file() else []
+def place_of(error: BaseException) -> str | None:
+    """Return the file, line and function of the parts in which an error arose; None for an error elsewhere."""
+    place, at = None, error.__traceback__
+    while isinstance(at, TracebackType):
+        frame = at.tb_frame
+        if str(frame.f_globals.get("__name__")).startswith(_MODULE):
+            place = f"{frame.f_code.co_filename}, line {at.tb_lineno}, in {frame.f_code.co_name}"
+        at = at.tb_next
+    return place
+
+
+def _contents(folder: Path) -> dict[Path, tuple[str, bytes]]:
+    """Return digest and content of each file of a run, which must be the files of its list (UserError)."""
+    if not folder.is_dir():
+        return {}
+    path = folder / _CHECKSUMS
+    try:
+        lines = files.read_text(path).removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}, the list of the parts of the run: restore it") from error
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name, content in contents.items():
-        if expected.get(name) != _digest(content):
+    names = {each.name for each in folder.iterdir()} - {_CHECKSUMS}
+    if names != expected.keys():
+        name = sorted(names ^ expected.keys())[0]
+        problem = "is not in the list of the parts of the run" if name in names else "is missing"
+        raise UserError(f"{folder / name} {problem}, {path}: restore the directory")
+    contents = {}
+    for name, digest in sorted(expected.items()):
+        content = files.read_bytes(folder / name)
+        if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(
-                f"{path.parent / name} is not what the run was made with, according to {path}: restore both files"
+                f"{folder / name} is not what the run was made with, according to {path}: restore both files"
             )
+        contents[folder / name] = digest, content
+    return contents
 
 
-def _run(path: Path, content: bytes) -> None:
-    digest = _digest(content)
-    if digest in _imported:
-        return
-    module_name = f"scnf_parts_{digest[:12]}"
+def _run(path: Path, content: bytes) -> str:
+    """Run a file, or register its parts again where it has run; return its digest."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest in _files:
+        for each in _files[digest].registrations:
+            each.table[each.name] = each.part
+        return digest
+    module_name, count = f"{_MODULE}{digest[:12]}", len(REGISTRATIONS)
     spec = importlib.util.spec_from_loader(module_name, loader=None, origin=str(path))
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -109,30 +162,48 @@ def _run(path: Path, content: bytes) -> None:
     sys.modules[module_name] = module  # dataclasses look up their module there
     try:
         exec(compile(content, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        _withdraw(count)
         del sys.modules[module_name]
-        raise UserError(f"cannot import the parts {path}: {_where(error, path)}") from error
-    _imported[digest] = (re.sub(r"^\d\d-", "", path.name), content)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise UserError(f"cannot import the parts {path}: {_message(error)}") from error
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"^\d\d-", "", path.name))[-80:]
+    _files[digest] = _File(name, content, REGISTRATIONS[count:])
+    return digest
 
 
-def _where(error: BaseException, path: Path) -> str:
-    """Return the message of an error, with the line of the file that raised it."""
-    if isinstance(error, InvalidArgument):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"line {lines[-1]}: {message}" if lines else message
+def _withdraw(count: int) -> None:
+    """Take back all registrations but the first `count`."""
+    while len(REGISTRATIONS) > count:
+        last = REGISTRATIONS.pop()
+        earlier = [each for each in REGISTRATIONS if each.table is last.table and each.name == last.name]
+        if earlier:
+            last.table[last.name] = earlier[-1].part
+        else:
+            last.table.pop(last.name, None)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _names(digest: str) -> set[tuple[int, str]]:
+    return {(id(each.table), each.name) for each in _files[digest].registrations}
+
+
+def _message(error: BaseException) -> str:
+    """Return what an error says, with its type and the line of the parts in which it arose."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "its text cannot be made"
+    text = text if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {text}"
+    place = place_of(error)
+    return f"{text} ({place})" if place else text
 
 
 def _marker(digest: str) -> Path:
     """Return the path of a file outside all runs, whose existence says that this user made a run with the digest."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(files.expand(state)) / "scnf" / FOLDER / digest
+    state = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(state) if os.path.isabs(state) else Path(files.expand("~/.local/state"))
+    return home / "scnf" / FOLDER / digest
 
 
 def take(words: Sequence[str]) -> list[str]:

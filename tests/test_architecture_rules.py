@@ -52,11 +52,11 @@ ALLOWED: dict[str, set[str]] = {
     "scnf.parts": set(),
     "scnf.training": LEARNING,
     "scnf.propagation": {"scnf.propagation", *LEARNING},
-    "scnf.recipes": {"scnf.recipes", "scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},
+    "scnf.recipes": {"scnf.recipes", "scnf.batch", "scnf.models", "scnf.distributions", "scnf.transforms", "scnf.nn"},
     "scnf.settings": {"scnf.settings", "scnf.recipes", "scnf.objectives", "scnf.propagation", "scnf.shipped"},
     "scnf.analysis": PARTS,
     "scnf.estimators": PARTS,
-    "scnf.failures": set(),
+    "scnf.failures": {"scnf.parts"},
     "scnf.weights": {"scnf.parts", "scnf.runs", "scnf.settings", "scnf.shipped"},
     "scnf.experiment": {"scnf.settings", "scnf.weights", *PARTS},
     "scnf.commands": {

@@ -187,7 +187,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --prior even", "not 'even'"),
     pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),
     # weights
-    (f"{DIGITS} --pretrained 1", "not 32: with it the weights make another model. Leave it out, or train a new model"),
+    (f"{DIGITS} --pretrained 1", "not 32: with it the weights make another model. Set it to 8, or train a new model"),
     (f"{DIGITS} --pretrained alone.safetensors", "is [8, 2, 3, 3] in the file and [32, 2, 3, 3] in the model; "),
     (f"{POINTS} --pretrained 1", "do not fit this model"),
     (f"{DIGITS} --pretrained empty.safetensors", "cannot read weights from empty.safetensors"),

@@ -17,6 +17,7 @@ from scnf.data.sources import DATASETS, Dataset, check_dataset
 from scnf.errors import InvalidArgument
 from scnf.nn import IMAGE_NETWORKS, VECTOR_NETWORKS, register_network
 from scnf.recipes import RECIPES, ScnfFast, register_recipe
+from scnf.registry import REGISTRATIONS
 from scnf.runs import Run
 from scnf.transforms import LINEAR
 
@@ -50,8 +51,10 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     before = [dict(table) for table in TABLES]
 
     def fresh() -> None:
-        monkeypatch.setattr(parts, "_imported", {})
+        monkeypatch.setattr(parts, "_files", {})
+        monkeypatch.setattr(parts, "_session", [])
         monkeypatch.setattr(parts, "_trusts_all", False)
+        REGISTRATIONS.clear()
         for table, kept in zip(TABLES, before, strict=True):
             table.clear()
             table.update(kept)
@@ -172,10 +175,62 @@ def test_code_that_was_changed_in_the_run_is_not_run(own: Any, trained: Run) -> 
         assert outcome.code == 2 and "is not what the run was made with" in outcome.err
 
 
-def test_another_version_of_the_file_is_refused_by_name(own: Any, trained: Run) -> None:
-    Path("my_parts.py").write_text(Path("my_parts.py").read_text() + "\n")
-    outcome, _ = own("evaluate last --import my_parts.py")
-    assert outcome.code == 2 and "'own' already names another recipe" in outcome.err
+def test_runs_of_two_versions_of_a_file_are_compared_each_by_its_own(own: Any, trained: Run) -> None:
+    path = Path("my_parts.py")
+    path.write_text(path.read_text().replace("channels: int = 8", "channels: int = 4"))
+    outcome, _ = own("train --config digits.yaml --recipe own --import my_parts.py --steps 1 --max_steps 1")
+    assert outcome.code == 0, outcome.err
+    for words in ("compare 1 2", "compare 2 1", "evaluate 1", "evaluate 1 --import my_parts.py", "evaluate 2"):
+        outcome, _ = own(words)
+        assert outcome.code == 0, outcome.err
+
+
+def test_a_configuration_of_a_run_brings_its_parts_along(own: Any, trained: Run, last_run: Any) -> None:
+    words = f"train --config {trained.path}/config.yaml --max_steps 1"
+    outcome, ran = own(words, user="you")
+    assert (outcome.code, ran) == (2, False) and "--trust-parts" in outcome.err
+    assert own(words)[0].code == 0 and (last_run().path / "parts/01-my_parts.py").is_file()
+    shutil.rmtree(trained.path)
+    assert own("evaluate last")[0].code == 0
+
+
+@pytest.mark.parametrize("extra", ["helper/__init__.py", "other.py", "notes.txt"])
+def test_files_that_the_run_does_not_list_are_refused(own: Any, trained: Run, extra: str) -> None:
+    path = trained.path / "parts" / extra
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    for words in ("evaluate last", "evaluate last --trust-parts"):
+        outcome, ran = own(words)
+        assert (outcome.code, ran) == (2, False) and "is not in the list of the parts of the run" in outcome.err
+
+
+@pytest.mark.parametrize("damage", ["gone", "no list", "no text"])
+def test_parts_that_are_damaged_are_told(own: Any, trained: Run, damage: str) -> None:
+    file, sums = sorted((trained.path / "parts").iterdir())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "no list":
+        sums.unlink()
+    else:
+        sums.write_bytes(b"\xff\xfe")
+    outcome, ran = own("evaluate last --trust-parts")
+    assert (outcome.code, ran) == (2, False)
+    assert ("is missing" if damage == "gone" else "the list of the parts of the run") in outcome.err
+
+
+def test_a_relative_state_directory_counts_for_nothing(own: Any, trained: Run, tmp_path: Path) -> None:
+    digest = (trained.path / "parts" / "SHA256SUMS").read_text().split()[0]
+    marker = tmp_path / "rel" / "scnf" / "parts" / digest
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "scnf", "evaluate", str(trained.path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_STATE_HOME": "rel", "HOME": str(tmp_path / "home")},
+    )
+    assert done.returncode == 2 and "--trust-parts" in done.stderr
 
 
 def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained: Run, last_run: Any) -> None:
@@ -193,12 +248,20 @@ def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained
     ("code", "message"),
     [
         ("x = ", r"cannot import the parts my_parts.py: .*SyntaxError"),
-        ("\n\nraise RuntimeError('no')", "line 3: RuntimeError: no"),
-        ("import sys; sys.exit(0)", "line 1: SystemExit: 0"),
+        ("\n\nraise RuntimeError('no')", "RuntimeError: no .*my_parts.py, line 3"),
+        ("import sys; sys.exit(0)", "SystemExit: 0 .*line 1"),
         ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
-        ("from scnf import register_transform\nregister_transform('plu')", "line 2: name 'plu' already names another"),
-        ("from scnf import register_command\nregister_command('train')", "'train' already names another command"),
-        ("from scnf import register_network\nregister_network('a b')", "name must be letters, digits, "),
+        (
+            "from scnf import register_transform as r\nr('plu')(1)",
+            "'plu' already names a transform of scnf.*line 2",
+        ),
+        ("from scnf import register_command\nregister_command('train')(1)", "'train' already names a command of scnf"),
+        ("from scnf import register_network\nregister_network('a b')(1)", "name must be letters, digits, "),
+        ("raise BaseException('z')", "BaseException: z"),
+        (
+            "class E(Exception):\n  def __str__(self):\n    raise ValueError\nraise E",
+            "E: its text cannot be made",
+        ),
     ],
 )
 def test_a_file_that_fails_is_told_by_its_line(own: Any, code: str, message: str) -> None:
@@ -214,7 +277,7 @@ def test_a_file_that_fails_is_told_by_its_line(own: Any, code: str, message: str
         ("recipes --import", "--import needs a value: a Python file"),
         ("recipes --import --trust-parts", "--import needs a value"),
         ("recipes --import not-there.py", "cannot read the parts not-there.py: No such file"),
-        ("recipes --import .", "cannot read the parts ."),
+        ("recipes --import .", "a Python file, whose name ends in .py, not ."),
         ("recipes nothing", "recipe must be one of .*; not 'nothing'"),
         ("train --config digits.yaml --recipe own", "must be one of .*; not 'own'"),
     ],
@@ -225,8 +288,8 @@ def test_words_that_import_nothing(own: Any, words: str, message: str) -> None:
 
 
 def test_names_are_registered_once_and_for_what_they_take(process: Callable[[], None]) -> None:
-    with pytest.raises(InvalidArgument, match="'scnf-fast' already names another recipe"):
-        register_recipe("scnf-fast")(ScnfFast)
+    with pytest.raises(InvalidArgument, match="recipe is scnf-fast already: register a class under it"):
+        register_recipe("again")(ScnfFast)
     with pytest.raises(InvalidArgument, match="inputs must be one of images, vectors; not 'points'"):
         register_network("own", "points")  # type: ignore[arg-type]
     register_network("own", "vectors")(VECTOR_NETWORKS["mlp"])
@@ -237,8 +300,12 @@ def test_data_that_are_none_are_refused(process: Callable[[], None]) -> None:
     import torch
 
     x, y = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    points = torch.rand(4, 2)
     check_dataset(Dataset("own", x, y, x, y, 2, 256))
     for bad, message in (
+        (Dataset("own", x, y, x, y, 2, "256"), "levels must be a whole number"),  # type: ignore[arg-type]
+        (Dataset("own", points.double(), y, points, y, 2, None), "must be float32, not torch.float64"),
+        (Dataset("own", points.clone().requires_grad_(), y, points, y, 2, None), "must not require gradients"),
         (Dataset("own", x.float(), y, x, y, 2, 256), "train split is no data: images of 256 grey levels are whole"),
         (Dataset("own", x, y, x, y + 1, 2, 256), "test split is no data: labels are 0 to 1"),
         (Dataset("own", x, y[:3], x, y, 2, 256), "train split is no data: there are 4 rows and 3 labels"),
@@ -247,3 +314,147 @@ def test_data_that_are_none_are_refused(process: Callable[[], None]) -> None:
     ):
         with pytest.raises(InvalidArgument, match=message):
             check_dataset(bad)  # type: ignore[arg-type]
+
+
+# --- recipes that could not be set or kept
+
+RECIPE = """
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from scnf import register_recipe
+from scnf.arguments import Range, When
+from scnf.recipes import ScnfFast
+
+@register_recipe("own")
+@dataclass(frozen=True)
+class Own(ScnfFast):
+    '''Somebody's own.'''
+    FIELD
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extra: list[int] = field(default_factory=list)", "extra must be of a type that a setting can have"),
+        ("extra: tuple = (1,)", "extra must be of a type"),
+        ("extra: complex = 1j", "extra must be of a type"),
+        ("extra: Literal[1, 2] = 1", "extra must be of a type"),
+        ("extra: int = field(default=3, init=False)", "extra must be an argument with a default"),
+        ("extra: int = field(kw_only=True)", "extra must be an argument with a default"),
+        ("extra: str = ''", "extra must not be empty by default"),
+        ("extra: Annotated[int, Range(1, 3)] = 9", "extra must be between 1 and 3, not 9"),
+        ("extra: int = None", "extra must be a whole number"),
+        ("extra: Annotated[int, When('nope', ('x',))] = 1", "extra has an effect with nope x alone, which is no arg"),
+        ("name: str = 'x'", "name is no name for an argument"),
+        ("recipe: str = 'x'", "recipe is no name for an argument"),
+        ("coupling: int = 1", "coupling is no name for an argument"),
+    ],
+)
+def test_a_recipe_whose_arguments_could_not_be_kept_is_refused(own: Any, line: str, message: str) -> None:
+    Path("my_parts.py").write_text(RECIPE.replace("FIELD", line))
+    outcome, _ = own("recipes --import my_parts.py")
+    assert outcome.code == 2 and message in outcome.err, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("@dataclass(frozen=True)\n", ""),
+        ('@register_recipe("own")\n@dataclass(frozen=True)', '@dataclass(frozen=True)\n@register_recipe("own")'),
+        ("(ScnfFast)", ""),
+    ],
+)
+def test_a_class_that_is_no_dataclass_of_a_recipe_is_refused(own: Any, old: str, new: str) -> None:
+    Path("my_parts.py").write_text(RECIPE.replace("FIELD", "extra: int = 1").replace(old, new))
+    outcome, _ = own("recipes --import my_parts.py")
+    assert outcome.code == 2 and re.search("must be a (dataclass|class under)", outcome.err), outcome.err
+
+
+def test_a_recipe_with_slots_and_postponed_annotations_is_one(own: Any) -> None:
+    text = RECIPE.replace("FIELD", "extra: Annotated[int, Range(1, 3)] = 1")
+    text = "from __future__ import annotations\n" + text.replace("frozen=True", "frozen=True, slots=True")
+    Path("my_parts.py").write_text(text)
+    assert "extra: a whole number between 1 and 3" in own("recipes own --import my_parts.py")[0].out
+    outcome, _ = own("train --config digits.yaml --recipe own --import my_parts.py --extra 3", TINY)
+    assert outcome.code == 0 and own("evaluate last")[0].code == 0, outcome.err
+
+
+# --- networks and transforms that break their contract
+
+BROKEN = """
+import torch
+from torch import nn
+from scnf import register_network, register_transform
+from scnf.transforms import Transform
+
+class Net(nn.Module):
+    def __init__(self, i, o, h, b):
+        super().__init__()
+        self.conv = nn.Conv2d(i, o, 3, padding=1)
+        self.norm = nn.BatchNorm2d(o)
+    def forward(self, x):
+        return NETWORK
+
+register_network("own")(Net)
+
+@register_transform("own")
+class Layer(Transform):
+    def __init__(self, features):
+        super().__init__()
+    def forward(self, x, context=None):
+        return FORWARD
+    def inverse(self, x, context=None):
+        return INVERSE
+"""
+WELL = {"NETWORK": "self.conv(x)", "FORWARD": "x, x.new_zeros(len(x))", "INVERSE": "x, x.new_zeros(len(x))"}
+
+
+def broken(part: str = "", code: str = "") -> str:
+    text = BROKEN
+    for name, well in WELL.items():
+        text = text.replace(name, code if name == part else well)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "message"),
+    [
+        ("NETWORK", "self.conv(x)[:, 1:]", "model.network must map"),
+        ("NETWORK", "self.conv(x)[..., :1, :1]", "model.network must map"),
+        ("NETWORK", "None", "model.network must give a tensor with a row for each input, not NoneType"),
+        ("NETWORK", "self.norm(self.conv(x))", "model.network must keep rows apart"),
+        ("NETWORK", "self.nothing(x)", r"fails on four random inputs in .*my_parts.py, line \d+, in forward"),
+        ("FORWARD", "x", r"transform Layer must return \(outputs, logabsdet\), not a tensor"),
+        ("FORWARD", "(x, x.sum())", r"transform Layer must give logabsdet of shape \[4\], not \[\]"),
+        ("FORWARD", "2 * x, x.new_zeros(len(x))", "transform Layer must have an inverse that gives its inputs back"),
+        ("INVERSE", "x, x.new_ones(len(x))", "transform Layer must give the negative logabsdet"),
+        ("INVERSE", "None", "cannot unpack"),
+    ],
+)
+def test_parts_that_break_their_contract_are_told_before_anything_is_written(
+    own: Any, part: str, code: str, message: str
+) -> None:
+    Path("my_parts.py").write_text(broken(part, code))
+    outcome, _ = own("train --config digits.yaml --import my_parts.py --network own --linear own", TINY)
+    assert outcome.code == 2 and re.search(message, outcome.err), outcome.err
+    assert "Traceback" not in outcome.err and not Path("logs").exists()
+
+
+def test_parts_that_keep_their_contract_train(own: Any) -> None:
+    Path("my_parts.py").write_text(broken())
+    outcome, _ = own("train --config digits.yaml --import my_parts.py --network own --linear own", TINY)
+    assert outcome.code == 0 and own("evaluate last")[0].code == 0, outcome.err
+
+
+def test_code_that_fails_in_a_command_is_told_as_ones_own(own: Any) -> None:
+    head = "from scnf import register_command\n"
+    body = "@register_command('own')\ndef own(words):\n    return len(words) and 1 / 0\n"
+    Path("my_parts.py").write_text(head + body)
+    outcome, _ = own("own --import my_parts.py x")
+    assert outcome.code == 2
+    assert re.search("your own code failed in my_parts.py, line 4, in own: ZeroDivisionError", outcome.err)
+    assert own("own --import my_parts.py")[0].code == 0
+    Path("my_parts.py").write_text(head + "register_command('own')(lambda words: 300)\n")
+    assert "returned 300, which is no exit code" in own("own --import my_parts.py")[0].err

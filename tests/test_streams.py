@@ -268,4 +268,6 @@ def test_names_that_are_no_text_are_refused(place: Path, environment: dict[str, 
     for words in (f"runs --logs {name}", f"sample last --out {name}.png", f"train --config digits.yaml --name {name}"):
         done = shell(f"SCNF {words}", place, **environment)
         assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
-        assert done.stderr.startswith("error: ") and "rename the file that it names, or set LC_ALL=C.UTF-8" in done.stderr
+        assert (
+            done.stderr.startswith("error: ") and "rename the file that it names, or set LC_ALL=C.UTF-8" in done.stderr
+        )

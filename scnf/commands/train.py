@@ -15,7 +15,7 @@ from scnf.analysis import plots
 from scnf.analysis.samples import sample_picture
 from scnf.commands import options
 from scnf.data.batches import Batches
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument, UserError
 from scnf.experiment import M1_COPY, Experiment, check_model, in_settings, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
@@ -23,8 +23,10 @@ from scnf.machine import FreedMemory, check_compiler, description, peak_memory_m
 from scnf.models.flow import SemiConditionalFlow
 from scnf.propagation.strategy import Propagation
 from scnf.recipes import M1M2Recipe
+from scnf.recipes.probe import probe
+from scnf.registry import REGISTRATIONS
 from scnf.runs import Run
-from scnf.settings import Settings, check_lasting, lasting, load_settings, to_yaml
+from scnf.settings import Settings, check_lasting, lasting, load_settings, runs_root, to_yaml
 from scnf.shipped import find_config
 from scnf.threads import Threads
 from scnf.training.checkpoint import save_tensors
@@ -44,10 +46,13 @@ def train(words: Sequence[str]) -> int:
         raise UserError("--resume continues with the settings of its run: leave --config out")
     with ExitStack() as locks:
         if not arguments["--resume"]:
-            settings = load_settings(find_config(arguments["--config"] or "config.yaml"), overrides)
+            path = find_config(arguments["--config"] or "config.yaml")
+            if path.with_name("split.json").is_file():  # the configuration of a run
+                parts.admit(path.parent, adopt=True)
+            settings = load_settings(path, overrides)
             streams.go_on_without()
             return _run(_new_training(settings, locks))
-        run = Run.find(Path(load_settings(None, overrides).runs.root), arguments["--resume"])
+        run = Run.find(runs_root(overrides), arguments["--resume"])
         locks.enter_context(run.locked())
         return _run(_resumed_training(run, overrides))
 
@@ -85,7 +90,6 @@ def _resumed_training(run: Run, overrides: Sequence[str]) -> _Training:
         raise UserError(f"{run.path} cannot resume, for its config.yaml is missing: restore it, or start a new run")
     parts.admit(run.path)
     settings = load_settings(run.path / "config.yaml", overrides, from_run=True)
-
     checkpoint = load_checkpoint(run)
     check_lasting(checkpoint.binding.settings, settings, run.path)
     streams.go_on_without()
@@ -98,6 +102,8 @@ def _components(settings: Settings, run_directory: Path | None) -> tuple[Experim
     """Prepare and check the components of a training before anything is written."""
     experiment, train_settings = prepare(settings, run_directory), settings.train
     experiment.check_views()
+    if REGISTRATIONS:
+        _probe(experiment)
     model, subject = experiment.model, Whole(experiment.model)
     if train_settings.adapt:
         if not isinstance(model, SemiConditionalFlow):
@@ -112,6 +118,24 @@ def _components(settings: Settings, run_directory: Path | None) -> tuple[Experim
         if isinstance(module, CompositeTransform):
             module.reversible = train_settings.reversible
     return experiment, subject, batches
+
+
+def _probe(experiment: Experiment) -> None:
+    """Try a model that may hold the user's own parts (UserError)."""
+    name = experiment.settings.model.recipe.name
+    try:
+        with in_settings(experiment.settings.model.recipe, experiment.dataset.name):
+            probe(experiment.model, experiment.device)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except InvalidArgument as error:
+        raise UserError(f"the recipe {name} cannot be used: {error}") from error
+    except Exception as error:
+        place = parts.place_of(error)
+        where = f" in {place}" if place else ""
+        raise UserError(
+            f"the recipe {name} fails on four random inputs{where}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _run(training: _Training) -> int:

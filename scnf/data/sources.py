@@ -75,10 +75,16 @@ def check_dataset(dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         raise InvalidArgument("dataset", f"must be a Dataset, not {type(dataset).__name__}")
     check_count("num_classes", dataset.num_classes, 2)
+    if dataset.levels is not None:
+        check_count("levels", dataset.levels, 2)
     for split in ("train", "test"):
         x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
         try:
             check_data(x, dataset.levels)
+            if dataset.levels is None and x.dtype != torch.float32:
+                raise InvalidArgument("x", f"must be float32, not {x.dtype}: x.float() makes it so")
+            if x.requires_grad:
+                raise InvalidArgument("x", "must not require gradients: x.detach() is the data")
             check_labels(y, dataset.num_classes, hidden=False, rows=len(x))
         except ValueError as error:
             raise InvalidArgument(f"{split} split", f"is no data: {error}") from error

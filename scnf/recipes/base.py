@@ -1,15 +1,16 @@
 """Define a recipe as a dataclass that holds the arguments of a named architecture and builds the model."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from scnf.arguments import arguments_of, check_arguments, converted
+from scnf.arguments import Range, arguments_of, check_arguments, check_kind, converted
 from scnf.distributions import ClassPrior
 from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel
-from scnf.registry import check_free
+from scnf.registry import put
 
 Shape = tuple[int, ...]  # shape of one input, (C, H, W) for an image or (D,) for a point
 
@@ -48,7 +49,7 @@ class Recipe:
                     name, f"is not an argument of {cls.name}, which takes {', '.join(arguments_of(cls))}"
                 )
         recipe = cls(**arguments)
-        values = vars(recipe)
+        values = recipe._values()
         for name in arguments:
             argument = arguments_of(cls)[name]
             if not argument.has_effect(values) and values[name] != argument.default:
@@ -61,13 +62,17 @@ class Recipe:
 
     def arguments(self) -> dict[str, Any]:
         """Return all arguments that have an effect, by name."""
-        values = vars(self)
+        values = self._values()
         return {name: values[name] for name, each in arguments_of(type(self)).items() if each.has_effect(values)}
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in arguments_of(type(self))}
 
     @classmethod
     def summary(cls) -> str:
         """Return the first line of the docstring, a summary for people who choose a recipe."""
-        return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        text = (cls.__doc__ or "").strip()
+        return "" if text.startswith(f"{cls.__name__}(") else text.partition("\n")[0].rstrip(".")  # dataclasses' own
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> JointModel:
         """Build the model, with weights drawn from torch's generator.
@@ -108,16 +113,38 @@ def register_recipe(name: str) -> Callable[[_Recipe], _Recipe]:
     """
 
     def register(recipe: _Recipe) -> _Recipe:
-        check_free(RECIPES, name, "recipe")
-        if clashes := {"recipe", "prior"} & arguments_of(recipe).keys():
-            raise InvalidArgument(
-                "recipe", f"must not have an argument {clashes.pop()!r}, which is a setting of all models"
-            )
+        check_recipe(recipe)
+        put(RECIPES, name, recipe, "recipe")
         recipe.name = name
-        RECIPES[name] = recipe
         return recipe
 
     return register
+
+
+def check_recipe(recipe: Any) -> None:
+    """Refuse a class that is no recipe, or whose arguments could not be set or kept (InvalidArgument)."""
+    if not (isinstance(recipe, type) and issubclass(recipe, Recipe)):
+        raise InvalidArgument("recipe", f"must be a class under scnf.recipes.Recipe, not {recipe!r}")
+    if vars(recipe).get("name") in RECIPES:
+        raise InvalidArgument("recipe", f"is {recipe.name} already: register a class under it")
+    declared = set(vars(recipe).get("__annotations__", {}))
+    fields = {each.name: each for each in dataclasses.fields(recipe)}
+    if "__dataclass_params__" not in vars(recipe) or not declared <= fields.keys():
+        raise InvalidArgument(
+            recipe.__name__, "must be a dataclass: write @dataclass(frozen=True) between @register_recipe and the class"
+        )
+    for name, field in fields.items():
+        if name in ("recipe", "prior", "name") or any(callable(vars(base).get(name)) for base in recipe.__mro__[1:]):
+            raise InvalidArgument(name, "is no name for an argument: choose another, for models have it already")
+        if not field.init or (field.default is MISSING and field.default_factory is MISSING):
+            raise InvalidArgument(name, "must be an argument with a default")
+    for name, argument in arguments_of(recipe).items():
+        check_kind(name, argument.kind)
+        if argument.condition and argument.condition.other not in fields:
+            raise InvalidArgument(name, f"has an effect with {argument.condition} alone, which is no argument")
+        if argument.default == "":
+            raise InvalidArgument(name, "must not be empty by default: None says that there is no text")
+    recipe()  # checks the defaults
 
 
 def recipe_of(name: str) -> type[Recipe]:
@@ -126,7 +153,7 @@ def recipe_of(name: str) -> type[Recipe]:
     Raises:
         InvalidArgument: No recipe has this name.
     """
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         matches = difflib.get_close_matches(str(name), RECIPES, n=1)
         hint = f"; did you mean {matches[0]}?" if matches else ""
         raise InvalidArgument("recipe", f"must be one of {', '.join(RECIPES)}; not {name!r}{hint}")
@@ -163,15 +190,29 @@ def build(
         >>> model.semantic_features
         64
     """
-    if isinstance(recipe, str):
+    if isinstance(recipe, Recipe):
+        if arguments:
+            raise InvalidArgument("arguments", "must be empty, as the recipe holds its own: name it in place of that")
+    else:
         recipe = recipe_of(recipe).of(**arguments)
-    elif arguments:
-        raise InvalidArgument(
-            "arguments", "must be set in the recipe itself, where a recipe is given in place of its name"
-        )
-    classes = converted(int, num_classes, "num_classes")
-    sizes = tuple(converted(int, size, "shape") for size in shape)
-    grey = converted(int | None, levels, "levels")
-    model = recipe.build(sizes, classes, prior or ClassPrior(classes), grey)
+    sizes = _shape(shape)
+    classes = converted(Annotated[int, Range(1, 10**6)], num_classes, "num_classes")
+    grey_levels = converted(Annotated[int, Range(2, 2**16)] | None, levels, "levels")
+    if prior is not None and (not isinstance(prior, ClassPrior) or len(prior.logits) != classes):
+        raise InvalidArgument("prior", f"must be a ClassPrior over {classes} classes: scnf.distributions.make_prior")
+    model = recipe.build(sizes, classes, prior or ClassPrior(classes), grey_levels)
+    if not isinstance(model, JointModel):
+        raise InvalidArgument("recipe", f"must build a JointModel, and {recipe.name} builds {type(model).__name__}")
     model.shape = sizes
     return model
+
+
+def _shape(shape: Any) -> Shape:
+    """Return the shape of an input as a tuple (InvalidArgument)."""
+    try:
+        sizes = () if isinstance(shape, str) else tuple(shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) not in (1, 3):
+        raise InvalidArgument("shape", f"must be (C, H, W) of an image or (D,) of a point, not {shape!r}")
+    return tuple(converted(Annotated[int, Range(1, 10**9)], size, "shape") for size in sizes)

@@ -44,8 +44,6 @@ def planar_posterior(features: int, steps: int) -> Transform:
 
 def coupling_posterior(features: int, steps: int) -> Transform:
     """Build `steps` of [dense mixing, two-way affine coupling], which take a context of x."""
-    if features < 2:
-        raise InvalidArgument("latent", f"must be 2 or more for a coupling posterior, not {features}")
 
     def network(inputs: int, outputs: int) -> nn.Module:
         return MLP(inputs, outputs, 64, 0, context_features=CONTEXT)
@@ -153,10 +151,12 @@ class GaussianLatents(Recipe):
     posterior_steps: Annotated[Depth, When("posterior", tuple(POSTERIORS))] = 4
     """Number of steps in the posterior flow; more steps make the posterior more flexible."""
 
-    def gaussian_latent(self, features: int) -> GaussianLatent:
-        """Build a latent variable of width `features`."""
+    def gaussian_latent(self, features: int, argument: str = "latent") -> GaussianLatent:
+        """Build a latent variable of width `features`, which `argument` sets."""
         if self.posterior == "gaussian":
             return GaussianLatent(features)
+        if self.posterior == "coupling" and features < 2:
+            raise InvalidArgument(argument, f"must be 2 or more for a coupling posterior, not {features}")
         return GaussianLatent(features, POSTERIORS[self.posterior](features, self.posterior_steps), CONTEXT)
 
     def latents(self) -> list[GaussianLatent]:
@@ -292,7 +292,7 @@ class ADGMRecipe(M2Recipe):
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> ADGM:
         """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
         pixels, latents = self.pixel_likelihood(shape, levels), self.latents()
-        extra = self.gaussian_latent(self.auxiliary)
+        extra = self.gaussian_latent(self.auxiliary, "auxiliary")
         ladder = self.ladder(shape, latents, self.encoder, num_classes + self.auxiliary, num_classes)
         return ADGM(
             pixels,

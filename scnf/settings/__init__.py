@@ -1,7 +1,7 @@
 """Typed settings, in which a YAML file overrides the defaults and command-line values override the file."""
 
 from scnf.settings.lasting import check_lasting, lasting
-from scnf.settings.parse import load_settings
+from scnf.settings.parse import load_settings, runs_root
 from scnf.settings.schema import (
     DataSettings,
     ModelSettings,
@@ -22,5 +22,6 @@ __all__ = [
     "check_lasting",
     "lasting",
     "load_settings",
+    "runs_root",
     "to_yaml",
 ]

@@ -16,7 +16,7 @@ from scnf.arguments import PATH, Argument, converted, takes_none
 from scnf.errors import InvalidArgument, UserError
 from scnf.recipes import Recipe, recipe_of
 from scnf.settings import format1, messages
-from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, ModelSettings, Settings, leaves
+from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, ModelSettings, RunSettings, Settings, leaves
 from scnf.settings.text import FORMAT
 from scnf.shipped import SHIPPED
 
@@ -64,6 +64,15 @@ def load_settings(config: Path | None, overrides: Sequence[str] = (), from_run: 
     return settings
 
 
+def runs_root(overrides: Sequence[str]) -> Path:
+    """Return the directory of all runs, by the command-line words alone.
+
+    A resume needs it before it knows the settings of its run.
+    """
+    texts = [option.text for option in _options(overrides) if option.name == "runs.root"]
+    return Path(files.expand(texts[-1] or "") if texts else RunSettings().root)
+
+
 # --- the file
 
 
@@ -77,6 +86,7 @@ def _read(path: Path, from_run: bool) -> tuple[dict[str, Any], bool]:
         raise UserError(f"the configuration {path} holds no settings: add some, or use config.yaml")
     if not isinstance(tree, dict):
         raise UserError(f"the configuration {path} must hold `name: value` lines, not a {type(tree).__name__}")
+    from_run = from_run or path.with_name("split.json").is_file()  # a run, or shipped weights
     number = tree.pop("format", 1 if from_run else None)
     if number is not None and (type(number) is not int or not 1 <= number <= FORMAT):
         raise UserError(
@@ -145,7 +155,7 @@ def _recipe(tree: Mapping[str, Any], options: Sequence[_Option], source: str) ->
         return recipe_of(names[-1] or "" if names else tree.get("model.recipe", DEFAULT_RECIPE))
     except InvalidArgument as error:
         where = "" if names or not source else f"{source}: "
-        raise UserError(f"{where}wrong setting: model.{error}") from error
+        raise UserError(f"{where}wrong setting: model.{error}; a recipe of your own needs --import FILE") from error
 
 
 def _full_name(name: str, known: Mapping[str, Argument], recipe: type[Recipe]) -> str:
@@ -161,7 +171,7 @@ def _full_name(name: str, known: Mapping[str, Argument], recipe: type[Recipe]) -
 def _value(option: _Option, known: Mapping[str, Argument]) -> Any:
     """Return the value of an option, in which a flag is true and lists are YAML."""
     if option.text is None:
-        if known[option.name].kind is bool:
+        if known[option.name].plain is bool:
             return True
         if option.name == "pretrained":
             return SHIPPED

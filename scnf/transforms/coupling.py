@@ -132,7 +132,14 @@ class AffineCoupling(Transform):
         self.network, self.partition, self.scale = network, partition, scale
 
     def _log_scale_and_shift(self, identity: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, shift = self.network(identity, context).to(identity.dtype).chunk(2, dim=1)
+        numbers = self.network(identity) if context is None else self.network(identity, context)
+        if numbers.shape != (len(identity), 2 * self.partition.num_transformed, *identity.shape[2:]):
+            raise InvalidArgument(
+                "network",
+                f"must map {list(identity.shape)} to 2 x {self.partition.num_transformed} channels of the same size, "
+                f"not to {list(numbers.shape)}",
+            )
+        raw, shift = numbers.to(identity.dtype).chunk(2, dim=1)
         return self.partition.mask(LOG_SCALES[self.scale](raw)), self.partition.mask(shift)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
