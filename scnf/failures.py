@@ -1,4 +1,4 @@
-"""What people are told about an exception that no other module has put into words."""
+"""Explain exceptions that no other module has turned into a message for users."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from scnf.errors import UserError
 from scnf.files import write_text
 from scnf.parts import place_of
 
-_NO_MEMORY = re.compile(  # PyTorch says so on a CPU and a GPU, by a RuntimeError without a type of its own
+_NO_MEMORY = re.compile(  # PyTorch reports these by a plain RuntimeError, on a CPU and a GPU
     "out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|alloc_failed"
     "|size calculation overflowed|multiplication overflowed|invalid buffer size",
     re.IGNORECASE,
@@ -21,19 +21,19 @@ _NO_MEMORY = re.compile(  # PyTorch says so on a CPU and a GPU, by a RuntimeErro
 
 
 class UnexpectedError(Exception):
-    """A bug: the message names the file that holds its traceback."""
+    """Exception of a bug, whose message names the file of the traceback."""
 
 
 def explain(error: Exception, directory: Path | None = None) -> UserError | UnexpectedError:
-    """The error that people are told in place of `error`.
+    """Return the error that users see in place of `error`.
 
     Args:
-        error: any exception.
-        directory: where the traceback of a bug is left, as `error.txt`; a temporary file by default.
+        error: Any exception.
+        directory: Directory of the file `error.txt` with the traceback of a bug; a temporary file by default.
 
     Returns:
-        what is a UserError or an UnexpectedError as it is; a UserError where memory ended, a file could not be used or
-        torch.compile failed; an UnexpectedError otherwise.
+        The same error if it is a UserError or an UnexpectedError. Exhausted memory, unusable files and failures of
+        torch.compile become a UserError, and all other exceptions an UnexpectedError.
 
     Example:
         >>> str(explain(FileNotFoundError(2, "No such file or directory", "weights")))
@@ -41,28 +41,26 @@ def explain(error: Exception, directory: Path | None = None) -> UserError | Unex
     """
     if isinstance(error, UserError | UnexpectedError):
         return error
-    said = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(said):
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(message):
         return UserError(
-            f"the memory does not suffice ({said[:200] or type(error).__name__}). Lower train.batch_size, "
+            f"the memory does not suffice ({message[:200] or type(error).__name__}). Lower train.batch_size, "
             "train.eval_batch_size or model.channels, set model.class_chunk to 1, or train.reversible to true"
         )
     if isinstance(error, OSError):
-        return UserError(f"{error.strerror or said}: {error.filename}" if error.filename else said)
+        return UserError(f"{error.strerror or message}: {error.filename}" if error.filename else message)
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-        return UserError(f"torch.compile failed ({said[:300]}). Set train.compile to false")
+        return UserError(f"torch.compile failed ({message[:300]}). Set train.compile to false")
     if place := place_of(error):
-        where = _left_behind(error, directory)
-        return UserError(
-            f"your own code failed in {place}: {type(error).__name__}: {said[:300]} (the traceback {where})"
-        )
-    what = f"this is a bug in scnf, please report it: {type(error).__name__}: {said[:200]}"
-    return UnexpectedError(f"{what} (the traceback {_left_behind(error, directory)})")
+        report = f"your own code failed in {place}: {type(error).__name__}: {message[:300]}"
+        return UserError(f"{report} (the traceback {_write_traceback(error, directory)})")
+    report = f"this is a bug in scnf, please report it: {type(error).__name__}: {message[:200]}"
+    return UnexpectedError(f"{report} (the traceback {_write_traceback(error, directory)})")
 
 
 @contextmanager
 def traceback_in(directory: Path) -> Iterator[None]:
-    """Explain what goes wrong inside, see :func:`explain`; a bug leaves its traceback in `error.txt` of `directory`."""
+    """Explain exceptions of a block, see :func:`explain`; a bug leaves its traceback in `error.txt` of `directory`."""
     try:
         yield
     except (UserError, BrokenPipeError):
@@ -71,8 +69,8 @@ def traceback_in(directory: Path) -> Iterator[None]:
         raise explain(error, directory) from error
 
 
-def _left_behind(error: Exception, directory: Path | None) -> str:
-    """Where the traceback is: in a file, or where none can be written in the message itself."""
+def _write_traceback(error: Exception, directory: Path | None) -> str:
+    """Write the traceback to a file, and return a phrase with its path, or with the traceback where that fails."""
     text = "".join(traceback.format_exception(error))
     try:
         if directory is None:

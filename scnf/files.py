@@ -1,4 +1,4 @@
-"""Files: written so that a reader sees the old content or the new, and read without waiting or guessing."""
+"""Write files atomically, so that readers get the old or the new content, and read regular files alone."""
 
 import errno
 import os
@@ -26,19 +26,20 @@ _KINDS = {
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file in the directory of `path`, which replaces `path` when the block ends without an error.
+    """Yield a temporary file in the directory of `path`, which replaces `path` when the block ends without an error.
 
-    The new file has the mode of the one that it replaces. When the block has ended, file and directory are on disk.
+    The new file takes the mode of the file that it replaces. At the end of the block, file and directory are synced to
+    disk.
 
     Args:
-        path: the file to write; its directory is made when absent.
+        path: Path of the file; its directory is created when absent.
 
     Yields:
-        the file to write to, open for bytes.
+        A temporary file that is open for bytes.
 
     Raises:
-        UserError: the file cannot be written (disk full, read-only), or `path` is no regular file but a directory, a
-            symbolic link, a FIFO or a device; `path` is then as it was.
+        UserError: the file cannot be written (disk full, read-only), or `path` is not a regular file but a directory, a
+            symbolic link, a FIFO or a device; `path` is unchanged.
 
     Example:
         >>> import tempfile
@@ -63,10 +64,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space or choose another directory; "
-            "what was there before is unchanged."
+            "earlier contents are unchanged."
         ) from error
     finally:
-        with suppress(OSError):  # the directory itself is gone or read-only: nothing to tidy
+        with suppress(OSError):  # the directory may be gone or read-only
             temporary.unlink(missing_ok=True)
 
 
@@ -77,15 +78,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8; what it does not have, halves of surrogate pairs, as escapes."""
+    """Write `text` to `path` atomically as UTF-8, with escapes for lone surrogates, which UTF-8 cannot encode."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def require_file(path: Path) -> None:
-    """Refuse what is no regular file before it is opened: opening a pipe waits for whoever writes to it.
+    """Raise an OSError unless `path` is a regular file, since opening a pipe would wait for its writer.
 
     Raises:
-        OSError: there is nothing, or a directory, a pipe or a device.
+        OSError: the file does not exist, or is a directory, a pipe or a device.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -93,37 +94,37 @@ def require_file(path: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file.
+    """Read the content of a regular file.
 
     Raises:
-        OSError: the file cannot be read; see :func:`require_file`.
+        OSError: the file cannot be read or is not regular, see :func:`require_file`.
     """
     require_file(path)
     return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
-    """The content of a regular file as UTF-8, whatever the locale.
+    """Read the content of a regular file as UTF-8, independent of the locale.
 
     Raises:
-        OSError: as of :func:`read_bytes`.
-        ValueError: the content is no UTF-8.
+        OSError: the file cannot be read or is not regular, see :func:`require_file`.
+        ValueError: the content is not valid UTF-8.
     """
     return read_bytes(path).decode("utf-8")
 
 
 def expand(path: str) -> str:
-    """`path` with the home directory in place of a leading `~` or `~user`.
+    """Expand a leading `~` or `~user` of `path` to the home directory.
 
     Raises:
-        UserError: the path is empty, or nobody knows that home directory.
+        UserError: the path is empty, or the home directory is unknown.
 
     Example:
         >>> expand("data/~") == "data/~", expand("~/data") == str(Path.home() / "data")
         (True, True)
     """
     if not path:
-        raise UserError("a path is empty: if it comes from a variable of the shell, that is not set")
+        raise UserError("a path is empty: check whether the shell variable behind it is set")
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:
@@ -134,33 +135,33 @@ def expand(path: str) -> str:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what :func:`atomic_write` left in `directory` and below when its process was killed.
+    """Remove temporary files below `directory` that :func:`atomic_write` left when its process was killed.
 
-    Only for whoever holds the lock on `directory`: what another process is still writing would go, too.
+    Call it only with the lock on `directory`, because it would also remove files that another process is writing.
     """
     for folder, _, names in os.walk(directory):
         for name in names:
             if _TEMPORARY.fullmatch(name):
-                with suppress(OSError):  # a read-only file system: it stays
+                with suppress(OSError):  # the file stays on a read-only file system
                     os.unlink(os.path.join(folder, name))
 
 
 def _replaceable(path: Path) -> int | None:
-    """The mode of the regular file at `path`, None where there is nothing; UserError where there is something else."""
+    """Return the mode of the regular file at `path`, or None without one; raise a UserError for any other kind."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(mode):
         raise UserError(
-            f"cannot write {path}: it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, and only a regular file "
-            "is ever replaced. Choose another name."
+            f"cannot write {path}: it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, and only "
+            "regular files are replaced. Choose another name."
         )
     return stat.S_IMODE(mode)
 
 
 def _sync_directory(directory: Path) -> None:
-    with suppress(OSError):  # not all systems can; the file itself is on disk
+    with suppress(OSError):  # some systems cannot sync directories; the file itself is on disk
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)

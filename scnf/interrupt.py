@@ -1,7 +1,7 @@
-"""Signals: what they end, when they end it, and the child processes that end with it.
+"""Turn signals into exceptions, defer them where work must not be torn, and end child processes with this one.
 
-While :func:`watch` lasts, a signal raises :class:`Interrupted` where the program stands, so that what has been begun is
-cleaned up on the way out. What must not be torn runs inside `Signals.deferred` and looks itself whether one came.
+While :func:`watch` lasts, a signal raises :class:`Interrupted` at the current line, so that cleanup code runs. Code
+that must not be interrupted runs inside `Signals.deferred` and checks itself for signals.
 """
 
 import math
@@ -18,16 +18,16 @@ from typing import Any, NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 WATCHED: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""What people, terminals and schedulers send to end a process, as far as the system has it."""
-_SAME = 1.0
-"""Seconds in which another signal is the same request: `timeout` and terminals that close send theirs twice."""
+"""Signals of this system by which users, terminals and schedulers end a process."""
+_REPEAT_SECONDS = 1.0
+"""Seconds during which another signal counts as a repeat, since `timeout` and closing terminals send theirs twice."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal, raised where it came. Notes that are added to it say how to go on.
+    """Exception that a signal raises; notes added to it tell how to continue the work.
 
     Args:
-        number: of the signal.
+        number: Number of the signal.
 
     Example:
         >>> str(Interrupted(signal.SIGTERM))
@@ -40,76 +40,76 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """The signals that came, and what the next one does; :func:`watch` makes it.
+    """Handler of signals, which records them and decides what the next one does; :func:`watch` creates it.
 
-    The first signal raises `Interrupted`, or inside `deferred` sets `received`. The second one raises if the first has
-    not, and else kills the process, as it would without a handler.
+    The first signal raises `Interrupted`, or inside `deferred` only sets `received`. The second signal raises if the
+    first has not; otherwise it kills the process, as it would without a handler.
 
     Attributes:
-        received: number of the latest signal, None before the first.
+        received: Number of the latest signal; None before the first.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.raised = False
-        self._waits = False
-        self._since = -math.inf
+        self._deferring = False
+        self._last_time = -math.inf
         self._process = os.getpid()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of every signal that is watched."""
-        now, again = time.monotonic(), self.received is not None
+        """Handle a watched signal."""
+        now, repeated = time.monotonic(), self.received is not None
         forked = os.getpid() != self._process
-        if again and now - self._since < _SAME and not forked:
+        if repeated and now - self._last_time < _REPEAT_SECONDS and not forked:
             return
         if self.raised or forked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
             return
-        self.received, self._since = number, now
-        if again or not self._waits:
+        self.received, self._last_time = number, now
+        if repeated or not self._deferring:
             self._raise(number)
 
     def _raise(self, number: int) -> NoReturn:
         self.raised = True
-        for process in list(_children):  # or a thread that waits for one would be waited for
+        for process in list(_children):  # a thread that waits for one would delay the exit
             _kill(process)
         raise Interrupted(number)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """The first signal inside only sets `received`: the block looks there and ends where it can."""
-        before, self._waits = self._waits, True
+        """Make the first signal in a block only set `received`, which the block checks where it can end."""
+        before, self._deferring = self._deferring, True
         try:
             yield
         finally:
-            self._waits = before
+            self._deferring = before
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside `deferred`: a signal in this block raises, and so does at its start one that came before."""
-        before, self._waits = self._waits, False
+        """Make signals raise at once in a block inside `deferred`, where an earlier signal raises at its start."""
+        before, self._deferring = self._deferring, False
         try:
             if self.received is not None:
                 self._raise(self.received)
             yield
         finally:
-            self._waits = before
+            self._deferring = before
 
 
-_watching: Signals | None = None
+_active: Signals | None = None
 _children: set["subprocess.Popen[Any]"] = set()
 
 
 @contextmanager
 def watch() -> Iterator[Signals]:
-    """Handle signals while the block lasts; inside another such block, go on with that.
+    """Handle signals during a block; a nested block uses the handler of the outer block.
 
-    Only signals whose handling is the system's or Python's own are taken: what is ignored, as under `nohup`, stays
-    ignored, and an application's handler stays in force. Outside of the main thread none is taken.
+    Only signals with the default handler of the system or of Python are handled. Ignored signals, as under `nohup`,
+    stay ignored, and an application's handlers stay in force. Outside the main thread no signal is handled.
 
     Raises:
-        Interrupted: a signal came, also if it ended as another exception on its way.
+        Interrupted: a signal came, even if a library has turned it into another exception.
 
     Example:
         >>> with watch() as signals, signals.deferred():
@@ -119,25 +119,26 @@ def watch() -> Iterator[Signals]:
         >>> signals.received == signal.SIGINT
         True
     """
-    global _watching
-    if _watching is not None or threading.current_thread() is not threading.main_thread():
-        yield _watching or Signals()
+    global _active
+    if _active is not None or threading.current_thread() is not threading.main_thread():
+        yield _active or Signals()
         return
-    signals = _watching = Signals()
+    signals = _active = Signals()
     before = {number: signal.getsignal(number) for number in WATCHED}
-    own = {number: how for number, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)}
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    replaced = {number: handler for number, handler in before.items() if handler in defaults}
     try:
-        for number in own:
+        for number in replaced:
             signal.signal(number, signals)
         yield signals
     except Exception as error:
-        if signals.raised and signals.received is not None:  # a library has made it an error of its own
+        if signals.raised and signals.received is not None:  # a library has raised its own error instead
             raise Interrupted(signals.received) from error
         raise
     finally:
-        _watching = None
-        for number, how in own.items():
-            signal.signal(number, how)
+        _active = None
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
 
 
 _GUARD = """
@@ -151,22 +152,22 @@ for stream in range(3):
 os.read(watched, 1)
 os.killpg(0, signal.SIGKILL)
 """
-"""Becomes a command, and leaves a watcher in its process group, which it kills at the end of the pipe `watched`."""
+"""Program that runs a command and forks a watcher, which kills its process group when the pipe `watched` closes."""
 
 
 @contextmanager
 def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """Start a process that is killed, with all that it started, at the end of the block.
+    """Start a process that is killed at the end of the block, with all its own child processes.
 
-    It is killed as well when this process ends in any way, and when a signal raises `Interrupted` in any thread.
-    (On Windows the end of the block alone is certain.) Signals of the terminal come to this process alone.
+    The process is also killed when this process ends in any way, or when a signal raises `Interrupted` in any thread.
+    (Windows guarantees the end of the block alone.) Signals of the terminal reach this process alone.
 
     Args:
-        command: program and arguments.
-        options: of `subprocess.Popen`, but for its standard input, which is empty.
+        command: Program and arguments.
+        options: Options of `subprocess.Popen`, except for standard input, which is empty.
 
     Yields:
-        the process.
+        The running process.
 
     Example:
         >>> with child([sys.executable, "-c", "print(6 * 7)"], stdout=subprocess.PIPE, text=True) as process:
@@ -175,22 +176,22 @@ def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[
     """
     ends: tuple[int, ...] = ()
     if os.name == "posix":
-        ends = os.pipe()  # closed on exec: no other child holds it
+        ends = os.pipe()  # closed on exec, so that no other child holds it
         command = [sys.executable, "-P", "-S", "-c", _GUARD, str(ends[0]), *command]
         options |= {"pass_fds": ends[:1], "start_new_session": True}
     process = None
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
         _children.add(process)
-        if _watching is not None and _watching.raised and _watching.received is not None:
-            raise Interrupted(_watching.received)
+        if _active is not None and _active.raised and _active.received is not None:
+            raise Interrupted(_active.received)
         yield process
     finally:
         if process is not None:
             _kill(process)
             _children.discard(process)
         for end in ends:
-            os.close(end)  # what the process has left behind ends now
+            os.close(end)  # this ends processes that the command has left behind
         if process is not None:
             process.wait()
 
@@ -198,7 +199,7 @@ def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[
 def _kill(process: "subprocess.Popen[Any]") -> None:
     if process.poll() is not None:
         return
-    with suppress(OSError):  # it has ended since
+    with suppress(OSError):  # it may have ended meanwhile
         if os.name == "posix":
             os.killpg(process.pid, signal.SIGKILL)
         else:

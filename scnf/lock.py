@@ -1,4 +1,4 @@
-"""Advisory locks between processes, which the system releases when their holder dies."""
+"""Hold advisory locks between processes, which the system releases when their holder dies."""
 
 import errno
 import logging
@@ -23,21 +23,22 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold an advisory lock while the block lasts; the system releases it when the process dies, however it does.
+    """Hold an advisory lock during a block; the system releases it when the process dies in any way.
 
-    The file at `path` says who holds the lock, and is gone afterwards. Where the system or the file system knows no
-    locks, there is none, with a line in the log for a file system. Child processes do not hold it.
+    The file at `path` names the holder and is removed afterwards. Where the system or the file system has no locks, the
+    block runs without one. A file system without locks is reported in the log. Child processes do not hold the lock.
 
     Args:
-        path: a file for the lock alone, in a directory that is there.
-        wait: until whoever holds the lock releases it.
+        path: Path of the lock file, which serves the lock alone, in an existing directory.
+        wait: Whether to wait until the holder releases the lock.
 
     Yields:
-        whether there is a lock.
+        True where the lock is held, and False where the system has no locks.
 
     Raises:
-        BlockingIOError: another process, or another block of this one, holds the lock; says which, where that is known.
-        UserError: the file cannot be made.
+        BlockingIOError: another process, or another block of this process, holds the lock; the message names the holder
+            where it is known.
+        UserError: the lock file cannot be created.
 
     Example:
         >>> import tempfile
@@ -51,17 +52,17 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    descriptor, locked = _locked(path, wait)
-    _held.add(descriptor)
+    descriptor, locked = _acquire(path, wait)
+    _descriptors.add(descriptor)
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        with suppress(OSError):  # a full disk: nobody knows who, and the lock holds all the same
+        with suppress(OSError):  # on a full disk the lock works, but does not name its holder
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {platform.node() or 'this machine'} since {since}".encode())
         yield locked
     finally:
-        if descriptor in _held:  # not in a forked child
-            _held.discard(descriptor)
+        if descriptor in _descriptors:  # not in a forked child
+            _descriptors.discard(descriptor)
             with suppress(OSError):
                 path.unlink()
             os.close(descriptor)
@@ -69,33 +70,33 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def alone_in(folder: Path, scratch: str, task: str) -> Iterator[None]:
-    """Hold the folder's lock, and remove first what was left by processes that were killed while they held it.
+    """Hold the lock of a folder, and first remove the temporary files of processes that were killed.
 
-    Where there are no locks nothing is removed, and others may be there.
+    Without locks nothing is removed, and other processes may work in the folder.
 
     Args:
-        folder: the block waits until no other process is in it.
-        scratch: how directories begin that the block makes in the folder and removes at its end.
-        task: what another process is doing there, for the log.
+        folder: Folder that the block has for itself, once no other process holds its lock.
+        scratch: Prefix of the temporary directories that the block creates in the folder.
+        task: Description of the work of another process in the folder, for the log.
 
     Raises:
-        UserError: nothing can be written to the folder.
+        UserError: the folder is not writable.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            locked = held.enter_context(lock(folder / ".lock"))
+            locked = stack.enter_context(lock(folder / ".lock"))
         except BlockingIOError as error:
-            _log.info("%s %s: waiting for it", error.strerror or "another process", task)
-            locked = held.enter_context(lock(folder / ".lock", wait=True))
+            _log.info("%s %s: waiting until it ends", error.strerror or "another process", task)
+            locked = stack.enter_context(lock(folder / ".lock", wait=True))
         if locked:
             sweep(folder)
-            for left in folder.glob(f"{scratch}*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for directory in folder.glob(f"{scratch}*"):
+                shutil.rmtree(directory, ignore_errors=True)
         yield
 
 
-def _locked(path: Path, wait: bool) -> tuple[int, bool]:
-    """A descriptor of the file at `path`, and whether it holds the lock, which not every file system has."""
+def _acquire(path: Path, wait: bool) -> tuple[int, bool]:
+    """Return a descriptor of the file at `path`, and whether it holds the lock, which some file systems lack."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -105,7 +106,7 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with suppress(FileNotFoundError):  # else whoever held the lock has removed the file by now
+            with suppress(FileNotFoundError):  # the previous holder may have removed the file
                 if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                     return descriptor, True
         except BlockingIOError:
@@ -113,7 +114,7 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
             os.close(descriptor)
             raise BlockingIOError(errno.EWOULDBLOCK, "".join(filter(str.isprintable, holder))) from None
         except OSError as error:
-            _log.info("%s: this file system knows no locks (%s), so keep other processes away", path, error.strerror)
+            _log.info("%s: this file system has no locks (%s), so keep other processes away", path, error.strerror)
             return descriptor, False
         except BaseException:
             os.close(descriptor)
@@ -121,15 +122,15 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
         os.close(descriptor)
 
 
-_held: set[int] = set()
+_descriptors: set[int] = set()
 
 
-def _let_go() -> None:
-    """What a forked child does first: a lock lasts as long as any process has its descriptor."""
-    while _held:
+def _close_in_child() -> None:
+    """Close the descriptors of locks in a forked child, because a lock lasts until all its descriptors are closed."""
+    while _descriptors:
         with suppress(OSError):
-            os.close(_held.pop())
+            os.close(_descriptors.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_in_child)

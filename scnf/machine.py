@@ -1,4 +1,4 @@
-"""What the machine underneath offers."""
+"""Describe the machine, compile functions for it, and manage the memory that is freed."""
 
 import ctypes
 import os
@@ -16,24 +16,24 @@ from scnf.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _GROWTH = 1 << 28
-"""Bytes by which a process grows until what it has freed goes back."""
+"""Growth of the process in bytes after which all freed memory is returned to the system."""
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16: a GPU that need not emulate it, a CPU with AVX512-BF16 or AMX."""
+    """Return whether the device has bf16 instructions, natively on a GPU, or by AVX512-BF16 or AMX on a CPU."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    have = torch.cpu.get_capabilities()
-    return bool(have.get("avx512_bf16") or have.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def description(device: torch.device) -> dict[str, str | int | None]:
-    """What speed and the last bits depend on: the device, its model and instructions, processors, PyTorch's threads."""
+    """Describe what speed and the last bits depend on, which is the device, its instructions and the threads."""
     try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        about = ""
-    model = re.search(r"^model name\s*: *(.+)$", about, re.MULTILINE)
+        cpuinfo = ""
+    model = re.search(r"^model name\s*: *(.+)$", cpuinfo, re.MULTILINE)
     processor = model.group(1).strip() if model else platform.processor() or platform.machine()
     return {
         "cpus": os.cpu_count(),
@@ -45,32 +45,34 @@ def description(device: torch.device) -> dict[str, str | int | None]:
 
 
 def compile_for(function: Any, device: torch.device, **options: Any) -> Any:
-    """A function or module through `torch.compile`; on a GPU as CUDA graphs, whose results last until the next call.
+    """Compile a function or module by `torch.compile`.
 
-    Backward runs without autocast, as it does where nothing is compiled: what forward did in float32 stays so.
+    On a GPU the result is a CUDA graph, whose outputs are valid until the next call. Backward runs without autocast,
+    like backward of code that is not compiled, so float32 parts of forward keep their precision.
 
-    PyTorch keeps compiled code for other processes, by its settings. Which vector instructions it is made of depends on
-    the processor and on the variable `ATEN_CPU_CAPABILITY`, which are not among these (torch 2.14): code for others
-    gives wrong numbers without a word. So the width of the vectors is made a setting.
+    PyTorch caches compiled code for other processes, under a key of its settings. The vector instructions of the code
+    depend on the processor and on the variable `ATEN_CPU_CAPABILITY`, which are not in the key (torch 2.14). Cached
+    code for other instructions silently returns wrong numbers. So the vector width is set explicitly, which makes it
+    part of the key.
     """
-    import torch._functorch.config as of_backward
+    import torch._functorch.config as backward_config
 
-    of_backward.backward_pass_autocast = "off"  # read when the first call compiles
+    backward_config.backward_pass_autocast = "off"  # read when the first call compiles
     if device.type == "cpu":
-        import torch._inductor.config as of_code
+        import torch._inductor.config as code_config
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-        of_code.cpp.simdlen = pick_vec_isa().bit_width()
-    # densities are float32, not TF32, and to stay so
+        code_config.cpp.simdlen = pick_vec_isa().bit_width()
+    # TF32 would lower the precision of densities, which stay in float32
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", module="torch")
     return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else None, **options)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Look for the compiler that `torch.compile` will call: of C++ for a CPU, of C for a GPU.
+    """Check that the compiler for `torch.compile` exists, a C++ compiler for a CPU and a C compiler for a GPU.
 
     Raises:
-        UserError: there is none.
+        UserError: the compiler does not exist.
     """
     windows, mac = sys.platform == "win32", sys.platform == "darwin"
     if device.type == "cuda":
@@ -86,7 +88,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """The most memory that was taken, of a GPU or of this process; None where the system does not tell."""
+    """Return the peak memory of a GPU or of this process in MiB, or None where the system does not report it."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     try:
@@ -98,20 +100,21 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
 
 class FreedMemory:
-    """The memory that this process frees: kept for what it allocates next, as long as that is of use.
+    """Keep freed memory in this process for later allocations, and return it when the process grows.
 
-    glibc gives the memory of large tensors back at once, and every training step pays for getting its pages anew: a
-    seventh of its time was seen. So a gigabyte is kept; tensors of more than 32 MiB go back all the same.
+    glibc returns the memory of large tensors to the system at once, and each training step pays to map new pages. A
+    seventh of the step time was measured. So up to a gigabyte stays in the process; tensors of more than 32 MiB are
+    returned all the same.
 
-    Kept memory may come to lie in pieces, between small things that stay, where it serves nothing that is asked for
-    next (https://sourceware.org/bugzilla/show_bug.cgi?id=14581): 100 MB more a second were seen. Call the object after
-    each step: when the process has grown by a quarter of a gigabyte, all that is free goes back; so it does after the
-    first.
+    Memory in the process may become fragmented by small allocations, so that later allocations cannot use it
+    (https://sourceware.org/bugzilla/show_bug.cgi?id=14581). Growth of 100 MB per second was measured. Call the object
+    after each step. When the process has grown by a quarter of a gibibyte, and after the first step, it returns all
+    free memory.
 
-    Nothing is done where the C library is another one.
+    With any other C library the object does nothing.
 
     Attributes:
-        kept: whether the C library took it.
+        kept: Whether the C library accepted the settings.
     """
 
     def __init__(self) -> None:
@@ -119,21 +122,21 @@ class FreedMemory:
         self.kept = hasattr(library, "mallopt") and all(
             library.mallopt(*option) for option in ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 30))
         )
-        self._give_back = getattr(library, "malloc_trim", None) if self.kept else None
-        self._usual: int | None = 0  # bytes after a step; None until there was one since the last time
+        self._trim = getattr(library, "malloc_trim", None) if self.kept else None
+        self._baseline: int | None = 0  # bytes after a step; None until the first step after a return
 
     def __call__(self) -> None:
-        """A step is done."""
-        if self._give_back is None:
+        """Return free memory to the system after a step where the process has grown."""
+        if self._trim is None:
             return
         resident = _resident()
-        if self._usual is None:
-            self._usual = resident
-        elif resident - self._usual > _GROWTH:
-            self._give_back(0)
-            self._usual = None
+        if self._baseline is None:
+            self._baseline = resident
+        elif resident - self._baseline > _GROWTH:
+            self._trim(0)
+            self._baseline = None
 
 
 def _resident() -> int:
-    """Bytes of this process in memory, on Linux."""
+    """Return the resident memory of this process in bytes, on Linux."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A run directory, `logs/<id>-<date>-<name>/`: made, written and found again."""
+"""Create, write and find run directories, `logs/<id>-<date>-<name>/`."""
 
 import csv
 import difflib
@@ -26,10 +26,10 @@ _DIRECTORY = re.compile(r"(\d{6,})-\d{4}-\d{2}-\d{2}-(.+)")
 
 
 class Run:
-    """One run directory and everything that is written into it.
+    """A run directory with methods that read and write its files.
 
     Args:
-        path: the directory; use `Run.create` for a new one and `Run.find` for an existing one.
+        path: Run directory; use `Run.create` to create one and `Run.find` to find an existing one.
 
     Example:
         >>> import tempfile
@@ -43,7 +43,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._columns: list[str] = []  # of metrics.csv, once this process has written it as a whole
+        self._columns: list[str] = []  # of metrics.csv, once this process has written the whole file
         self._writer: Any = None
         self._locked = False
 
@@ -52,30 +52,30 @@ class Run:
 
     @property
     def id(self) -> int:
-        """The number at the start of the directory's name; 0 for a directory with a name of its own."""
+        """Number at the start of the directory's name; 0 for a directory of any other name."""
         match = _DIRECTORY.fullmatch(self.path.resolve().name)
         return int(match[1]) if match else 0
 
     @property
     def name(self) -> str:
-        """The directory's name without id and date."""
+        """Name of the directory without id and date."""
         directory = self.path.resolve().name
         match = _DIRECTORY.fullmatch(directory)
         return match[2] if match else directory
 
     @classmethod
     def create(cls, root: Path, name: str) -> "Run":
-        """Make a new run directory with the next free id, also when many processes do so at once.
+        """Create a run directory with the next free id, which is safe when many processes do so at once.
 
         Args:
-            root: the directory of all runs; made when absent.
-            name: what to call the run; characters other than `A-Za-z0-9._-` become `-`.
+            root: Directory of all runs, created when absent.
+            name: Name of the run; characters other than `A-Za-z0-9._-` become `-`.
 
         Returns:
-            the run, whose directory is empty.
+            A run whose directory is empty.
 
         Raises:
-            UserError: nothing can be written to `root`.
+            UserError: `root` is not writable.
         """
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "run"
         try:
@@ -85,10 +85,10 @@ class Run:
                 number += 1
                 claim = root / f"{number:06d}"
                 try:
-                    claim.mkdir()  # atomic: of all who try, one succeeds
+                    claim.mkdir()  # atomic, so only one process succeeds
                 except FileExistsError:
                     continue
-                if any(root.glob(f"{claim.name}-*")):  # a faster process has claimed it and renamed it already
+                if any(root.glob(f"{claim.name}-*")):  # another process has claimed and renamed it already
                     claim.rmdir()
                     continue
                 return cls(claim.rename(root / f"{claim.name}-{date.today().isoformat()}-{slug}"))
@@ -101,45 +101,46 @@ class Run:
 
     @classmethod
     def find(cls, root: Path, ref: str) -> "Run":
-        """Find a run by what a person would call it.
+        """Find a run by its id, name or path.
 
         Args:
-            root: the directory of all runs.
-            ref: an id ("7", "000007"), "last", the name of a directory in `root`, or a path to a run directory.
+            root: Directory of all runs.
+            ref: Id ("7", "000007"), "last", name of a directory in `root`, or path to a run directory.
 
         Raises:
-            UserError: there is no such run, or there are several.
+            UserError: no run or more than one run matches.
         """
         runs = runs_in(root)
         if ref == "last":
-            found = runs[-1:]
+            matches = runs[-1:]
         elif re.fullmatch(r"[0-9]{1,18}", ref):
-            found = [run for run in runs if run.id == int(ref)]
+            matches = [run for run in runs if run.id == int(ref)]
         else:
-            found = [run for run in runs if run.path.name == ref]
-            if not found and os.path.isdir(ref):
+            matches = [run for run in runs if run.path.name == ref]
+            if not matches and os.path.isdir(ref):
                 run = cls(Path(ref))
-                found = [run] if run.id or os.path.isfile(run.path / "config.yaml") else []
-        if len(found) == 1:
-            return found[0]
-        if found:
+                matches = [run] if run.id or os.path.isfile(run.path / "config.yaml") else []
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise UserError(
-                f"several runs have the id {ref}: {', '.join(run.path.name for run in found)}. Give a name."
+                f"several runs have the id {ref}: {', '.join(run.path.name for run in matches)}. Give a name."
             )
         if not runs:
             raise UserError(f"there is no run {ref!r}: {root} holds no runs yet. `scnf train` makes one.")
-        known = {key: run.path.name for run in runs for key in (run.name, run.path.name)}
-        close = dict.fromkeys(known[key] for key in difflib.get_close_matches(Path(ref).name, known, n=3))
+        directories = {key: run.path.name for run in runs for key in (run.name, run.path.name)}
+        keys = difflib.get_close_matches(Path(ref).name, directories, n=3)
+        close = dict.fromkeys(directories[key] for key in keys)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
         latest = ", ".join(run.path.name for run in runs[-3:])
         raise UserError(f"there is no run {ref!r} in {root}. {hint}The latest are {latest}; `scnf runs` lists all.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing into this run while the block lasts; inside another such block, do nothing.
+        """Lock this run against writes of other processes during a block; a nested block does nothing.
 
         Raises:
-            UserError: another process holds the run, or nothing can be written to it.
+            UserError: another process has locked the run, or its directory is not writable.
 
         Example:
             >>> import tempfile
@@ -150,18 +151,18 @@ class Run:
         if self._locked:
             yield
             return
-        with suppress(OSError):  # the lock says what is wrong with the directory
+        with suppress(OSError):  # the lock reports what is wrong with the directory
             self.path.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
-                held.enter_context(lock(self.path / ".lock"))
+                stack.enter_context(lock(self.path / ".lock"))
             except BlockingIOError as error:
                 raise UserError(
-                    f"{self.path} is in use: {error.strerror or 'another process'} writes into it. Wait for its end, "
-                    "or stop it, which saves its work, and run this again"
+                    f"{self.path} is in use: {error.strerror or 'another process'} writes into it. Wait until it "
+                    "ends, or stop it, which saves its work. Then run this again"
                 ) from error
             self._locked = True
-            files.sweep(self.path)  # what writers that were killed have left
+            files.sweep(self.path)  # temporary files of writers that were killed
             try:
                 yield
             finally:
@@ -169,22 +170,22 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The key that binds checkpoints to the run, drawn when the run is made and kept in env.json; "" in older runs.
+        """Random key in env.json that binds checkpoints to the run; "" in older runs.
 
         Raises:
             UserError: env.json is missing or damaged.
         """
-        about = self.read_json("env.json")
-        key = about.get("key") if isinstance(about, dict) else None
+        env = self.read_json("env.json")
+        key = env.get("key") if isinstance(env, dict) else None
         return key if isinstance(key, str) else ""
 
     def checkpoint(self, which: str) -> Path:
-        """Where the checkpoint `which` ("last" or "best") is kept."""
+        """Return the path of the checkpoint `which`, "last" or "best"."""
         return self.path / "checkpoints" / f"{which}.safetensors"
 
     @property
     def weights(self) -> Path:
-        """Where the weights of the finished model are kept."""
+        """Path of the weights of the finished model."""
         return self.path / "model.safetensors"
 
     def write_text(self, name: str, text: str) -> None:
@@ -192,11 +193,11 @@ class Run:
         files.write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write `value` to the file `name` of this run atomically; numbers of numpy stay numbers, paths become text."""
+        """Write `value` as JSON to the file `name` of this run atomically; numpy numbers become numbers, paths text."""
         self.write_text(name, json.dumps(value, indent=2, default=_plain) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Read the file `name` of this run.
+        """Read the JSON file `name` of this run.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -214,10 +215,10 @@ class Run:
         """Append one row to `metrics.csv` and its numbers to the TensorBoard events in `tensorboard/`.
 
         Args:
-            row: values by column. `step` is the x axis in TensorBoard. A row may lack a column or bring a new one.
+            row: Values by column. `step` is the x axis in TensorBoard. A row may lack a column or add a new one.
 
         Raises:
-            UserError: the row cannot be written; the rows before it are as they were.
+            UserError: the row cannot be written; earlier rows are unchanged.
         """
         if set(row) <= set(self._columns):
             self._append(row)
@@ -230,13 +231,13 @@ class Run:
             raise self._cannot_write("tensorboard", error) from error
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the rows of `metrics.csv` after a number of steps, from where training goes on."""
+        """Drop the rows of `metrics.csv` after `step`, where a resumed training continues."""
         columns, rows = self._table()
         if columns:
             self._write_table(columns, [row for row in rows if not (parse_number(row.get("step")) or 0) > step])
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read `metrics.csv`: the numbers of every row; cells that are empty or no number are left out.
+        """Read the numbers of each row of `metrics.csv`, without cells that are empty or not a number.
 
         Raises:
             UserError: the file cannot be read.
@@ -245,7 +246,7 @@ class Run:
         return [{key: value for key, value in row.items() if value is not None} for row in parsed]
 
     def close(self) -> None:
-        """Close the TensorBoard events. Logging another row opens them again."""
+        """Close the TensorBoard event file, which the next logged row opens again."""
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
@@ -260,7 +261,7 @@ class Run:
     def _table(self) -> tuple[list[str], list[dict[str, str]]]:
         try:
             text = files.read_text(self._metrics)
-            # A process that was killed may leave half a line at the end.
+            # A killed process may leave an incomplete last line.
             lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
         except FileNotFoundError:
             return [], []
@@ -291,7 +292,7 @@ class Run:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # What an interrupted process wrote from this step on is hidden by what follows.
+            # This hides the events that an interrupted process wrote from this step on.
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
         for key, value in row.items():
             if key not in ("epoch", "step") and isinstance(value, numbers.Real):
@@ -301,18 +302,20 @@ class Run:
     def _cannot_write(self, name: str, error: OSError) -> UserError:
         return UserError(
             f"cannot write {self.path / name}: {error.strerror or error}. Free some space or choose another directory; "
-            "what was there before is unchanged."
+            "earlier contents are unchanged."
         )
 
 
 def environment(argv: Sequence[str], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """A new key, and what a run is made with: command, commit of the sources, versions, the machine (not its name).
+    """Describe the environment of a new run by command, commit, versions and machine, with a new random key.
+
+    The name of the machine is left out.
 
     Args:
-        argv: the command line.
-        machine: what :func:`scnf.machine.description` says.
+        argv: Command line.
+        machine: Result of :func:`scnf.machine.description`.
     """
-    source = _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
+    source = _git("ls-files", "--error-unmatch", Path(__file__).name)  # fails for a copy in another repository
     commit = _git("rev-parse", "HEAD") if source is not None else None
     changes = _git("status", "--porcelain", ".") if commit else None
     return {
@@ -329,18 +332,18 @@ def environment(argv: Sequence[str], machine: Mapping[str, Any]) -> dict[str, An
 
 
 def runs_in(root: Path) -> list[Run]:
-    """All runs of a directory, in the order of their ids; none where there is no such directory."""
+    """Return all runs of a directory in the order of their ids, and none where the directory does not exist."""
     try:
-        found = [Run(path) for path in root.iterdir() if _DIRECTORY.fullmatch(path.name) and path.is_dir()]
+        runs = [Run(path) for path in root.iterdir() if _DIRECTORY.fullmatch(path.name) and path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise UserError(f"cannot read {root}: {error.strerror}. Choose another directory of runs.") from error
-    return sorted(found, key=lambda run: (run.id, run.path.name))
+    return sorted(runs, key=lambda run: (run.id, run.path.name))
 
 
 def parse_number(value: Any) -> float | None:
-    """`value` as a number, or None if it is none."""
+    """Return `value` as a number, or None where it is not a number."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -349,7 +352,7 @@ def parse_number(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know, as something that it knows."""
+    """Convert a value that JSON cannot encode into a list, number or text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -361,12 +364,12 @@ def _csv(lines: Sequence[Sequence[Any]]) -> str:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _version(package: str) -> str | None:

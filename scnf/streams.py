@@ -1,4 +1,4 @@
-"""Standard output and error, which may be full, closed or without a reader, and texts that come from files."""
+"""Print to standard streams that may be full, closed or without a reader, and escape unprintable text."""
 
 import errno
 import os
@@ -14,11 +14,11 @@ _MOVES = re.compile(r"(?:[\r\n ]|\x1b\[A)*")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with escapes in place of what is no printable character, such as the codes that move a cursor.
+    r"""Replace unprintable characters of `text`, such as codes that move the cursor, with escapes.
 
     Args:
-        text: any text; one from a file may hold anything.
-        keep: characters that stay as they are.
+        text: Any text, for example from a file.
+        keep: Characters that stay unchanged.
 
     Example:
         >>> print(printable("run\x1b[2J\n"))
@@ -30,19 +30,19 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class Stream:
-    r"""A standard stream that shows every text, and whose end is an error only where its text is needed.
+    r"""A standard stream that escapes unprintable text, and whose failure is an error only where it is needed.
 
-    Of what is not printable only line ends and tabs are shown as they are, and what progress bars write: a carriage
-    return at the start, and moves of the cursor alone. Characters that the stream's encoding lacks become escapes.
+    Line ends and tabs stay unchanged. So do the control codes of progress bars, which are a carriage return at the
+    start of a text and texts of cursor moves alone. Characters that the stream's encoding lacks become escapes.
 
     Args:
-        stream: the stream itself; None where there is none, as after `>&-`.
-        name: what people call it.
-        needed: whether a write that fails raises an error; else, what is written from then on is dropped.
+        stream: Wrapped stream; None where it is closed, as after `>&-`.
+        name: Name of the stream in messages.
+        needed: Whether a failed write raises an error; otherwise all later text is dropped.
 
     Attributes:
-        needed: as above.
-        gone: why nothing can be written any more; None while all is well.
+        needed: Whether a failed write raises an error.
+        gone: Error that ended the stream; None while it works.
 
     Example:
         >>> from io import StringIO
@@ -55,7 +55,7 @@ class Stream:
     def __init__(self, stream: TextIO | None, name: str, needed: bool = True) -> None:
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self._name = name
-        self._told = False
+        self._reported = False
         self.needed = needed
         self.gone = OSError(errno.EBADF, "it is closed") if stream is None else None
 
@@ -63,7 +63,7 @@ class Stream:
         return getattr(self._stream, attribute)
 
     def write(self, text: str) -> int:
-        """Write `text`; see the class."""
+        """Write `text` with escapes for unprintable characters."""
         start = text if _MOVES.fullmatch(text) else text[: text.startswith("\r")]
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         shown = start + printable(text[len(start) :], keep="\n\t")
@@ -71,7 +71,7 @@ class Stream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what the stream holds back."""
+        """Flush the buffer of the stream."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, operation: Callable[..., Any], *arguments: str) -> None:
@@ -79,35 +79,35 @@ class Stream:
             try:
                 operation(*arguments)
                 return
-            except ValueError:  # of Python's own, when somebody has closed the stream
+            except ValueError:  # Python raises it where the stream has been closed
                 self.gone = OSError(errno.EBADF, "it is closed")
             except OSError as error:
                 self.gone = error
-                self._forget()
+                self._discard_buffer()
         if self.needed:
             if isinstance(self.gone, BrokenPipeError):
                 raise self.gone
-            raise UserError(f"cannot write to {self._name}: {self.gone.strerror or self.gone}. Send it elsewhere")
-        if not self._told:
-            self._told = True
+            raise UserError(f"cannot write to {self._name}: {self.gone.strerror or self.gone}. Redirect it elsewhere")
+        if not self._reported:
+            self._reported = True
             other = sys.stderr if self is sys.stdout else sys.stdout
             if isinstance(other, Stream) and not other.needed:
                 print(f"note: {self._name} is lost ({self.gone.strerror or self.gone})", file=other, flush=True)
 
-    def _forget(self) -> None:
-        """Let what the stream still holds back go nowhere: the interpreter complains of it at its end otherwise."""
+    def _discard_buffer(self) -> None:
+        """Redirect buffered text to the null device, since the interpreter would report it at exit."""
         with suppress(OSError, ValueError):
             if (number := self._stream.fileno()) in (1, 2):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+                os.close(null)
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Make the standard streams a :class:`Stream` each while the block lasts; only standard output is needed.
+    """Wrap the standard streams in a :class:`Stream` each during a block, where only standard output is needed.
 
-    A descriptor that is closed leads nowhere from then on, for the next file that is opened would have its number.
+    A closed descriptor leads to the null device from then on, because the next file to be opened would take its number.
     """
     for number in range(3):
         try:
@@ -126,13 +126,13 @@ def guarded() -> Iterator[None]:
 
 
 def go_on_without() -> None:
-    """From here on the work is worth more than what is printed of it."""
+    """Let the work continue from here on when standard output fails."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.needed = False
 
 
 def complain(text: str, keep: str = "") -> None:
-    """Print a line on standard error, or on standard output where that is gone; `keep` is for :func:`printable`."""
+    """Print a line on standard error, or on standard output as a fallback; `keep` is passed to :func:`printable`."""
     print(printable(text, keep), file=sys.stderr, flush=True)
     if isinstance(sys.stderr, Stream) and sys.stderr.gone:
         with suppress(UserError, OSError):

@@ -1,4 +1,4 @@
-"""YAML, read safely and strictly: what a file says twice, or in a way that YAML 1.1 alone understands, is an error."""
+"""Read YAML safely and strictly, without duplicate keys, aliases and the surprising types of YAML 1.1."""
 
 import re
 from pathlib import Path
@@ -10,20 +10,20 @@ from scnf.files import read_text
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, loaded safely and strictly.
+    """Read a YAML file safely and strictly.
 
-    Numbers may be written as 1e3, dates are text, and 0100 is not YAML's octal 64. A key that stands twice in a mapping
-    is an error, and so is an alias (`*name`), by which a few lines can stand for gigabytes.
+    Numbers may be written as 1e3, dates stay text, and 0100 is not the octal number 64 of YAML 1.1. A duplicate key in
+    a mapping is an error. So is an alias (`*name`), since a few lines of aliases can expand to gigabytes.
 
     Raises:
-        OSError: as of :func:`scnf.files.read_bytes`.
-        ValueError: no UTF-8, no YAML, a key twice, an alias, or brackets that are nested too deep.
+        OSError: the file cannot be read, see :func:`scnf.files.read_bytes`.
+        ValueError: the content is not UTF-8 or not YAML, or has a duplicate key, an alias or brackets nested too deep.
     """
     return parse(read_text(path))
 
 
 def parse(text: str) -> Any:
-    """What a text says, by the rules of :func:`read_yaml` (ValueError).
+    """Parse a text by the rules of :func:`read_yaml`, and raise a ValueError where it breaks them.
 
     Example:
         >>> parse("[1e3, 0.5, 2001-01-01]")
@@ -31,12 +31,12 @@ def parse(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_StrictLoader)
-    except Exception as error:  # a tag that its value does not fit ends in any
+    except Exception as error:  # a tag with an unsuitable value may raise any exception
         raise ValueError(str(error)) from error
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """The loader of :func:`read_yaml`."""
+    """YAML loader of :func:`read_yaml`."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -52,9 +52,9 @@ class _StrictLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            before = first.setdefault((key.tag, key.value), key)
-            if before is not key:
-                lines = f"lines {before.start_mark.line + 1} and {key.start_mark.line + 1}"
+            earlier = first.setdefault((key.tag, key.value), key)
+            if earlier is not key:
+                lines = f"lines {earlier.start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise yaml.composer.ComposerError(None, None, f"{key.value!r} stands twice, in {lines}")
         return node
 
@@ -65,7 +65,7 @@ _StrictLoader.yaml_implicit_resolvers = {
 }
 _NUMBER = list("-+.0123456789")
 SCIENTIFIC = "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), _NUMBER
-"""The rule by which 1e3 is a number, which YAML 1.1 takes for text."""
+"""Resolver that reads 1e3 as a number, which YAML 1.1 reads as text."""
 _StrictLoader.add_implicit_resolver(*SCIENTIFIC)
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",

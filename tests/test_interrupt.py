@@ -49,7 +49,7 @@ def test_a_deferred_signal_waits_and_a_second_one_does_not(number: signal.Signal
         signal.raise_signal(number)
         signal.raise_signal(number)  # `timeout` sends it to the process and to its group
         assert signals.received == number
-        monkeypatch.setattr(interrupt, "_SAME", 0.0)
+        monkeypatch.setattr(interrupt, "_REPEAT_SECONDS", 0.0)
         with pytest.raises(Interrupted):
             signal.raise_signal(number)
 

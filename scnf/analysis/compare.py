@@ -1,4 +1,4 @@
-"""Models side by side on the same rows: likelihood, its bounds, classification, calibration and speed."""
+"""Compare models on the same rows by likelihood, bounds, classification, calibration and speed."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ _HEADINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("parameters", "{:,}".format),
 }
 _LEFT = ("run", "recipe", "likelihood")
-_NATS = ("nats", "iwae_nats", "gap_nats")  # starred where they speak of binarised pixels
+_NATS = ("nats", "iwae_nats", "gap_nats")  # starred for likelihoods of binarised pixels
 
 
 def measure(
@@ -62,32 +62,38 @@ def measure(
     seed: int = 0,
     title: str = "",
 ) -> dict[str, Any]:
-    """One row of the comparison; the labels are used only to score.
+    """Measure one row of the comparison table; the labels serve only to score.
 
-    Figures come from passes over :func:`scnf.training.metrics.noisy_batches`. So all models see the same dequantised,
-    and binarised, pixels in the same draws, if `batch_size` is the same.
+    All metrics come from passes over :func:`scnf.training.metrics.noisy_batches`. With the same `batch_size`, all
+    models get the same dequantised and binarised pixels in the same draws.
 
     Args:
-        model: evaluated as it would meet unlabelled data; its bound is the ELBO if its own importance samples are 1.
-        x: uint8 [N, C, H, W], or points float32 [N, D].
-        y: true labels [N].
-        levels: grey levels; None for points.
-        num_samples: k of the importance-weighted bound (https://arxiv.org/abs/1509.00519, eq. 8).
-        batch_size: rows at once.
-        seed: of the noise.
-        title: what the progress bar is called.
+        model: Model, evaluated on unlabelled data. Its bound is the ELBO if it draws one importance sample itself.
+        x: Images uint8 [N, C, H, W], or points float32 [N, D].
+        y: True labels [N].
+        levels: Number of grey levels; None for points.
+        num_samples: Number k of samples of the importance-weighted bound (https://arxiv.org/abs/1509.00519, eq. 8).
+        batch_size: Number of rows that are evaluated at once.
+        seed: Seed of the noise.
+        title: Title of the progress bar.
 
     Returns:
-        "likelihood", "exact" or "bound", and "likelihood_of"; "nats", the mean of log p(x) or the ELBO over draws of
-        the noise; of a bound, "gap_nats", by how much IWAE exceeds the ELBO on the first draw, and "iwae_nats", nats
-        and gap; the same three in "bits_per_dim", where the density is one of grey levels. "bits_per_dim_over_draws",
-        "accuracy", "one_draw_accuracy", "ece" as :func:`scnf.training.metrics.evaluate` defines them, and "brier" of
-        the same posterior. "density_images_per_second" of log p(x), exact or with one sample, and
-        "posterior_images_per_second". "parameters". None for what there is not.
+        A dictionary with these keys; metrics that the model does not have are None.
+
+        * "likelihood" is "exact" or "bound", and "likelihood_of" is the model's.
+        * "nats" is the mean of log p(x), or of the ELBO, over draws of the noise.
+        * "gap_nats" is the amount by which the IWAE bound exceeds the ELBO on the first draw, and "iwae_nats" is the
+          sum of nats and gap. Both exist for bounds alone.
+        * "bits_per_dim", "gap_bits_per_dim" and "iwae_bits_per_dim" are the same three per dimension, for densities of
+          grey levels.
+        * "bits_per_dim_over_draws", "accuracy", "one_draw_accuracy" and "ece" are metrics of
+          :func:`scnf.training.metrics.evaluate`, and "brier" is the Brier score of the same posterior.
+        * "density_images_per_second" is the speed of log p(x), exact or with one sample.
+        * "posterior_images_per_second" is the speed of p(y | x), and "parameters" counts the parameters.
 
     Raises:
-        ValueError: x are no such data, or y no labels of the model's classes, one for each row.
-        UserError: a figure is NaN.
+        ValueError: x is not valid data, or y does not hold one label of the model's classes for each row.
+        UserError: a metric is NaN.
 
     Example:
         >>> from scnf.recipes import build
@@ -104,7 +110,7 @@ def measure(
     density, bound = model.likelihood_of != "labels", not model.exact
 
     def run(work: Callable[[Tensor], _Result], rows: Tensor = x) -> tuple[list[_Result], float]:
-        """What `work` gives for each batch of images, and images/s."""
+        """Return the results of `work` for each batch of images, and the speed in images/s."""
         results, seconds = [], 0.0
         for images in noisy_batches(rows, levels, batch_size, seed):
             started = _now(device)
@@ -119,22 +125,22 @@ def measure(
 
     row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))
     row["likelihood_of"] = model.likelihood_of
-    drawn = over_draws(model, x, levels, batch_size, seed)
-    figures = figures_of(model, drawn, y, levels, math.prod(x.shape[1:]))
+    draws = over_draws(model, x, levels, batch_size, seed)
+    figures = figures_of(model, draws, y, levels, math.prod(x.shape[1:]))
     check_figures(figures, title or "this model")  # before the passes that are timed
     row |= {key: value for key, value in figures.items() if key in row}
-    row["brier"] = brier_score(drawn.class_log_probs, y)
+    row["brier"] = brier_score(draws.class_log_probs, y)
     total = (1 + density + bound) * len(x) + len(first)
     bar = tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False)
     with evaluating(model), bar:
-        run(classify, first)  # the first call of all is slow
+        run(classify, first)  # warm-up, since the first call is slow
         outputs, row["posterior_images_per_second"] = run(classify)
         if density:
             row["likelihood"], row["nats"] = "bound" if bound else "exact", -figures["nll"]
             row["density_images_per_second"] = run(model.log_likelihood)[1]
         if bound:
-            tighter = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
-            row["gap_nats"] = tighter - _mean([output.log_likelihood for output in outputs])
+            iwae = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
+            row["gap_nats"] = iwae - _mean([output.log_likelihood for output in outputs])
             row["iwae_nats"] = row["nats"] + row["gap_nats"]
     if bound and row["bits_per_dim"] is not None:
         assert levels is not None
@@ -146,7 +152,7 @@ def measure(
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Rows of :func:`measure`, with "run" and "recipe", as Markdown that also reads well as plain text."""
+    """Format rows of :func:`measure`, with "run" and "recipe" added, as a Markdown table with aligned columns."""
     cells = [{key: heading for key, (heading, _) in _HEADINGS.items()}]
     cells += [{key: _cell(row, key) for key in _HEADINGS} for row in rows]
     widths = {key: max(len(line[key]) for line in cells) for key in _HEADINGS}
@@ -165,12 +171,12 @@ def write(rows: Sequence[Mapping[str, Any]], directory: Path, caption: str) -> s
     """Write comparison.csv, comparison.md and comparison.png.
 
     Args:
-        rows: of :func:`measure`, with "run" and "recipe", all of the same images.
-        directory: of the files; made when absent.
-        caption: a line above the table.
+        rows: Rows of :func:`measure` on the same images, with "run" and "recipe" added.
+        directory: Directory of the files, created when absent.
+        caption: Line above the table.
 
     Returns:
-        the table.
+        The table as Markdown.
 
     Raises:
         UserError: a file cannot be written.
@@ -187,7 +193,7 @@ def write(rows: Sequence[Mapping[str, Any]], directory: Path, caption: str) -> s
 
 
 def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Density, as bits/dim or for points as nats, and accuracy; a line of dots for each row, the best on top."""
+    """Plot density and accuracy, one line for each row; density is in bits/dim, or in nats for points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 1.6 + 0.4 * len(rows)), layout="constrained")
@@ -212,7 +218,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one of each kind
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))  # one entry per label
     if handles:
         left.legend(handles.values(), handles.keys(), fontsize=8)
     plots.save(figure, path)
@@ -222,12 +228,12 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if value is None:
         return "-"
-    text = printable(_HEADINGS[key][1](value)).replace("|", r"\|")  # a row of Markdown stays one
+    text = printable(_HEADINGS[key][1](value)).replace("|", r"\|")  # a bar would end the cell
     return text + "*" * (key in _NATS and row["likelihood_of"] == "binary")
 
 
 def _rank(row: Mapping[str, Any]) -> float:
-    """The highest log p(x) first; figures that are of something else come last, as they came."""
+    """Return a sort key that puts the highest log p(x) first, and rows without a likelihood of grey levels last."""
     if row["likelihood_of"] != "levels":
         return math.inf
     return -float(row["nats"] if row["iwae_nats"] is None else row["iwae_nats"])
@@ -238,7 +244,7 @@ def _mean(parts: Sequence[Tensor]) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, when all work before is done."""
+    """Wait for the work on a GPU, and return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""All runs as a table, and one run on a page."""
+"""Show all runs as a table, and one run on a page."""
 
 import difflib
 import math
@@ -17,11 +17,11 @@ _MISSING = "-"
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """One row per run directory of `root`, in the order of their ids; None for what is not known.
+    """Return one row per run directory of `root`, in the order of ids, with None for unknown values.
 
-    Accuracy (a fraction) and bits/dim are those of the test split in the run's summary; before there are any, the
-    latest of the validation split, from one draw of the noise, and then `provisional` names the column. A run without
-    a summary is "unfinished": still going, or killed.
+    Accuracy (a fraction) and bits/dim come from the test metrics in the run's summary. Without test metrics, they are
+    the latest validation metrics from one draw of the noise, and `provisional` names the column. A run without a
+    summary is "unfinished", because it is still running or was killed.
     """
     return [_overview(run) for run in runs_in(root)]
 
@@ -39,8 +39,8 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "status": str,
 }
 _LEFT = ("name", "recipe", "data", "status")
-_STARRED = ("accuracy", "bits_per_dim")  # may come from the validation split, and then end in a star
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_STARRED = ("accuracy", "bits_per_dim")  # end in a star where they come from the validation split
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "!=": operator.ne,
@@ -53,13 +53,13 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 def format_table(
     rows: Sequence[Mapping[str, Any]], sort: str = "id", reverse: bool = False, where: Sequence[str] = ()
 ) -> str:
-    """Rows of `list_runs` as a plain text table.
+    """Format rows of `list_runs` as a plain text table.
 
     Args:
-        rows: what `list_runs` returned.
-        sort: the column to sort by; rows without a value come last either way.
-        reverse: largest first.
-        where: conditions that all hold, such as "recipe=scnf-fast", "accuracy>0.9", "accuracy>90%".
+        rows: Rows of `list_runs`.
+        sort: Column to sort by; rows without a value come last in either order.
+        reverse: Whether the largest values come first.
+        where: Conditions that all rows of the table meet, such as "recipe=scnf-fast", "accuracy>0.9", "accuracy>90%".
 
     Raises:
         UserError: a column is unknown, or a condition cannot be read.
@@ -71,10 +71,10 @@ def format_table(
         000002  -     scnf    -          -       -   93.42 %              -         -  -
     """
     column, conditions = _column(sort), [_condition(text) for text in where]
-    chosen = [row for row in rows if all(holds(row) for holds in conditions)]
-    known = [row for row in chosen if row.get(column) is not None]
-    known.sort(key=lambda row: _order(row[column]), reverse=reverse)
-    ordered = known + [row for row in chosen if row.get(column) is None]
+    selection = [row for row in rows if all(holds(row) for holds in conditions)]
+    complete = [row for row in selection if row.get(column) is not None]
+    complete.sort(key=lambda row: _order(row[column]), reverse=reverse)
+    ordered = complete + [row for row in selection if row.get(column) is None]
     if not ordered:
         return "no runs" + (" where " + " and ".join(where) if where else "")
     cells = [{key: key + " " * (key in _STARRED) for key in COLUMNS}]
@@ -91,20 +91,20 @@ def format_table(
 
 
 def describe(run: Run) -> str:
-    """Everything about one run on one page: status, settings, figures, the last metrics, and its files with sizes."""
+    """Describe one run on one page by its status, settings, summary, last metrics, and files with sizes."""
     row = _overview(run)
-    config, metrics = _flatten(_read_yaml(run.path / "config.yaml")), _or(run.read_metrics, [])
+    config, metrics = _flatten(_read_yaml(run.path / "config.yaml")), _read_or(run.read_metrics, [])
     settings = {"recipe": row["recipe"], "data": row["data"], "labels": row["labels"]}
     settings |= {key: config[key] for key in ("train.epochs", "train.batch_size", "train.lr", "seed") if key in config}
     sections = {
         "settings": settings,
-        "summary": _flatten(_or(lambda: run.read_json("summary.json"), {})),
+        "summary": _flatten(_read_or(lambda: run.read_json("summary.json"), {})),
         "last metrics": metrics[-1] if metrics else {},
         "files": {path.relative_to(run.path).as_posix(): _size(path) for path in _files(run.path)},
     }
     lines = [printable(str(run.path)), f"status: {printable(row['status'])}"]
-    for title, named in sections.items():
-        entries = {printable(str(key)): value for key, value in named.items()}
+    for title, section in sections.items():
+        entries = {printable(str(key)): value for key, value in section.items()}
         width = max(map(len, entries), default=0)
         lines += ["", title, *(f"  {key:<{width}}  {_show(value)}" for key, value in entries.items())]
         lines += [] if entries else [f"  {_MISSING}"]
@@ -113,24 +113,24 @@ def describe(run: Run) -> str:
 
 def _overview(run: Run) -> dict[str, Any]:
     config = _flatten(_read_yaml(run.path / "config.yaml"))
-    summary = _flatten(_or(lambda: run.read_json("summary.json"), {}))
-    metrics: list[dict[str, float]] | None = _or(run.read_metrics, None)
+    summary = _flatten(_read_or(lambda: run.read_json("summary.json"), {}))
+    metrics: list[dict[str, float]] | None = _read_or(run.read_metrics, None)
     last = {key: value for row in metrics or [] for key, value in row.items()}
     figures: dict[str, float | None] = {}
     provisional = []
     for key in _STARRED:
-        tested, validated = _finite(summary.get(f"test.{key}")), f"validation.{key}"
-        figures[key] = _finite(tested, summary.get(validated), last.get(validated))
-        if tested is None and figures[key] is not None:
+        test_figure, validation = _finite(summary.get(f"test.{key}")), f"validation.{key}"
+        figures[key] = _finite(test_figure, summary.get(validation), last.get(validation))
+        if test_figure is None and figures[key] is not None:
             provisional.append(key)
-    done = _finite(summary.get("epochs"), last.get("epoch"), None if metrics is None else 0)
+    epochs = _finite(summary.get("epochs"), last.get("epoch"), None if metrics is None else 0)
     return {
         "id": run.id,
         "name": run.name,
         "recipe": config.get("model.recipe"),
         "data": config.get("data.name"),
         "labels": config.get("data.num_labels"),
-        "epochs": None if done is None else int(done),
+        "epochs": None if epochs is None else int(epochs),
         "epochs_planned": config.get("train.epochs"),
         **figures,
         "minutes": _finite(summary.get("minutes"), last.get("minutes")),
@@ -150,7 +150,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    number = _finite(value)  # numbers before words
+    number = _finite(value)  # numbers sort before words
     return number is None, number or 0.0, str(value)
 
 
@@ -166,25 +166,25 @@ def _condition(text: str) -> Callable[[Mapping[str, Any]], bool]:
     match = re.fullmatch(r"\s*([^<>=!\s]+)\s*(<=|>=|!=|=|<|>)=?\s*(.*?)\s*", text)
     if not match:
         raise UserError(f"cannot read the condition {text!r}. Write for example recipe=scnf-fast or accuracy>0.9.")
-    column, sign, wanted = _column(match[1]), match[2], match[3]
-    percent = parse_number(wanted[:-1]) if wanted.endswith("%") else None
-    number = percent / 100 if percent is not None else parse_number(wanted)
+    column, sign, operand = _column(match[1]), match[2], match[3]
+    percent = parse_number(operand[:-1]) if operand.endswith("%") else None
+    number = percent / 100 if percent is not None else parse_number(operand)
     if number is None and sign not in ("=", "!="):
-        raise UserError(f"cannot read the condition {text!r}: {wanted!r} is not a number.")
+        raise UserError(f"cannot read the condition {text!r}: {operand!r} is not a number.")
 
     def holds(row: Mapping[str, Any]) -> bool:
         value = row.get(column)
         if number is not None and (actual := parse_number(value)) is not None:
-            return _COMPARE[sign](actual, number)
+            return _OPERATORS[sign](actual, number)
         if sign in ("=", "!="):
-            return _COMPARE[sign](_MISSING if value is None else str(value), wanted)
+            return _OPERATORS[sign](_MISSING if value is None else str(value), operand)
         return False
 
     return holds
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys; lists and other trees are left out.
+    """Flatten nested mappings into one with dotted keys, and leave out lists and any other kind of tree.
 
     >>> _flatten({"test": {"accuracy": 0.9}, "test.nll": 1.2})
     {'test.accuracy': 0.9, 'test.nll': 1.2}
@@ -205,7 +205,7 @@ def _read_yaml(path: Path) -> Any:
         return None
 
 
-def _or(read: Callable[[], Any], default: Any) -> Any:
+def _read_or(read: Callable[[], Any], default: Any) -> Any:
     try:
         return read()
     except UserError:
@@ -213,7 +213,7 @@ def _or(read: Callable[[], Any], default: Any) -> Any:
 
 
 def _finite(*values: Any) -> float | None:
-    """The first of `values` that is a finite number."""
+    """Return the first of `values` that is a finite number."""
     parsed = (parse_number(value) for value in values)
     return next((number for number in parsed if number is not None and math.isfinite(number)), None)
 
@@ -223,13 +223,13 @@ def _show(value: Any) -> str:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("[!.]*") if path.is_file())  # hidden: locks, what is being written
+    return sorted(path for path in directory.rglob("[!.]*") if path.is_file())  # without locks and temporary files
 
 
 def _size(path: Path) -> str:
     try:
         size = float(path.stat().st_size)
-    except OSError:  # gone since it was listed
+    except OSError:  # removed since it was listed
         return _MISSING
     for unit in ("B", "kB", "MB"):
         if size < 1000:

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: image grids, two-dimensional samples, training curves."""
+"""Draw image grids, two-dimensional samples and training curves as PNG files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP = 2  # pixels between the images of a grid
-_VISIBLE = 48  # pixels that the longer side of a small image is enlarged to, at least
+_VISIBLE = 48  # pixels, to which the longer side of a small image is enlarged at least
 _GREY = "0.45"
 
 
 def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[str] | None = None) -> None:
-    """Write images as one grid, row by row; small images are enlarged without smoothing.
+    """Write images as one grid, row by row, and enlarge small images without smoothing.
 
     Args:
-        images: values in [0, 1], clamped to it [N, C, H, W]. C is 1 or 3; of any other, the first channel is shown.
-        path: the PNG file.
-        columns: images per row; a last row that is not full ends blank.
-        row_labels: a text to the left of each row.
+        images: Images [N, C, H, W], clamped to [0, 1]. Three channels are colours; otherwise the first channel is
+            shown.
+        path: Path of the PNG file.
+        columns: Number of images in a row; an incomplete last row is filled with blank space.
+        row_labels: Text to the left of each row.
 
     Raises:
         UserError: the file cannot be written.
@@ -44,8 +45,8 @@ def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[st
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
-    pixels = (shown.detach().float().nan_to_num().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    rgb = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    pixels = (rgb.detach().float().nan_to_num().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     scale = max(1, math.ceil(_VISIBLE / max(pixels.shape[2:])))
     pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3).permute(0, 2, 3, 1)
     height, width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
@@ -69,10 +70,10 @@ def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Te
     """Write a scatter plot of two-dimensional samples, one colour per class.
 
     Args:
-        points: the samples [N, 2].
-        labels: their classes [N]; negative ones are hidden labels and drawn in grey.
-        path: the PNG file.
-        density: a background as (xs [A], ys [B], values [B, A]), such as a density or a posterior.
+        points: Samples [N, 2].
+        labels: Classes of the samples [N]; negative numbers are hidden labels, which are drawn in grey.
+        path: Path of the PNG file.
+        density: Background as (xs [A], ys [B], values [B, A]), such as a density or a posterior.
 
     Raises:
         UserError: the file cannot be written.
@@ -89,10 +90,10 @@ def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Te
     present = sorted(set(classes.tolist()))
     palette = matplotlib.colormaps["tab10"] if max(present, default=0) < 10 else matplotlib.colormaps["turbo"]
     for label in present:
-        chosen = samples[classes == label]
+        members = samples[classes == label]
         color = _GREY if label < 0 else palette(label if palette.N <= 10 else label / max(present))
         name = "hidden" if label < 0 else str(label)
-        axes.scatter(chosen[:, 0], chosen[:, 1], s=8, color=color, linewidths=0, alpha=0.8, label=name)
+        axes.scatter(members[:, 0], members[:, 1], s=8, color=color, linewidths=0, alpha=0.8, label=name)
     if 0 < len(present) <= 12:
         axes.legend(title="class", markerscale=2, frameon=True, fontsize=8)
     axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"{len(samples)} samples", aspect="equal")
@@ -100,11 +101,13 @@ def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Te
 
 
 def curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write loss, validation accuracy and validation bits/dim (without it, NLL) against the epoch.
+    """Plot training loss, validation accuracy and validation bits/dim against the epoch.
+
+    The negative log-likelihood stands in for bits/dim where no row has any.
 
     Args:
-        rows: rows of metrics, as `Run.read_metrics` gives them; any column may be missing anywhere.
-        path: the PNG file.
+        rows: Rows of metrics from `Run.read_metrics`; any column may be missing in any row.
+        path: Path of the PNG file.
 
     Raises:
         UserError: the file cannot be written.
@@ -127,12 +130,12 @@ def _curve(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    drawn = [(row["epoch"], factor * row[column]) for row in rows if "epoch" in row and column in row]
+    pairs = [(row["epoch"], factor * row[column]) for row in rows if "epoch" in row and column in row]
     axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if drawn:
-        axes.plot(*zip(*drawn, strict=True), marker="o" if len(drawn) <= 40 else "", markersize=3)
+    if pairs:
+        axes.plot(*zip(*pairs, strict=True), marker="o" if len(pairs) <= 40 else "", markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axes.set(xticks=[], yticks=[])
@@ -140,7 +143,7 @@ def _curve(
 
 
 def plain(text: str) -> str:
-    r"""`text` as matplotlib shows it letter by letter, where dollars would begin a formula.
+    r"""Escape dollar signs for matplotlib, which would start a formula, and characters that are not printable.
 
     >>> print(plain("a $ b"))
     a \$ b
@@ -149,7 +152,7 @@ def plain(text: str) -> str:
 
 
 def save(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write a figure as a PNG file; UserError where the file cannot be written."""
+    """Write a figure as a PNG file, and raise a UserError where the file cannot be written."""
     with atomic_write(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box stands for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib draws an empty box instead
         figure.savefig(file, format="png", dpi=dpi)

@@ -1,4 +1,4 @@
-"""Pictures of what a model draws for each class."""
+"""Draw samples of a model for each class as a picture."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ from scnf.models.base import JointModel
 def sample_picture(
     model: JointModel, path: Path, labels: list[int], per_label: int, shape: tuple[int, ...], device: torch.device
 ) -> None:
-    """Write samples of each label as a PNG: one row of images a label, or a scatter plot of points.
+    """Write samples of each label as a PNG file, with one row of images per label or as a scatter plot of points.
 
     Args:
-        model: what to draw from.
-        path: the PNG.
-        labels: which classes.
-        per_label: how many samples of each.
-        shape: shape of one input, (C, H, W) or (2,).
-        device: where the model is.
+        model: Model that draws the samples.
+        path: Path of the PNG file.
+        labels: Classes of the samples.
+        per_label: Number of samples of each class.
+        shape: Shape of one input, (C, H, W) or (2,).
+        device: Device of the model.
     """
     model.eval()
     y = torch.tensor(labels, device=device).repeat_interleave(per_label)
     x = model.sample(y).float().cpu()
     if len(shape) == 3:
-        many = len(labels) > 1
-        columns = per_label if many else max(1, round(per_label**0.5))
-        plots.image_grid(x, path, columns, [str(label) for label in labels] if many else None)
+        several = len(labels) > 1
+        columns = per_label if several else max(1, round(per_label**0.5))
+        plots.image_grid(x, path, columns, [str(label) for label in labels] if several else None)
     else:
         plots.points(x[:, :2], y.cpu(), path, _density(model, x, device) if shape == (2,) else None)
 
@@ -36,7 +36,7 @@ def sample_picture(
 def _density(
     model: JointModel, x: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The density p(x) on a grid around the samples: (xs [G], ys [G], values [G, G], row by row of ys)."""
+    """Return the density p(x) on a grid around the samples, as (xs [G], ys [G], values [G, G]) with ys along rows."""
     low, high = x.quantile(0.005, dim=0) - 0.5, x.quantile(0.995, dim=0) + 0.5
     xs, ys = (torch.linspace(float(low[axis]), float(high[axis]), 120) for axis in (0, 1))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).view(-1, 2).to(device)

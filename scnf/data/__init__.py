@@ -1,1 +1,1 @@
-"""Datasets as tensors, by name, and what is done to them on the way to a model."""
+"""Load datasets by name as tensors, and prepare them for a model."""

@@ -1,4 +1,4 @@
-"""Random affine maps of grey-level images: turned, stretched, sheared and shifted a little, the class stays."""
+"""Augment grey-level images by small random affine maps, which leave the class as it is."""
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +8,20 @@ from torch import Tensor
 def random_affine(x: Tensor, strength: float) -> Tensor:
     """Move each image by its own random affine map.
 
-    At strength 1 the pixels of the result are looked up in the image at places turned by up to 20 degrees, stretched by
-    up to 20 % along each axis, sheared by up to 0.3 and shifted by up to 11 % of the side; all in proportion to the
-    strength, bilinear, and 0 outside. Angles are those of a square: other images are turned in relative coordinates.
+    At strength 1 a map rotates by up to 20 degrees and stretches each axis by up to 20 %. It shears by up to 0.3 and
+    shifts by up to 11 % of the side. All four ranges are proportional to the strength. Each pixel of the result is read
+    from the mapped position in the image by bilinear interpolation; pixels outside the image are 0. The map acts on
+    relative coordinates, so its angles are exact for square images only.
 
     Args:
-        x: whole numbers up to 2^24 [N, C, H, W], uint8 say.
-        strength: 0 changes nothing.
+        x: Images of whole numbers up to 2^24 [N, C, H, W], for example uint8.
+        strength: Factor of the ranges; 0 leaves the images unchanged.
 
     Returns:
-        [N, C, H, W] of the same type, a new tensor.
+        A new tensor [N, C, H, W] of the same type.
 
     Raises:
-        ValueError: x are floats.
+        ValueError: x holds floats.
 
     Example:
         >>> x = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
@@ -28,8 +29,8 @@ def random_affine(x: Tensor, strength: float) -> Tensor:
         (True, torch.uint8)
     """
     if x.is_floating_point():
-        raise ValueError(f"images are moved in whole grey levels, not in {x.dtype}: dequantise them afterwards")
-    # in single precision whatever torch's default is
+        raise ValueError(f"random_affine takes whole grey levels, not {x.dtype}: dequantise the images afterwards")
+    # single precision, independent of torch's default type
     draws = 2 * torch.rand(6, len(x), device=x.device, dtype=torch.float32) - 1
     angle, stretch_x, stretch_y, shear, shift_x, shift_y = strength * draws
     angle, shear = 0.35 * angle, 0.3 * shear

@@ -1,4 +1,4 @@
-"""Batches drawn on the device: images stay there as uint8, a batch is an index draw."""
+"""Draw batches on the device, where images stay as uint8 and a batch is selected by row indices."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,68 +13,70 @@ from scnf.errors import UserError
 
 
 def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform dequantisation: grey levels 0..levels-1 become numbers in [0, 1), each in its cell.
+    """Add uniform noise to grey levels 0..levels-1 and scale them to [0, 1).
 
-    The level of a number x is floor(levels * x), also as floats are rounded, for up to 65,536 levels.
-    With D pixels, the expectation over the noise of log p(result) - D log levels is a lower bound of the
-    log-probability of the grey levels (Theis et al., https://arxiv.org/abs/1511.01844, section 3.1).
+    Each grey level fills its own cell: floor(levels * result) gives the level back, for up to 65,536 levels and in
+    spite of rounding. With D pixels, E[log p(result)] - D log levels is a lower bound of the log-probability of the
+    grey levels, where the expectation is over the noise (Theis et al., https://arxiv.org/abs/1511.01844, section 3.1).
 
     Args:
-        x: whole numbers [N, C, H, W], uint8 for up to 256 levels; or points, float32 [N, D], which are given back as
-            they are.
-        levels: number of grey levels; None for points.
-        generator: source of the noise; the global one by default.
+        x: Images of whole numbers [N, C, H, W], uint8 for up to 256 levels. Points, float32 [N, D], are returned
+            unchanged.
+        levels: Number of grey levels; None for points.
+        generator: Random generator of the noise; torch's global generator by default.
 
     Raises:
-        ValueError: images of floats.
+        ValueError: the images hold floats.
     """
     if levels is None:
         return x
     if x.is_floating_point():
-        raise ValueError(f"grey levels are whole numbers, not {x.dtype}: these may be dequantised already")
+        raise ValueError(f"grey levels must be whole numbers, not {x.dtype}: the images may be dequantised already")
     noise = torch.rand(x.shape, device=x.device, generator=generator)
     dequantized = (x + noise).div_(levels)
-    off = (levels * dequantized).floor_().sub_(x)  # sum and quotient are rounded: 1 or -1 where that is past an end
-    return dequantized.addcmul_(dequantized, off, value=-2 * torch.finfo(dequantized.dtype).eps)
+    error = (levels * dequantized).floor_().sub_(x)  # 1 or -1 where rounding has left the cell
+    return dequantized.addcmul_(dequantized, error, value=-2 * torch.finfo(dequantized.dtype).eps)
 
 
 class Batches:
-    """Batches of labelled and unlabelled rows in a fixed proportion.
+    """Batches that mix labelled and unlabelled rows in a fixed proportion.
 
-    An epoch passes `passes` times over all rows as unlabelled ones (the labelled rows too, as if they were not; what
-    does not fill a last batch is left out), while the labelled rows come round as often as their share asks for. Which
-    rows are drawn depends on the seed and the epoch alone, so any step of any epoch can be drawn again; noise and
-    augmentation come from the global generator.
+    An epoch passes `passes` times over all rows as unlabelled rows. Labelled rows take part too, without their labels,
+    and an incomplete last batch is dropped. The labelled rows of the batches repeat as often as `labelled_share`
+    requires. The seed and the epoch alone decide which rows are drawn, so any step of any epoch can be drawn again.
+    Noise and augmentation come from torch's global generator.
 
-    Moved images have another density than images as they are, so the likelihood takes none of them: with `augment`, a
-    batch has a moved version of each labelled row beside it, and with `views` one of each unlabelled row. These are for
-    cross-entropies alone, see :class:`scnf.batch.Batch`.
-    `guesses` [N], labels found by propagation, say, may be set between epochs: they are the targets of views, or where
-    there are no views the labels of the unlabelled rows themselves; UNLABELLED where nobody guesses.
+    Moved images do not follow the density of the original images, so the likelihood leaves them out. With `augment`, a
+    batch adds a moved version of each labelled row; with `views`, it adds a moved version of each unlabelled row. Both
+    serve cross-entropies alone, see :class:`scnf.batch.Batch`.
+
+    Pseudo-labels `guesses` [N], for example from propagation, may be set between epochs. They are the targets of
+    views, or without views the labels of the unlabelled rows. UNLABELLED marks a row without a pseudo-label.
 
     Args:
-        x: whole numbers [N, C, H, W], uint8 for up to 256 levels, or float32 [N, D], on the device of the training.
-        y: int64 [N], UNLABELLED where hidden.
-        batch_size: rows of a batch.
-        labelled_share: share of a batch that is labelled, in [0, 1].
-        seed: decides the order.
-        levels: as in :func:`dequantize`.
-        augment: strength of the random affine maps of moved rows, see :mod:`scnf.data.augment`.
-        views: whether batches have moved versions, or views, of their unlabelled rows.
-        passes: over all rows in an epoch.
-        in_place: move the labelled rows themselves, for networks p(y | x) that have no likelihood of x.
+        x: Images of whole numbers [N, C, H, W], uint8 for up to 256 levels, or points float32 [N, D], on the device
+            of the training.
+        y: Labels int64 [N], UNLABELLED where hidden.
+        batch_size: Number of rows in a batch.
+        labelled_share: Share of labelled rows in a batch, in [0, 1].
+        seed: Seed of the order of rows.
+        levels: Number of grey levels, see :func:`dequantize`; None for points.
+        augment: Strength of the random affine maps of moved rows, see :mod:`scnf.data.augment`.
+        views: Whether batches hold views, that is moved versions of their unlabelled rows.
+        passes: Number of passes over all rows in an epoch.
+        in_place: Whether labelled rows are replaced by their moved versions, for networks p(y | x) without a
+            likelihood of x.
 
     Attributes:
-        num_labelled: labelled rows of a batch.
-        num_unlabelled: unlabelled rows of a batch.
-        num_moved: moved versions of labelled rows that a batch has.
-        num_views: views of unlabelled rows that a batch has.
+        num_labelled: Number of labelled rows in a batch.
+        num_unlabelled: Number of unlabelled rows in a batch.
+        num_moved: Number of moved versions of labelled rows in a batch.
+        num_views: Number of views of unlabelled rows in a batch.
 
     Raises:
-        ValueError: x are no such rows, or y no labels of theirs; `batch_size` or `passes` is below 1, or
-            `labelled_share` outside [0, 1].
-        UserError: the batch is too small to hold the share, there are no labels to fill it, or points are to be
-            augmented.
+        ValueError: x or y has the wrong type or shape, `batch_size` or `passes` is below 1, or `labelled_share` lies
+            outside [0, 1].
+        UserError: the batch is too small for the share, no row has a label, or points are to be augmented.
 
     Example:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
@@ -123,34 +125,38 @@ class Batches:
         self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch, from step `start` on; labelled rows come first, and images are float32 in [0, 1)."""
+        """Yield the batches of one epoch from step `start` on.
+
+        Labelled rows come first, and images are float32 in [0, 1).
+        """
         generator = torch.Generator().manual_seed(int(self.seed * 1_000_003 + epoch))
         labelled = self._draw(self.labelled, self.num_labelled, generator)
         unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
         rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
         guesses = torch.full_like(self.y, UNLABELLED) if self.guesses is None else self.guesses
         for step in range(start, self.steps_per_epoch):
-            known, others = rows[step].split([self.num_labelled, self.num_unlabelled])
-            viewed = others[: self.num_views]
-            sizes = [len(known) + len(others), self.num_moved, self.num_views]
-            x, moved, views = self._inputs(known, others, viewed).split(sizes)
-            y = torch.cat([self.y[known], torch.full_like(others, UNLABELLED) if self.num_views else guesses[others]])
+            with_label, without = rows[step].split([self.num_labelled, self.num_unlabelled])
+            view_rows = without[: self.num_views]
+            sizes = [len(with_label) + len(without), self.num_moved, self.num_views]
+            x, moved, views = self._inputs(with_label, without, view_rows).split(sizes)
+            hidden = torch.full_like(without, UNLABELLED)
+            y = torch.cat([self.y[with_label], hidden if self.num_views else guesses[without]])
             batch = Batch(x, y)
             if self.num_moved:
-                batch = batch._replace(moved=moved, moved_y=self.y[known])
+                batch = batch._replace(moved=moved, moved_y=self.y[with_label])
             if self.num_views:
-                batch = batch._replace(views=views, targets=guesses[viewed])
+                batch = batch._replace(views=views, targets=guesses[view_rows])
             yield batch
 
-    def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
-        """What a batch holds of these rows: they themselves, moved labelled ones and views, in this order."""
-        moved = self.x[torch.cat([labelled, viewed])]
+    def _inputs(self, labelled: Tensor, unlabelled: Tensor, view_rows: Tensor) -> Tensor:
+        """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
+        moved = self.x[torch.cat([labelled, view_rows])]
         if self.augment and len(moved):
             moved = random_affine(moved, self.augment)
         return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:
-        """The rows of `x` and what was made of them, in the order of :meth:`_inputs`."""
+        """Concatenate rows of `x`, moved rows and views in the order of :meth:`_inputs`."""
         first = moved if self.in_place else self.x[labelled]
         return torch.cat([first, self.x[unlabelled], moved if self.num_moved else moved[:0], views])
 
@@ -158,24 +164,24 @@ class Batches:
         check_data(x, levels)
 
     def _draw(self, rows: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
-        """[steps, per_step]: `rows` in random order, begun anew as often as needed."""
-        needed = per_step * self.steps_per_epoch
-        rounds = -(-needed // len(rows)) if needed else 0
-        shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)]
-        return torch.cat([rows[:0], *shuffled])[:needed].view(self.steps_per_epoch, per_step)
+        """Return `rows` in random order as [steps, per_step], in as many permutations as it takes."""
+        total = per_step * self.steps_per_epoch
+        permutations = -(-total // len(rows)) if total else 0
+        shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(permutations)]
+        return torch.cat([rows[:0], *shuffled])[:total].view(self.steps_per_epoch, per_step)
 
 
 class EncodedBatches(Batches):
-    """The same batches of what a frozen network makes of the inputs, computed once.
+    """Batches of codes that a frozen network computes once, in place of the inputs of other batches.
 
-    Each row is encoded as it is; labelled rows also in `copies` moved versions, of which a batch draws one; and where
-    there are views, each row moved once more, which is its view in every epoch.
+    Each row is encoded unchanged. Labelled rows are encoded in `copies` moved versions as well, of which a batch draws
+    one. With views, each row has one more moved version, which is its view in every epoch.
 
     Args:
-        batches: of images, or of points.
-        encode: inputs [M, ...] as a batch holds them -> [M, D]; called without gradients.
-        copies: moved versions of each labelled row.
-        chunk: rows encoded at once.
+        batches: Batches of images or points.
+        encode: Network that maps inputs [M, ...] of a batch to codes [M, D]; called without gradients.
+        copies: Number of moved versions of each labelled row.
+        chunk: Number of rows that are encoded at once.
     """
 
     def __init__(
@@ -183,34 +189,35 @@ class EncodedBatches(Batches):
     ) -> None:
         from tqdm import tqdm
 
-        rows, none = torch.arange(len(batches.x)), torch.arange(0)
+        rows, no_rows = torch.arange(len(batches.x)), torch.arange(0)
         moved = batches.labelled.repeat(copies if batches.augment else 1)
-        viewed = rows if batches.num_views else none
-        bar = tqdm(total=len(rows) + len(moved) + len(viewed), unit="row", desc="latents", disable=None, leave=False)
+        view_rows = rows if batches.num_views else no_rows
+        total = len(rows) + len(moved) + len(view_rows)
+        bar = tqdm(total=total, unit="row", desc="latents", disable=None, leave=False)
 
-        def encoded(rows: Tensor, as_they_are: bool = False) -> Tensor:
-            pieces = []
-            for some in rows.split(chunk):
-                pieces.append(
-                    encode(batches._inputs(none, some, none) if as_they_are else batches._inputs(none, none, some))
-                )
-                bar.update(len(some))
-            return torch.cat(pieces)
+        def encode_rows(rows: Tensor, move: bool) -> Tensor:
+            codes = []
+            for part in rows.split(chunk):
+                roles = (no_rows, no_rows, part) if move else (no_rows, part, no_rows)
+                codes.append(encode(batches._inputs(*roles)))
+                bar.update(len(part))
+            return torch.cat(codes)
 
         with torch.no_grad(), bar:
-            plain = encoded(rows, as_they_are=True)
-            self.moved = encoded(moved).unflatten(0, (-1, len(batches.labelled))) if len(moved) else plain[None, :0]
-            self.views = encoded(viewed) if len(viewed) else plain[:0]
+            codes = encode_rows(rows, move=False)
+            copies_shape = -1, len(batches.labelled)
+            self.moved = encode_rows(moved, move=True).unflatten(0, copies_shape) if len(moved) else codes[None, :0]
+            self.views = encode_rows(view_rows, move=True) if len(view_rows) else codes[:0]
         size = batches.num_labelled + batches.num_unlabelled
         share = batches.num_labelled / size
-        views, own = batches.num_views > 0, (batches.seed, batches.levels, batches.augment)
-        super().__init__(plain, batches.y, size, share, *own, views, batches.passes, batches.in_place)
+        views, settings = batches.num_views > 0, (batches.seed, batches.levels, batches.augment)
+        super().__init__(codes, batches.y, size, share, *settings, views, batches.passes, batches.in_place)
         self.levels = None
 
     def _check(self, x: Tensor, levels: int | None) -> None:
         check_inputs(x)
 
-    def _inputs(self, labelled: Tensor, unlabelled: Tensor, viewed: Tensor) -> Tensor:
-        which = torch.randint(len(self.moved), labelled.shape, device=labelled.device)
-        place = torch.searchsorted(self.labelled.to(labelled.device), labelled)
-        return self._arrange(labelled, unlabelled, self.moved[which, place], self.views[viewed])
+    def _inputs(self, labelled: Tensor, unlabelled: Tensor, view_rows: Tensor) -> Tensor:
+        copy = torch.randint(len(self.moved), labelled.shape, device=labelled.device)
+        position = torch.searchsorted(self.labelled.to(labelled.device), labelled)
+        return self._arrange(labelled, unlabelled, self.moved[copy, position], self.views[view_rows])

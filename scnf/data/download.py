@@ -1,4 +1,4 @@
-"""Files of data sets: found, checked by their MD5, and fetched where they are absent."""
+"""Find the files of datasets, check their MD5 checksums, and download the files that are absent."""
 
 import gzip
 import hashlib
@@ -23,14 +23,14 @@ from scnf.lock import alone_in
 
 logger = logging.getLogger("scnf.data")
 _SCRATCH = ".fetch-"
-QUIET_SECONDS = 20  # an attempt that has fetched nothing for so long is given up
-_START_SECONDS = 60  # to import a big library from a slow disk, before the first byte
+QUIET_SECONDS = 20  # without new data, after which an attempt is stopped
+_START_SECONDS = 60  # before the first byte, since a slow disk may take long to import a big library
 
-# An attempt gets an empty directory to work in and returns the directory where the files now are.
+# An attempt gets an empty working directory and returns the directory that holds the files.
 Attempt = Callable[[Path], Path]
 
 _DOWNLOADED = {"MNIST", "FashionMNIST", "cifar-10-batches-py", "train_32x32.mat", "test_32x32.mat"}
-"""What downloads leave in a data root."""
+"""Names of the entries that downloads leave in a data root."""
 
 IDX_SHAPES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),
@@ -55,23 +55,27 @@ IDX_MD5 = {  # of the uncompressed files, in the order of IDX_SHAPES
 
 
 def idx_header(shape: tuple[int, ...]) -> bytes:
-    """The start of an IDX file of bytes: two zeros, type 8 (uint8), number of axes, big-endian lengths."""
+    """Return the header of an IDX file of bytes: two zeros, type 8 (uint8), number of axes, big-endian lengths."""
     return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
 
 
 def _locate(folder: Path, name: str) -> Path | None:
-    """The file `name` of `folder`, which may have a dot before its type, else its gzip, else None."""
-    candidates = (folder / f"{each}{end}" for each in (name, name.replace("-idx", ".idx")) for end in ("", ".gz"))
+    """Return the path of the file `name` in `folder`, plain or as a gzip, or None where it is absent.
+
+    The name may have a dot in place of the hyphen before `idx`.
+    """
+    names = (name, name.replace("-idx", ".idx"))
+    candidates = (folder / f"{candidate}{suffix}" for candidate in names for suffix in ("", ".gz"))
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def read_checked(folder: Path, name: str, md5: str) -> bytes:
-    """The content of the file `name`, uncompressed.
+    """Return the uncompressed content of the file `name`, after a check of its MD5.
 
     Raises:
-        ValueError: the content is not what `md5` says, or not a gzip.
+        ValueError: the content does not have this MD5, or the gzip is damaged.
         OSError: the file cannot be read.
-        UserError: the content is a file of another dataset.
+        UserError: the content belongs to another dataset.
     """
     path = _locate(folder, name) or folder / name
     data = path.read_bytes()
@@ -80,25 +84,28 @@ def read_checked(folder: Path, name: str, md5: str) -> bytes:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} ({len(data)} bytes) is damaged: {error}") from error
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
-        owner = next((owner for owner, sums in IDX_MD5.items() if found in sums), None)
+    checksum = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if checksum != md5:
+        owner = next((owner for owner, checksums in IDX_MD5.items() if checksum in checksums), None)
         if owner:
-            raise UserError(f"{path} is of {owner}, which is not data.name: set that, or point --data.root elsewhere")
+            raise UserError(
+                f"{path} belongs to {owner}, and data.name is another dataset: change data.name, or point --data.root "
+                "elsewhere"
+            )
         shape = IDX_SHAPES.get(name)
         size = f"{len(idx_header(shape)) + math.prod(shape)} bytes with " if shape else ""
-        raise ValueError(f"{path} is damaged: found {len(data)} bytes with MD5 {found}, expected {size}MD5 {md5}")
+        raise ValueError(f"{path} is damaged: found {len(data)} bytes with MD5 {checksum}, expected {size}MD5 {md5}")
     return data
 
 
 def obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mapping[str, Attempt]) -> dict[str, bytes]:
-    """The checked contents of the files of a dataset, which are fetched first when some are absent.
+    """Return the checked contents of a dataset's files, and download absent files first.
 
     Args:
-        root: the data root, or any folder on the way from there to the files.
-        subfolder: where the files lie under the data root.
+        root: Data root, or any folder on the path from the data root to the files.
+        subfolder: Folder of the files, relative to the data root.
         md5s: MD5 of the uncompressed content by file name.
-        attempts: the ways to get absent files by description, in the order in which they are tried.
+        attempts: Ways to get absent files by description, in the order in which they are tried.
     """
     folder = find_folder(root, subfolder, md5s)
     if any(_locate(folder, name) is None for name in md5s):
@@ -118,26 +125,26 @@ def obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappin
 
 
 def find_folder(root: Path, subfolder: str, names: Iterable[str]) -> Path:
-    """Where the files `names` lie; see `obtain`."""
+    """Return the folder that holds the files `names`; see `obtain` for `root` and `subfolder`."""
     parts = Path(subfolder).parts
     places = [root.joinpath(*parts[skip:]) for skip in range(len(parts) + 1)]
     return next((place for place in places if any(_locate(place, name) for name in names)), places[0])
 
 
 def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
-    """A UserError where `root` holds something and none of it belongs to a dataset that is downloaded."""
+    """Raise a UserError where `root` has contents and none of them belongs to a downloaded dataset."""
     entries = sorted(entry for entry in (os.listdir(root) if root.is_dir() else []) if not entry.startswith("."))
     if entries and not _DOWNLOADED & set(entries) and not (subfolder and (root / subfolder).is_dir()):
         listed = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
         raise UserError(
-            f"{root} holds {listed}, and none of the data files {', '.join(names)}, which are not downloaded into a "
-            f"folder of other things. Say --data.root {root / 'downloads'} to have them in a folder of their own, or "
-            "--data.name for other data. Images of your own cannot be read"
+            f"{root} holds {listed}, and none of the data files {', '.join(names)}. Data files are not downloaded into "
+            f"a folder with other contents. Set --data.root {root / 'downloads'} to download into a new folder, or "
+            "--data.name to take another dataset. Images of your own cannot be read"
         )
 
 
 def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt]) -> None:
-    """Put the absent files into `folder` by the first attempt that gives all files intact; see `obtain`."""
+    """Write the absent files into `folder`, from the first attempt that returns all files intact; see `obtain`."""
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +155,7 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
             reason = getattr(error.__cause__ or error, "strerror", None) or error
             raise UserError(
                 f"the data files {', '.join(md5s)} are not in {folder}, and they cannot be fetched into it: "
-                f"{reason}. Point --data.root at a directory that has them or can be written."
+                f"{reason}. Point --data.root at a directory that holds them or is writable."
             ) from error
         outcomes: list[str] = []
         if all(_locate(folder, name) for name in md5s):  # another process has fetched them meanwhile
@@ -165,36 +172,37 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
                 outcomes.append(f"({number}) {description}: {error}")
                 continue
             for name, data in contents.items():
-                if _locate(folder, name) is None:  # what is there, even damaged, is the user's
+                if _locate(folder, name) is None:  # a file that exists, even damaged, belongs to the user
                     write_bytes(folder / name, data)
             logger.info("attempt %d succeeded: the files are in %s", number, folder)
             return
     raise UserError(
         f"the data files {', '.join(md5s)} are not in {folder} and could not be fetched: {'; '.join(outcomes)}. "
-        "Three ways out: point --data.root at a directory where the files already are, run again with a network "
-        "connection, or try --config digits.yaml, which needs neither."
+        "Point --data.root at a directory that holds the files, run again with a network connection, or try "
+        "--config digits.yaml, which needs no files."
     )
 
 
 def run_python(arguments: list[str], work: Path, limit: float = math.inf) -> None:
-    """Run a Python process that fills `work`, and stop it when nothing more arrives.
+    """Run a Python process that writes files into `work`, and stop it when no more data arrives.
 
-    A process can be stopped for certain, whatever it waits for, and ends with this one. A socket's timeout starts anew
-    for each address of each mirror.
+    A process can always be stopped and ends with this one. A socket's timeout would not do, since it restarts for each
+    address of each mirror.
 
     Args:
-        arguments: the arguments of the interpreter.
-        work: the directory that the process fills; its temporary files go there too.
-        limit: seconds that it may run in all.
+        arguments: Arguments of the interpreter.
+        work: Directory that the process writes into; its temporary files go there too.
+        limit: Maximum run time in seconds.
 
     Raises:
-        UserError: the process failed or was stopped; the message is the last line that it printed, or says so.
+        UserError: the process failed or was stopped; the message is its last line of output, its exit code, or the
+            time limit that it exceeded.
     """
     with tempfile.TemporaryFile() as output:
         command = [sys.executable, "-P", *arguments]  # -P: no module is taken from the current directory
         environment = {**os.environ, "TMPDIR": str(work)}
         with child(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-            start = heard = time.monotonic()
+            start = last_change = time.monotonic()
             content: set[tuple[str, int]] = set()
             while True:
                 try:
@@ -203,12 +211,12 @@ def run_python(arguments: list[str], work: Path, limit: float = math.inf) -> Non
                 except subprocess.TimeoutExpired:
                     now = time.monotonic()
                 if (latest := _listing(work)) != content:
-                    content, heard = latest, now
-                quiet = QUIET_SECONDS if content else _START_SECONDS
-                if now - heard > quiet:
-                    raise UserError(f"no answer for {quiet} seconds")
+                    content, last_change = latest, now
+                patience = QUIET_SECONDS if content else _START_SECONDS
+                if now - last_change > patience:
+                    raise UserError(f"no data arrived for {patience} seconds")
                 if now - start > limit:
-                    raise UserError(f"not done after {limit:.0f} seconds")
+                    raise UserError(f"not finished after {limit:.0f} seconds")
         if process.returncode:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
@@ -216,15 +224,15 @@ def run_python(arguments: list[str], work: Path, limit: float = math.inf) -> Non
 
 
 def _listing(folder: Path) -> set[tuple[str, int]]:
-    """Names and sizes of everything below `folder`, while another process works in it."""
-    found = set()
+    """Return the names and sizes of all entries below `folder`, into which another process may be writing."""
+    entries = set()
     for directory, folders, files in os.walk(folder):
         for path in (os.path.join(directory, name) for name in folders + files):
             try:
-                found.add((path, os.stat(path).st_size))
+                entries.add((path, os.stat(path).st_size))
             except FileNotFoundError:
                 continue
-    return found
+    return entries
 
 
 _TORCHVISION = """
@@ -237,7 +245,7 @@ for split in json.loads(splits):
 
 
 def from_torchvision(class_name: str, subfolder: str, splits: list[dict[str, str]]) -> dict[str, Attempt]:
-    """The attempt that is torchvision's own download of the given splits, with its description."""
+    """Return an attempt that downloads the given splits by torchvision, under its description."""
 
     def attempt(work: Path) -> Path:
         root = work / "files"

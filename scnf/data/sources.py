@@ -1,4 +1,4 @@
-"""Datasets by name, as tensors; files that are absent are fetched, and every file is checked each time it is read."""
+"""Load datasets by name as tensors, download absent files, and check each file whenever it is read."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -21,16 +21,16 @@ from scnf.registry import registering
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled dataset, held in memory.
+    """A labelled dataset that is held in memory.
 
     Attributes:
-        name: the name that `load` knows it by.
-        train_x: uint8 [N, C, H, W] for images, float32 [N, D] for points.
-        train_y: int64 [N], in 0..num_classes-1.
-        test_x: like `train_x`.
-        test_y: like `train_y`.
-        num_classes: number of classes.
-        levels: number of grey levels that a pixel can take; None for points, which have no bits/dim.
+        name: Name of the dataset, which `load` takes.
+        train_x: Training images, uint8 [N, C, H, W], or points, float32 [N, D].
+        train_y: Training labels, int64 [N], in 0..num_classes-1.
+        test_x: Test images or points, like `train_x`.
+        test_y: Test labels, like `train_y`.
+        num_classes: Number of classes.
+        levels: Number of grey levels that a pixel can take; None for points, which have no bits/dim.
     """
 
     name: str
@@ -46,12 +46,12 @@ def load(name: str, root: str | Path = "data") -> Dataset:
     """Load a dataset by its name in `DATASETS`.
 
     Args:
-        name: a key of `DATASETS`.
-        root: directory of the files, in torchvision's layout, or a folder of that layout, such as MNIST/raw. Absent
-            files are fetched into it, unless it holds other things. digits, moons and circles need no files.
+        name: Key of `DATASETS`.
+        root: Directory of the files in torchvision's layout, or one of its folders, such as MNIST/raw. Absent files
+            are downloaded into it, unless it holds other files. digits, moons and circles need no files.
 
     Raises:
-        UserError: the name is unknown, a file is damaged, or absent files cannot be fetched or written.
+        UserError: the name is unknown, a file is damaged, or absent files cannot be downloaded or written.
 
     Example:
         >>> digits = load("digits")
@@ -61,17 +61,17 @@ def load(name: str, root: str | Path = "data") -> Dataset:
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown dataset {name!r}.{hint} There are: {', '.join(DATASETS)}.")
+        raise UserError(f"unknown dataset {name!r}.{hint} The datasets are {', '.join(DATASETS)}.")
     dataset = DATASETS[name](Path(expand(str(root))))
     try:
         check_dataset(dataset)
     except InvalidArgument as error:
-        raise UserError(f"the data set {name} is none: {error}") from error
+        raise UserError(f"the dataset {name} is not valid: {error}") from error
     return dataset
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Refuse data of another kind or shape than a :class:`Dataset` holds (InvalidArgument)."""
+    """Raise InvalidArgument where the data does not have the types and shapes of a :class:`Dataset`."""
     if not isinstance(dataset, Dataset):
         raise InvalidArgument("dataset", f"must be a Dataset, not {type(dataset).__name__}")
     check_count("num_classes", dataset.num_classes, 2)
@@ -89,11 +89,11 @@ def check_dataset(dataset: Dataset) -> None:
         except ValueError as error:
             raise InvalidArgument(f"{split} split", f"is no data: {error}") from error
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
-        raise InvalidArgument("test_x", f"must be shaped as train_x, {list(dataset.train_x.shape[1:])} for a row")
+        raise InvalidArgument("test_x", f"must be shaped like train_x, {list(dataset.train_x.shape[1:])} for a row")
 
 
 def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callable[[Path], Dataset]]:
-    """Give a data set its name, which `data.name` takes: a decorator of a function (data root) -> :class:`Dataset`.
+    """Return a decorator that registers a function (data root) -> :class:`Dataset` under a name for `data.name`.
 
     Raises:
         InvalidArgument: the name is taken.
@@ -111,7 +111,7 @@ def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callabl
 
 
 def _idx(name: str, class_name: str, second: Mapping[str, Attempt], root: Path) -> Dataset:
-    """MNIST or a dataset of the same form: uint8 images [60,000 and 10,000, 1, 28, 28]."""
+    """Load MNIST or Fashion-MNIST, uint8 images [60,000 and 10,000, 1, 28, 28]."""
     subfolder = f"{class_name}/raw"
     md5s = dict(zip(IDX_SHAPES, IDX_MD5[class_name], strict=True))
     contents = obtain(root, subfolder, md5s, {**from_torchvision(class_name, subfolder, [{}]), **second})
@@ -129,7 +129,7 @@ def _idx(name: str, class_name: str, second: Mapping[str, Attempt], root: Path) 
 
 
 def _svhn(root: Path) -> Dataset:
-    """Street View House Numbers, cropped: uint8 [73,257 and 26,032, 3, 32, 32], without the "extra" split."""
+    """Load cropped Street View House Numbers, uint8 [73,257 and 26,032, 3, 32, 32], without the "extra" split."""
     from torchvision.datasets import SVHN
 
     splits = [{"split": "train"}, {"split": "test"}]
@@ -142,31 +142,31 @@ def _svhn(root: Path) -> Dataset:
 
 
 def _cifar10(root: Path) -> Dataset:
-    """CIFAR-10: uint8 [50,000 and 10,000, 3, 32, 32]."""
+    """Load CIFAR-10, uint8 [50,000 and 10,000, 3, 32, 32]."""
     from torchvision.datasets import CIFAR10
 
     md5s = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
     root = find_folder(root, CIFAR10.base_folder, md5s).parent
     obtain(root, CIFAR10.base_folder, md5s, from_torchvision("CIFAR10", CIFAR10.base_folder, [{}]))
     train, test = (_decoded(CIFAR10, root, train=train) for train in (True, False))
-    x = [torch.tensor(part.data.transpose(0, 3, 1, 2)) for part in (train, test)]  # [N, H, W, C] there
+    x = [torch.tensor(part.data.transpose(0, 3, 1, 2)) for part in (train, test)]  # from [N, H, W, C]
     y = [torch.tensor(part.targets) for part in (train, test)]
     return Dataset("cifar10", x[0], y[0], x[1], y[1], num_classes=10, levels=256)
 
 
 def _decoded(dataset_class: Callable[..., Any], root: Path, **split: Any) -> Any:
-    """A torchvision dataset from checked files; what it raises becomes a `UserError`."""
+    """Decode a torchvision dataset from checked files, and turn torchvision's errors into a `UserError`."""
     try:
         return dataset_class(str(root), **split)
-    except (RuntimeError, OSError) as error:  # for example, when a file is there only as .gz
+    except (RuntimeError, OSError) as error:  # for example, where a file exists only as .gz
         raise UserError(f"torchvision cannot read the data files: {error}. Point --data.root elsewhere.") from error
 
 
-# Datasets that scikit-learn brings or makes ----------------------------------------------------------------------
+# Datasets that scikit-learn contains or generates ---------------------------------------------------------------
 
 
 def _digits(root: Path) -> Dataset:
-    """Optical digits of UCI: uint8 [1,347 and 450, 1, 8, 8] in 0..16; the split is stratified and always the same."""
+    """Load UCI's optical digits, uint8 [1,347 and 450, 1, 8, 8] in 0..16, in a fixed stratified split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -178,7 +178,7 @@ def _digits(root: Path) -> Dataset:
 
 
 def _points(name: str, root: Path, **options: float) -> Dataset:
-    """Two noisy curves in the plane, one a class: float32 [10,000 and 2,000, 2]."""
+    """Generate two noisy curves in the plane, one for each class, float32 [10,000 and 2,000, 2]."""
     import sklearn.datasets
 
     make = getattr(sklearn.datasets, f"make_{name}")

@@ -1,8 +1,8 @@
-"""Kernels in C++ for the CPU, compiled for this machine when they are first asked for.
+"""C++ kernels for the CPU, which are compiled for this machine when they are first used.
 
-They need Linux, a processor with AVX2 or AVX-512 and a C++ compiler with OpenMP: `$CXX`, else g++ or c++. The library
-is kept in `$XDG_CACHE_HOME/scnf` (`~/.cache/scnf`). Where it cannot be built, or with `SCNF_NATIVE=0` in the
-environment, PyTorch's own operators do the same, slower.
+They need Linux, a processor with AVX2 or AVX-512, and a C++ compiler with OpenMP. The compiler is `$CXX`, or g++ or c++
+as a fallback. The library is cached in `$XDG_CACHE_HOME/scnf` (`~/.cache/scnf`). PyTorch's own operators are the slower
+fallback where the library cannot be built, or with `SCNF_NATIVE=0` in the environment.
 """
 
 from scnf.native.build import library

@@ -1,4 +1,4 @@
-"""Networks of convolutions, the gradient at the weights of a single one, and 1x1 ones: `conv_net.cpp` as operators."""
+"""Wrap `conv_net.cpp` as operators for convolutional networks, 3x3 weight gradients and 1x1 convolutions."""
 
 import ctypes
 import math
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import register_flop_formula
 from scnf.native import operators
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator, table
 
-_BLOCK = 49152  # numbers of a hidden layer in a block: four of them, of floats, fit into a megabyte
-_COLUMNS = 784  # pixels of a block: beyond, the layers of few channels leave the first-level cache
-_FEW = 8  # channels, below which PyTorch's gradients are as fast
-_FEW_TO_MIX = 32  # channels, beyond which the product is most of the work
-_LARGEST = 1 << 20  # numbers of one image in a layer, with all its taps: a thread has a few such layers in memory
+_BLOCK = 49152  # numbers of a hidden layer in a block; four such layers of float32 fit into a megabyte
+_COLUMNS = 784  # pixels of a block; with more, layers of few channels leave the first-level cache
+_MIN_CHANNELS = 8  # with fewer channels, PyTorch's gradients are as fast
+_MAX_CHANNELS_TO_MIX = 32  # with more channels, the matrix product takes most of the time
+_LARGEST = 1 << 20  # numbers of one image in a layer with all its taps, since a thread holds a few such layers
 
 
 def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
@@ -30,30 +30,31 @@ def _fits(x: Sequence[int], weights: Sequence[Sequence[int]]) -> bool:
 
 
 def _layout(x: Tensor, hidden: int, outputs: int) -> tuple[int, int]:
-    """In how many blocks the kernels take images, and how far apart rows are in a block.
+    """Return the number of blocks that images are split into, and the stride of rows in a block.
 
-    There are as many blocks for each thread, of nearly as many images, and at least one. A row has a number for each
-    pixel of the largest, and is an odd number of vectors of the processor long, so that not many rows fall on the same
-    few places of a cache. All of it holds for sizes that a compiled graph leaves open.
+    Each thread gets the same number of blocks where there are enough images. All blocks hold nearly the same number of
+    images, at least one. A row holds one number for each pixel of the largest block. Its stride is an odd number of the
+    processor's vectors, so that few rows map to the same cache sets. The computation also works on symbolic sizes of a
+    compiled graph.
     """
     images, pixels = torch.sym_max(x.shape[0], 1), math.prod(x.shape[2:])
     columns = min(_COLUMNS, _BLOCK // max(hidden, 4 * x.shape[1], 4 * outputs))
-    together = torch.sym_max((columns + pixels // 2) // pixels, 1) * operators.threads()
-    blocks: Any = torch.sym_min(-(-images // together) * operators.threads(), images)
+    images_per_round = torch.sym_max((columns + pixels // 2) // pixels, 1) * operators.threads()
+    blocks: Any = torch.sym_min(-(-images // images_per_round) * operators.threads(), images)
     vector = operators.vector(x.dtype)
     vectors: Any = -(-(-(-images // blocks) * pixels) // vector)
     return blocks, (vectors // 2 * 2 + 1) * vector
 
 
 def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], layout: Sequence[int], *arrays: Any) -> None:
-    """Call a kernel of the network on x, whose planes are dense, the weights, and further arrays."""
+    """Call a kernel of the network on x with dense planes, the weights, and further arrays."""
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
     sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:], *layout
     operators.call(name, x, sizes, *strides, table(weights), *arrays)
 
 
 def _small(x: Tensor, channels: int) -> bool:
-    """Whether a layer of so many channels, and taps, is not too large for what a thread keeps."""
+    """Return whether a layer of so many channels and taps fits into the working memory of a thread."""
     return channels * math.prod(x.shape[2:]) <= _LARGEST
 
 
@@ -72,12 +73,12 @@ def _with_dense_planes(x: Tensor) -> Tensor:
 
 
 def _results(x: Tensor, middle: Tensor, leave: Tensor, keep: bool, blocks: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Room for the outputs, and for the second hidden layer of each block, where backward asks for it."""
-    kept = (blocks, middle.shape[0], stride) if keep else (0,)
-    return x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:]), x.new_empty(kept)
+    """Allocate the outputs and, where backward needs it, the second hidden layer of each block."""
+    hidden_shape = (blocks, middle.shape[0], stride) if keep else (0,)
+    return x.new_empty(x.shape[0], leave.shape[0], *x.shape[2:]), x.new_empty(hidden_shape)
 
 
-# Each array is an argument of its own: torch.vmap loops over operators of tensors, not over those of lists.
+# Each array is a separate argument, because torch.vmap loops over operators of tensors but not of lists.
 @operator("conv_net")
 def _forward(
     x: Tensor,
@@ -92,16 +93,16 @@ def _forward(
     stride: int,
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
-    outputs, kept = _results(x, middle, leave, keep, blocks, stride)
-    arrays = at(outputs), at(kept) if keep else None
+    outputs, hidden = _results(x, middle, leave, keep, blocks, stride)
+    arrays = at(outputs), at(hidden) if keep else None
     _call_network("forward", _with_dense_planes(x), weights, (blocks, stride), *arrays)
-    return outputs, kept
+    return outputs, hidden
 
 
 @operator("conv_net_backward")
 def _backward(
     grad: Tensor,
-    kept: Tensor,
+    hidden: Tensor,
     x: Tensor,
     enter: Tensor,
     enter_bias: Tensor,
@@ -113,21 +114,21 @@ def _backward(
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
-    arrays = at(kept), at(grad), at(grad_x), table(grads)
-    _call_network("backward", _with_dense_planes(x), weights, kept.shape[::2], *arrays)
+    arrays = at(hidden), at(grad), at(grad_x), table(grads)
+    _call_network("backward", _with_dense_planes(x), weights, hidden.shape[::2], *arrays)
     return cast("tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]", (grad_x, *grads))
 
 
-def _room_for_results(x: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
+def _fake_results(x: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
     return _results(x, weights[2], weights[4], *weights[6:])
 
 
-def _room_for_gradients(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+def _fake_gradients(grad: Tensor, hidden: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     return x.new_empty(x.shape), *(torch.empty_like(w, memory_format=_order(w)) for w in weights)
 
 
-torch.library.register_fake("scnf::conv_net", _room_for_results)
-torch.library.register_fake("scnf::conv_net_backward", _room_for_gradients)
+torch.library.register_fake("scnf::conv_net", _fake_results)
+torch.library.register_fake("scnf::conv_net_backward", _fake_gradients)
 
 
 @register_flop_formula(torch.ops.scnf.conv_net)
@@ -143,40 +144,41 @@ def _conv_net_of_pytorch(x: Tensor, *weights: Tensor) -> Tensor:
 
 
 class _ConvNet(torch.autograd.Function):
-    """The two operators as one with a gradient; a gradient registered with the first costs three times the overhead."""
+    """Autograd function of the two operators, since a gradient registered with the first triples the overhead."""
 
     @staticmethod
     def forward(ctx: Any, keep: bool, *arrays: Tensor) -> Tensor:
         x, _, _, middle, _, leave, _ = arrays
         outputs: Tensor
-        outputs, kept = _forward(*arrays, keep, *_layout(x, middle.shape[0], leave.shape[0]))
+        outputs, hidden = _forward(*arrays, keep, *_layout(x, middle.shape[0], leave.shape[0]))
         if keep:
-            ctx.save_for_backward(kept, *arrays)
+            ctx.save_for_backward(hidden, *arrays)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, *arrays = ctx.saved_tensors
+        hidden, *arrays = ctx.saved_tensors
         if differentiated_again():
             return None, *gradients_of_pytorch(_conv_net_of_pytorch, arrays, grad)
-        return None, *_backward(grad, kept, *arrays)
+        return None, *_backward(grad, hidden, *arrays)
 
 
 def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
-    """3x3 convolution -> ReLU -> 1x1 convolution -> ReLU -> 3x3 convolution, padded with zeros.
+    """Compute a network of 3x3 convolution, ReLU, 1x1 convolution, ReLU and 3x3 convolution, padded with zeros.
 
-    A few images at a time go through all three, so that what lies between stays in the cache of a core. Of it, only the
-    second hidden layer is kept for backward, where the first is computed again. For second derivatives PyTorch's
-    convolutions compute all again.
+    A few images at a time go through all three layers, so that hidden layers stay in the cache of a core. Only the
+    second hidden layer is saved for backward, which computes the first again. For second derivatives PyTorch's
+    convolutions compute everything again.
 
     Args:
-        x: [N, C, H, W], float32 or float64, on the CPU.
-        weights: weight and bias of each layer: [M, C, 3, 3], [M], [M, M, 1, 1], [M], [D, M, 3, 3], [D], like x.
+        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
+        weights: Weight and bias of each layer, of the type of x and in this order: [M, C, 3, 3], [M], [M, M, 1, 1],
+            [M], [D, M, 3, 3], [D].
 
     Returns:
-        [N, D, H, W]; None where there is no kernel for these inputs. There is none for other types, devices or shapes,
-        layers of more than a million numbers an image, the transforms of torch.func, or forward-mode derivatives.
-        Autocast changes nothing, because on the CPU the kernel is faster than PyTorch in bf16.
+        Outputs [N, D, H, W], or None where there is no kernel for these inputs. There is none for other types, devices
+        or shapes, layers of more than a million numbers per image, the transforms of torch.func, or forward-mode
+        derivatives. Autocast has no effect, because on the CPU the kernel is faster than PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
@@ -195,16 +197,16 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
 @operator("conv3x3_weight_gradient")
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
-    found = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
-    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0, 0), at(grad), at(found))
-    return found.permute(0, 3, 1, 2)
+    result = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
+    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0, 0), at(grad), at(result))
+    return result.permute(0, 3, 1, 2)
 
 
-def _room_for_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def _fake_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(grad.shape[1], 3, 3, x.shape[1]).permute(0, 3, 1, 2)
 
 
-torch.library.register_fake("scnf::conv3x3_weight_gradient", _room_for_weight_gradient)
+torch.library.register_fake("scnf::conv3x3_weight_gradient", _fake_weight_gradient)
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -218,36 +220,39 @@ class _Conv3x3(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         if differentiated_again():
             return gradients_of_pytorch(partial(F.conv2d, padding=1), (x, weight, bias), grad)
-        back = (grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
-        grad_x = torch.ops.aten.convolution_backward(*back)[0] if ctx.needs_input_grad[0] else None
+        arguments = (grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
+        grad_x = torch.ops.aten.convolution_backward(*arguments)[0] if ctx.needs_input_grad[0] else None
         return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
-    """3x3 convolution, padded with zeros: PyTorch's, but for the gradient at the weights, which comes sooner.
+    """Compute a 3x3 convolution, padded with zeros, by PyTorch's operator with a faster gradient of the weights.
 
     Args:
-        x: [N, C, H, W], float32 or float64, on the CPU.
-        weight: [D, C, 3, 3], like x.
-        bias: [D], like x.
+        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
+        weight: Weight [D, C, 3, 3], of the type of x.
+        bias: Bias [D], of the type of x.
 
     Returns:
-        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, they have fewer than 8
-        channels or more than a million weights, under autocast, or if the gradient at the weights is not asked for.
+        Outputs [N, D, H, W], or None where there is no kernel for these inputs, see :func:`conv_net`. There is none
+        either for fewer than 8 input channels or more than a million weights, under autocast, or where the weights need
+        no gradient.
 
     Example:
         >>> outputs = conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4))
         >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
-    asked = torch.is_grad_enabled() and weight.requires_grad
+    needs_gradient = torch.is_grad_enabled() and weight.requires_grad
     fits = (
         x.dim() == 4
-        and x.shape[1] >= _FEW
+        and x.shape[1] >= _MIN_CHANNELS
         and weight.shape == (bias.numel(), x.shape[1], 3, 3)
-        and weight.numel() <= _LARGEST  # each thread has a sum of its own
+        and weight.numel() <= _LARGEST  # each thread holds a partial sum
     )
     small = _small(x, max(x.shape[1], weight.shape[0]))
-    if torch.is_autocast_enabled("cpu") or not (asked and fits and small and operators.takes(x, (weight, bias))):
+    if torch.is_autocast_enabled("cpu") or not (needs_gradient and fits and small):
+        return None
+    if not operators.takes(x, (weight, bias)):
         return None
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))
 
@@ -259,9 +264,9 @@ def _sizes_to_mix(x: Tensor, weight: Tensor) -> Sequence[int]:
 @operator("mix_channels")
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
-    found = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
-    operators.call("mix", x, _sizes_to_mix(x, weight), at(weight), at(found))
-    return found
+    outputs = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    operators.call("mix", x, _sizes_to_mix(x, weight), at(weight), at(outputs))
+    return outputs
 
 
 @operator("mix_channels_backward")
@@ -273,16 +278,16 @@ def _mix_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     return grad_x, grad_weight
 
 
-def _room_for_mixed(x: Tensor, weight: Tensor) -> Tensor:
+def _fake_mixed(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
-def _room_for_mixed_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_mixed_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
-torch.library.register_fake("scnf::mix_channels", _room_for_mixed)
-torch.library.register_fake("scnf::mix_channels_backward", _room_for_mixed_gradients)
+torch.library.register_fake("scnf::mix_channels", _fake_mixed)
+torch.library.register_fake("scnf::mix_channels_backward", _fake_mixed_gradients)
 
 
 @register_flop_formula(torch.ops.scnf.mix_channels)
@@ -310,22 +315,22 @@ class _Mix(torch.autograd.Function):
 
 
 def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:
-    """1x1 convolution without bias, for few channels, where PyTorch's moves numbers for longer than it computes.
+    """Compute a 1x1 convolution without bias for few channels, where PyTorch spends more time on copies than on sums.
 
     Args:
-        x: [N, C, H, W], float32 or float64, on the CPU.
-        weight: [D, C], like x.
+        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
+        weight: Weight [D, C], of the type of x.
 
     Returns:
-        [N, D, H, W]; None where there is no kernel, it is not for these, see :func:`conv_net`, or they have more than
-        32 channels. Autocast changes nothing.
+        Outputs [N, D, H, W], or None where there is no kernel for these inputs, see :func:`conv_net`. There is none
+        either for more than 32 channels. Autocast has no effect.
 
     Example:
         >>> outputs = mix_channels(torch.zeros(5, 4, 7, 7), torch.eye(4))
         >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
     """
     fits = x.dim() == 4 and weight.dim() == 2 and weight.shape[1] == x.shape[1] and min(*x.shape[1:], *weight.shape) > 0
-    few = max(weight.shape, default=0) <= _FEW_TO_MIX
-    if not (fits and few and _small(x, max(weight.shape)) and operators.takes(x, (weight,))):
+    small = max(weight.shape, default=0) <= _MAX_CHANNELS_TO_MIX
+    if not (fits and small and _small(x, max(weight.shape)) and operators.takes(x, (weight,))):
         return None
     return cast(Tensor, _Mix.apply(x, weight))

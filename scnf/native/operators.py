@@ -1,4 +1,4 @@
-"""How the kernels become operators of PyTorch: for which arrays they are, and how they are called."""
+"""Define the kernels as PyTorch operators, check the arrays that they take, and call them."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _constant(function: _Function) -> _Function:
-    """Have torch.compile call a function once and keep its result in the graph.
+    """Make torch.compile call a function once and treat its result as a constant.
 
-    It is what `torch.compiler.assume_constant_result` does, but for the import of the compiler: a second at the start
+    `torch.compiler.assume_constant_result` does the same, but imports the compiler, which costs a second at the start
     of every command.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -31,7 +31,7 @@ def _available() -> bool:
 
 
 def fit(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether operators are for these: on the CPU, of one type, without the transforms of torch.func."""
+    """Return whether the operators take these arrays, which must be on the CPU, of one type and outside torch.func."""
     return (
         x.device.type == "cpu"
         and x.dtype in NAMES
@@ -42,12 +42,12 @@ def fit(x: Tensor, weights: Sequence[Tensor]) -> bool:
 
 
 def takes(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel, and for these."""
+    """Return whether the kernels are available and take these arrays."""
     return fit(x, weights) and _available()
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function an operator for the CPU, without gradient; one of `custom_op` takes 25 us more at each call."""
+    """Register a function as a CPU operator without gradient, in 25 us less per call than `custom_op` takes."""
 
     def define(function: Callable[..., Any]) -> Any:
         _OPERATORS.define(name + torch.library.infer_schema(function, mutates_args=()))
@@ -59,44 +59,44 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_constant
 def threads() -> int:
-    """How many threads there are."""
+    """Return the number of threads of PyTorch."""
     return torch.get_num_threads()
 
 
 @_constant
 def vector(dtype: torch.dtype) -> int:
-    """How many numbers the kernels have in a vector of the processor."""
+    """Return the count of numbers in one vector register of the kernels."""
     return cast(int, getattr(library(), f"vector_{NAMES[dtype]}")())
 
 
 def call(name: str, x: Tensor, sizes: Sequence[int], *arrays: Any) -> None:
-    """Call a kernel on x and what else it takes; `sizes` are those of its struct `Sizes`, in order."""
+    """Call a kernel on x and further arrays; `sizes` are the fields of the kernel's struct `Sizes`, in order."""
     function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
     function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), at(x), *arrays)
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:
-    """Where the numbers of a tensor are."""
+    """Return a pointer to the data of a tensor."""
     return ctypes.c_void_p(tensor.data_ptr())
 
 
 def table(tensors: Sequence[Tensor]) -> Any:
-    """Where the numbers of each tensor are."""
+    """Return an array of pointers to the data of each tensor."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def differentiated_again() -> bool:
-    """In a backward: whether its gradients are to be differentiated, which those of the kernels cannot be."""
+    """Return whether the gradients of a backward pass need derivatives, which the kernels do not provide."""
     return (torch.is_grad_enabled() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
 def gradients_of_pytorch(
     network: Callable[..., Tensor], arrays: Sequence[Tensor], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Of a network of PyTorch's operators at each of its arrays, to be differentiated; None where none is asked for."""
+    """Return differentiable gradients of a PyTorch network at its arrays, None for arrays that need no gradient."""
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        # views, as one array may come from another, whose gradient is no part of these
+        # Gradients at views leave out paths between the arrays, where one is computed from another.
         arrays = [array.view_as(array) for array in arrays]
-        asked = [array for array in arrays if array.requires_grad]
-        found = iter(torch.autograd.grad(network(*arrays), asked, grad, create_graph=True))
-    return tuple(next(found) if array.requires_grad else None for array in arrays)
+        leaves = [array for array in arrays if array.requires_grad]
+        gradients = iter(torch.autograd.grad(network(*arrays), leaves, grad, create_graph=True))
+    return tuple(next(gradients) if array.requires_grad else None for array in arrays)

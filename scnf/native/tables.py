@@ -1,7 +1,7 @@
-"""Numbers of a table by their index: `tables.cpp` as operators.
+"""Wrap `tables.cpp` as operators that look up numbers in a table by index.
 
-They are operators also where there is no kernel: in what a compiler makes of sums by index, threads wait for each other
-at each number.
+The operators exist without a kernel, too. Code that torch.compile generates for sums by index would make threads wait
+for each other at each number.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from scnf.native import operators
 from scnf.native.build import library
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
 
-_LARGEST = 1 << 16  # entries, as each thread has some tables of sums
+_LARGEST = 1 << 16  # entries, since each thread holds a few tables of sums
 
 
 @operator("look_up")
@@ -22,9 +22,9 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
     if library() is None:
         return _of_pytorch(table, index)
     table, index = table.contiguous(), index.contiguous()
-    found = table.new_empty(index.shape)
-    operators.call("look_up", table, (index.numel(), len(table)), at(index), at(found))
-    return found
+    values = table.new_empty(index.shape)
+    operators.call("look_up", table, (index.numel(), len(table)), at(index), at(values))
+    return values
 
 
 @operator("sums_by_index")
@@ -32,21 +32,21 @@ def _sums_by_index(values: Tensor, index: Tensor, entries: int) -> Tensor:
     if library() is None:
         return values.new_zeros(entries).index_add_(0, index.flatten(), values.flatten())
     values, index = values.contiguous(), index.contiguous()
-    found = values.new_empty(entries)
-    operators.call("sums_by_index", values, (index.numel(), entries), at(index), at(found))
-    return found
+    sums = values.new_empty(entries)
+    operators.call("sums_by_index", values, (index.numel(), entries), at(index), at(sums))
+    return sums
 
 
-def _room_for_entries(table: Tensor, index: Tensor) -> Tensor:
+def _fake_values(table: Tensor, index: Tensor) -> Tensor:
     return table.new_empty(index.shape)
 
 
-def _room_for_sums(values: Tensor, index: Tensor, entries: int) -> Tensor:
+def _fake_sums(values: Tensor, index: Tensor, entries: int) -> Tensor:
     return values.new_empty(entries)
 
 
-torch.library.register_fake("scnf::look_up", _room_for_entries)
-torch.library.register_fake("scnf::sums_by_index", _room_for_sums)
+torch.library.register_fake("scnf::look_up", _fake_values)
+torch.library.register_fake("scnf::sums_by_index", _fake_sums)
 
 
 def _of_pytorch(table: Tensor, index: Tensor) -> Tensor:
@@ -68,18 +68,19 @@ class _LookUp(torch.autograd.Function):
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor | None:
-    """The entry of a table at each index; the gradient adds up in the same order at each call.
+    """Return the entry of a table at each index, with a gradient that sums in the same order at each call.
 
     Args:
-        table: [K], float32 or float64, on the CPU.
-        index: int32, of any shape, each in [0, K).
+        table: Table [K], float32 or float64, on the CPU.
+        index: Indices in [0, K), int32, of any shape.
 
     Returns:
-        shaped like index; None where there is no kernel for these inputs. There is none for other types or devices, for
-        no entries or more than 65,536, in the transforms of torch.func, or for forward-mode derivatives.
+        Entries in the shape of index, or None where these inputs have no operator. There is none for other types or
+        devices, for tables of no entries or more than 65,536, in the transforms of torch.func, or for forward-mode
+        derivatives.
 
     Raises:
-        IndexError: an index outside of the table, where there is no kernel; a kernel gives NaN.
+        IndexError: an index lies outside of the table and there is no kernel; a kernel returns NaN.
 
     Example:
         >>> look_up(torch.tensor([1.0, 2.0]), torch.tensor([[1, 0, 1]], dtype=torch.int32))

@@ -1,4 +1,4 @@
-"""Networks on vectors: `mlp.cpp` as operators."""
+"""Wrap `mlp.cpp` as operators for networks on vectors."""
 
 import ctypes
 import math
@@ -15,61 +15,61 @@ from scnf.native import operators
 from scnf.native.build import library
 from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
 
-_LARGEST = 1 << 17  # weights, beyond which PyTorch is as fast: they do not fit into the cache of a core
+_LARGEST = 1 << 17  # weights; more do not fit into the cache of a core, and PyTorch is as fast
 
 
 def _shapes(inputs: int, hidden: int, residuals: int, outputs: int) -> list[tuple[int, ...]]:
-    """Of weights and biases, in order."""
+    """Return the shapes of weights and biases, in order."""
     sizes = [(inputs, hidden), *[(hidden, hidden)] * (2 * residuals), (hidden, outputs)]
     return [shape for before, after in sizes for shape in ((after, before), (after,))]
 
 
 def _sizes(x: Tensor, weights: Tensor, hidden: int, outputs: int) -> tuple[int, int, int, int, int]:
-    """What `Sizes` has in the kernel: vectors, inputs, hidden, residual blocks, outputs."""
-    within = weights.numel() - hidden * (x.shape[1] + 1) - outputs * (hidden + 1)
-    return x.shape[0], x.shape[1], hidden, within // (2 * hidden * (hidden + 1)), outputs
+    """Return the kernel's `Sizes`, which are vectors, inputs, hidden units, residual blocks and outputs."""
+    inner = weights.numel() - hidden * (x.shape[1] + 1) - outputs * (hidden + 1)
+    return x.shape[0], x.shape[1], hidden, inner // (2 * hidden * (hidden + 1)), outputs
 
 
 def _results(x: Tensor, weights: Tensor, hidden: int, outputs: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """Room for the outputs, and for the hidden layers behind ReLUs, in padded rows, where backward asks for them."""
+    """Allocate the outputs and, where backward needs them, the hidden layers after ReLUs in padded rows."""
     layers = 2 * _sizes(x, weights, hidden, outputs)[3] + 1
     row = getattr(library(), f"mlp_row_{operators.NAMES[x.dtype]}")(ctypes.c_long(hidden))
-    kept = (layers, x.shape[0], row) if keep else (0,)
-    return x.new_empty(x.shape[0], outputs), x.new_empty(kept)
+    layers_shape = (layers, x.shape[0], row) if keep else (0,)
+    return x.new_empty(x.shape[0], outputs), x.new_empty(layers_shape)
 
 
 @operator("mlp")
 def _forward(x: Tensor, weights: Tensor, hidden: int, outputs: int, keep: bool) -> tuple[Tensor, Tensor]:
     x, weights = x.contiguous(), weights.contiguous()
-    results, kept = _results(x, weights, hidden, outputs, keep)
+    results, layers = _results(x, weights, hidden, outputs, keep)
     sizes = _sizes(x, weights, hidden, outputs)
-    operators.call("mlp_forward", x, sizes, at(weights), at(results), at(kept) if keep else None)
-    return results, kept
+    operators.call("mlp_forward", x, sizes, at(weights), at(results), at(layers) if keep else None)
+    return results, layers
 
 
 @operator("mlp_backward")
-def _backward(grad: Tensor, kept: Tensor, x: Tensor, weights: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+def _backward(grad: Tensor, layers: Tensor, x: Tensor, weights: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
     grad, x, weights = grad.contiguous(), x.contiguous(), weights.contiguous()
     grad_x, grad_weights = torch.empty_like(x), torch.empty_like(weights)
     sizes = _sizes(x, weights, hidden, grad.shape[1])
-    operators.call("mlp_backward", x, sizes, at(weights), at(kept), at(grad), at(grad_x), at(grad_weights))
+    operators.call("mlp_backward", x, sizes, at(weights), at(layers), at(grad), at(grad_x), at(grad_weights))
     return grad_x, grad_weights
 
 
 torch.library.register_fake("scnf::mlp", _results)
 
 
-def _gradients(grad: Tensor, kept: Tensor, x: Tensor, weights: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+def _fake_gradients(grad: Tensor, layers: Tensor, x: Tensor, weights: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(weights)
 
 
-torch.library.register_fake("scnf::mlp_backward", _gradients)
+torch.library.register_fake("scnf::mlp_backward", _fake_gradients)
 
 
 @register_flop_formula(torch.ops.scnf.mlp)
 def _(x: Sequence[int], weights: Sequence[int], hidden: int, outputs: int, *rest: Any, **named: Any) -> int:
-    within = weights[0] - hidden * (x[1] + 1) - outputs * (hidden + 1)
-    return 2 * x[0] * (hidden * (x[1] + outputs) + within // (hidden + 1) * hidden)
+    inner = weights[0] - hidden * (x[1] + 1) - outputs * (hidden + 1)
+    return 2 * x[0] * (hidden * (x[1] + outputs) + inner // (hidden + 1) * hidden)
 
 
 def _of_pytorch(x: Tensor, weights: Tensor, hidden: int, outputs: int) -> Tensor:
@@ -77,9 +77,9 @@ def _of_pytorch(x: Tensor, weights: Tensor, hidden: int, outputs: int) -> Tensor
     parts = [
         part.view(shape) for part, shape in zip(weights.split([math.prod(s) for s in shapes]), shapes, strict=True)
     ]
-    enter, *within, leave = zip(parts[::2], parts[1::2], strict=True)
+    enter, *inner, leave = zip(parts[::2], parts[1::2], strict=True)
     sums = F.linear(x, *enter)
-    for first, second in zip(within[::2], within[1::2], strict=True):
+    for first, second in zip(inner[::2], inner[1::2], strict=True):
         sums = sums + F.linear(F.relu(F.linear(F.relu(sums), *first)), *second)
     return F.linear(F.relu(sums), *leave)
 
@@ -97,37 +97,37 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keep: bool, x: Tensor, weights: Tensor, hidden: int, outputs: int) -> Tensor:
         results: Tensor
-        results, kept = _forward(x, weights, hidden, outputs, keep)
+        results, layers = _forward(x, weights, hidden, outputs, keep)
         if keep:
             ctx.sizes = hidden, outputs
-            ctx.save_for_backward(kept, x, weights)
+            ctx.save_for_backward(layers, x, weights)
         return results
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, x, weights = ctx.saved_tensors
+        layers, x, weights = ctx.saved_tensors
         hidden, outputs = ctx.sizes
         if differentiated_again():
             network = partial(_of_pytorch, hidden=hidden, outputs=outputs)
             return None, *gradients_of_pytorch(network, (x, weights), grad), None, None
-        return None, *_backward(grad, kept, x, weights, hidden), None, None
+        return None, *_backward(grad, layers, x, weights, hidden), None, None
 
 
 def mlp(x: Tensor, *weights: Tensor) -> Tensor | None:
-    """Linear -> residual blocks [ReLU, linear, ReLU, linear] -> ReLU -> linear, on vectors.
+    """Compute a residual network on vectors, as linear -> blocks [ReLU, linear, ReLU, linear] -> ReLU -> linear.
 
-    A block of vectors goes through all layers, so that what lies between stays in the cache of a core. What the ReLUs
-    give is kept for backward. For second derivatives PyTorch's operators compute all again.
+    A block of vectors goes through all layers, so that hidden layers stay in the cache of a core. The outputs of the
+    ReLUs are saved for backward. For second derivatives PyTorch's operators compute everything again.
 
     Args:
-        x: [N, C], float32 or float64, on the CPU.
-        weights: weight and bias of each layer: [M, C], [M], twice as often as there are residual blocks [M, M], [M],
-            and [D, M], [D], like x.
+        x: Inputs [N, C], float32 or float64, on the CPU.
+        weights: Weight and bias of each layer, of the type of x: [M, C], [M] first, [M, M], [M] twice for each residual
+            block, and [D, M], [D] last.
 
     Returns:
-        [N, D]; None where there is no kernel for these inputs. There is none for other types, devices or shapes, more
-        than 131,072 weights, the transforms of torch.func, or forward-mode derivatives. Autocast changes nothing,
-        because on the CPU the kernel is faster than PyTorch in bf16.
+        Outputs [N, D], or None where there is no kernel for these inputs. There is none for other types, devices or
+        shapes, more than 131,072 weights, the transforms of torch.func, or forward-mode derivatives. Autocast has no
+        effect, because on the CPU the kernel is faster than PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2), (8,), (8, 8), (8,), (8, 8), (8,), (4, 8), (4,))]
@@ -137,5 +137,5 @@ def mlp(x: Tensor, *weights: Tensor) -> Tensor | None:
     if not _fits(x.shape, [w.shape for w in weights]) or not operators.takes(x, weights):
         return None
     keep = torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights))
-    together = torch.cat([weight.flatten() for weight in weights])
-    return cast(Tensor, _MLP.apply(keep, x, together, weights[0].shape[0], weights[-1].shape[0]))
+    flat = torch.cat([weight.flatten() for weight in weights])
+    return cast(Tensor, _MLP.apply(keep, x, flat, weights[0].shape[0], weights[-1].shape[0]))

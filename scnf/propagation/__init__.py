@@ -1,1 +1,1 @@
-"""Labels for unlabelled rows, by their neighbours: graphs of neighbours, labels that spread over them, and when."""
+"""Propagate labels to unlabelled rows over graphs of nearest neighbours."""

@@ -1,4 +1,4 @@
-"""Arrays that are too many to compute at once, and numbers of any range."""
+"""Compute large arrays in chunks, and rescale numbers of any range."""
 
 import math
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """What a function makes of each row of x, so many rows at once.
+    """Apply a function to the rows of x in chunks.
 
-    Results are written where they stay: kept in a list, they would lie in between what each call needs for itself, and
-    the C library would take new memory for every next call.
+    Results are written into one array at once. Results in a list would fragment the memory between calls, and the C
+    library would allocate new memory for each call.
 
     Args:
-        function: of rows [n, ...], gives [n, ...].
-        x: [N, ...], a row at least.
-        rows: n, all but the last time.
+        function: Function that maps rows [n, ...] to results [n, ...].
+        x: Array [N, ...] of at least one row.
+        rows: Number n of rows in a chunk; the last chunk may be smaller.
 
     Example:
         >>> import torch
@@ -34,14 +34,14 @@ def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tens
 def rescaled(x: Tensor) -> Tensor:
     """Multiply x by a power of two where its largest absolute value is below 2^-32 or above 2^32, to bring it near 1.
 
-    So squares and products neither overflow nor vanish, whatever the range of x. The factor costs no bit: what does
-    not depend on the range comes out as it would without it.
+    Squares and products then neither overflow nor vanish, whatever the range of x. A power of two rounds nothing, so
+    results that do not depend on the range stay exactly the same.
 
     Args:
-        x: numbers of any type, one at least; where one is not finite, all stay as they are.
+        x: At least one number of any type. Where a number is not finite, x stays unchanged.
 
     Returns:
-        x itself where nothing is to do, floats otherwise.
+        x itself where no factor is needed, and floats otherwise.
 
     Example:
         >>> import torch
@@ -53,5 +53,5 @@ def rescaled(x: Tensor) -> Tensor:
     exponent -= mantissa == 0.5
     if abs(exponent) <= 32:
         return x
-    half = exponent // 2  # the whole factor may be no number
+    half = exponent // 2  # the whole factor may overflow
     return ((x if x.is_floating_point() else x.float()) * 2.0**-half).mul_(2.0 ** (half - exponent))

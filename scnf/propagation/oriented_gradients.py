@@ -1,7 +1,7 @@
-"""Histograms of oriented gradients: where in an image its edges run which way, a first measure of likeness.
+"""Compute histograms of oriented gradients, a first measure of the similarity of images.
 
-After Dalal and Triggs (CVPR 2005), in a small form: no blocks, and one normalisation of the whole image. All
-labels of MNIST's training images scored the constants here, while they were chosen.
+They follow Dalal and Triggs (CVPR 2005) in a small form, without blocks and with one normalisation of the whole image.
+The constants were chosen with all labels of MNIST's training images.
 """
 
 import math
@@ -15,28 +15,28 @@ from scnf.propagation.arrays import by_parts, rescaled
 
 ORIENTATIONS = 12
 CELLS = 9
-"""The approximate number of cells along each side, which gives cells of three pixels in images of 28."""
+"""Approximate number of cells along each side, which gives cells of three pixels in images of 28 pixels."""
 
 
 @torch.no_grad()
 def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
-    """How much of an image's edges runs in each direction around each place.
+    """Compute a histogram of gradient directions around each cell of an image.
 
-    Each pixel's gradient, of the channel where it is longest, votes with its length for the two of twelve directions
-    that are nearest to its own, more for the nearer (of the full circle: light to dark is not dark to light). Votes are
-    averaged over windows of twice a cell's sides, one for each cell. The square roots of the shares of all votes are
-    given back, after RootSIFT (Arandjelovic and Zisserman, CVPR 2012), so that rows have length one; 0 for an image
-    of one colour.
+    Each pixel takes the gradient of the channel where it is longest. The gradient votes with its length for the two
+    nearest of twelve directions, in proportion to their nearness. Directions cover the full circle, so light to dark
+    differs from dark to light. Votes are averaged over one window for each cell, with twice the cell's sides. The
+    features are the square roots of the shares of all votes, after RootSIFT (Arandjelovic and Zisserman, CVPR 2012).
+    So rows have length one; an image of one colour has features 0.
 
     Args:
-        x: [N, C, H, W], numbers of any range.
-        chunk: pixels of images that are computed at once, each of which takes some 200 bytes.
+        x: Images [N, C, H, W] of numbers of any range.
+        chunk: Number of pixels that are computed at once, each of which takes some 200 bytes.
 
     Returns:
-        float32 [N, D], D being 972 for 28x28 and for 8x8.
+        Features float32 [N, D], where D is 972 for 28x28 and for 8x8 images.
 
     Raises:
-        ValueError: x are no images, or none.
+        ValueError: x does not hold images, or holds no pixel.
 
     Example:
         >>> features = oriented_gradients(torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8))
@@ -54,9 +54,9 @@ def _histograms(x: Tensor) -> Tensor:
     gradients = torch.stack([across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]])
     longest = gradients.square().sum(dim=0).argmax(dim=1, keepdim=True)
     gx, gy = gradients.gather(2, longest.expand(2, *longest.shape))[:, :, 0]
-    turn = torch.atan2(gy, gx) * (ORIENTATIONS / (2 * math.pi)) % ORIENTATIONS
+    angle = torch.atan2(gy, gx) * (ORIENTATIONS / (2 * math.pi)) % ORIENTATIONS
     directions = torch.arange(ORIENTATIONS, device=x.device).view(1, -1, 1, 1)
-    distance = (turn.unsqueeze(1) - directions).abs()
+    distance = (angle.unsqueeze(1) - directions).abs()
     share = (1 - torch.minimum(distance, ORIENTATIONS - distance)).clamp_min(0)
     votes = torch.hypot(gx, gy).unsqueeze(1) * share
     cells = [max(1, round(side / CELLS)) for side in x.shape[2:]]

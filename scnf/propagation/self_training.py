@@ -1,10 +1,10 @@
-"""Self-training: what small networks see in images after learning from labels that were propagated.
+"""Train small networks on propagated labels, and return the features that they learn.
 
-In turns, labels are propagated over nearest neighbours and a network learns from them, in whose features the next
-neighbours are looked for, after Iscen et al. (https://arxiv.org/abs/1904.04717), but with a new network each time, so
-that none goes on from what the one before had learned by heart. Images are moved and features dropped while it learns,
-the noise of students in Noisy Student (Xie et al., https://arxiv.org/abs/1911.04252). All labels of MNIST's training
-images scored the constants here, while they were chosen.
+Each round propagates labels over nearest neighbours, and a network learns from these labels. The next round finds
+neighbours by the network's features, after Iscen et al. (https://arxiv.org/abs/1904.04717). Each round starts with a
+new network, so that none continues from labels that the previous network has memorised. Images are moved and features
+dropped out during training, like the student's noise in Noisy Student (Xie et al., https://arxiv.org/abs/1911.04252).
+The constants were chosen with all labels of MNIST's training images.
 """
 
 from itertools import count, islice
@@ -22,25 +22,26 @@ from scnf.training.schedules import learning_rate_factor
 
 HIDDEN, DROPOUT, BATCH, LEARNING_RATE = 500, 0.2, 128, 2e-3
 STEPS = 500
-"""Of the first two networks, which have the fewest labels; the third takes one and a half, later ones twice as many."""
+"""Training steps of the first two networks; the third takes 1.5 times as many, and later networks twice as many."""
 
 
 def self_trained_features(
     x: Tensor, y: Tensor, levels: int, rounds: int, augment: float = 0.0, autocast: bool = False
 ) -> Tensor:
-    """Features in which rows of one class are near each other, from the labels of a few.
+    """Learn features in which rows of one class are near each other, from the labels of a few rows.
 
     Args:
-        x: uint8 [N, C, H, W], on the device of the training.
-        y: [N], UNLABELLED where hidden; each class has a row with a label.
-        levels: as in :func:`scnf.data.batches.dequantize`.
-        rounds: networks that are trained. The first learns from the surest 60 % of the labels that neighbours among
-            pixels give, the second from 90 % of those of its features, later ones from all.
-        augment: strength of the random affine maps of images, see :mod:`scnf.data.augment`.
-        autocast: bf16 inside the networks.
+        x: Images uint8 [N, C, H, W], on the device of the training.
+        y: Labels [N], UNLABELLED where hidden; each class has a row with a label.
+        levels: Number of grey levels, see :func:`scnf.data.batches.dequantize`.
+        rounds: Number of networks that are trained. The first learns from the most certain 60 % of the labels that
+            spread over neighbours by pixels. The second learns from 90 % of the labels by the first network's features,
+            and later networks learn from all labels.
+        augment: Strength of the random affine maps of images, see :mod:`scnf.data.augment`.
+        autocast: Whether the networks compute in bf16.
 
     Returns:
-        the last network's features [N, 500]; of no round the inputs themselves, flat.
+        Features [N, 500] of the last network; without any round the flattened inputs.
     """
     from tqdm import tqdm
 
@@ -48,8 +49,8 @@ def self_trained_features(
     lengths = [min(2 * STEPS, STEPS + STEPS // 2 * max(0, turn - 1)) for turn in range(rounds)]
     with tqdm(total=sum(lengths), unit="step", desc="self-training", disable=None, leave=False) as bar:
         for turn, steps in enumerate(lengths):
-            found = surest(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
-            labels = torch.where(y == UNLABELLED, found, y)
+            pseudo_labels = surest(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
+            labels = torch.where(y == UNLABELLED, pseudo_labels, y)
             body = Features(x.shape[1:], HIDDEN, kind="conv", dropout=DROPOUT)
             model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device).train()
             optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)

@@ -1,6 +1,6 @@
-"""Labels that spread over a graph of neighbours.
+"""Spread labels over a graph of neighbours.
 
-The iteration is that of Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003).
+The iteration is from Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003).
 """
 
 import torch
@@ -16,23 +16,23 @@ from scnf.propagation.graph import nearest_neighbours
 def propagate(
     features: Tensor, y: Tensor, neighbours: int = 10, alpha: float = 0.99, steps: int = 50
 ) -> tuple[Tensor, Tensor]:
-    """A label for every row that the labels of the few reach, over the graph of nearest neighbours.
+    """Propagate the labels of a few rows to the others, over the graph of nearest neighbours.
 
-    Weights are the fourth power of cosines, 0 where these are negative; see :func:`spread`.
+    Weights are the fourth power of cosines, and 0 for negative cosines; see :func:`spread`.
 
     Args:
-        features: [N, D], on any device.
-        y: [N], UNLABELLED where hidden; some row has a label.
-        neighbours: k of the graph; at most N - 1 are taken.
-        alpha: how much comes from the neighbours, in (0, 1).
-        steps: iterations.
+        features: Features [N, D], on any device.
+        y: Labels [N], UNLABELLED where hidden; at least one row has a label.
+        neighbours: Number k of neighbours of each row; at most N - 1 are taken.
+        alpha: Share of a row's label that comes from its neighbours, in (0, 1).
+        steps: Number of iterations.
 
     Returns:
-        labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
+        Labels [N], unchanged for labelled rows, and their certainty [N] in [0, 1].
 
     Raises:
-        ValueError: no row has a label, y are no labels of the rows, or a feature is not finite; `neighbours`, `alpha`
-            or `steps` is out of range.
+        ValueError: no row has a label, y does not hold labels of the rows, a feature is not finite, or `neighbours`,
+            `alpha` or `steps` is out of range.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
@@ -48,7 +48,7 @@ def propagate(
 
 
 def check_spread(y: Tensor, rows: int, alpha: float, steps: int) -> None:
-    """Refuse what :func:`spread` cannot start from, before neighbours are looked for, which takes long (ValueError)."""
+    """Raise ValueError for arguments that :func:`spread` refuses, before the slow search for neighbours."""
     check_labels(y, rows=rows)
     check_share("alpha", alpha, ends=False)
     check_count("steps", steps, 0)
@@ -57,27 +57,26 @@ def check_spread(y: Tensor, rows: int, alpha: float, steps: int) -> None:
 
 
 def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor]:
-    """A label for every row that the labels of the few reach, over a graph of neighbours that is given.
+    """Spread the labels of a few rows to the others, over a graph of neighbours.
 
-    With W the sum of the weights both ways, and S = D^-1/2 W D^-1/2 for its degrees D, a number of steps
-    F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2) from F = Y, the one-hot labels. Then the columns of F are
-    scaled to sum to the number of labels of each class, after the class mass normalisation of Zhu et al. (ICML 2003,
-    section 4). A class without a label is given to no row. A row that no label reaches gets the first class, with
-    certainty 0.
+    W is the sum of the weights in both directions, and S = D^-1/2 W D^-1/2 for its degrees D. From F = Y, the one-hot
+    labels, the iteration is F <- alpha S F + (1 - alpha) Y (Zhou et al., section 2). Then each column of F is scaled to
+    sum to the number of labels of its class, after the class mass normalisation of Zhu et al. (ICML 2003, section 4).
+    No row gets a class that has no label. A row that no label reaches gets the first class, with certainty 0.
 
     Args:
-        indices: [N, k], the neighbours of each row.
-        weights: [N, k], of these, 0 or more, of any range.
-        y: [N], UNLABELLED where hidden; some row has a label.
-        alpha: how much comes from the neighbours, in (0, 1).
-        steps: iterations.
+        indices: Neighbours of each row, [N, k].
+        weights: Weights of the neighbours, [N, k], of any range but not negative.
+        y: Labels [N], UNLABELLED where hidden; at least one row has a label.
+        alpha: Share of a row's label that comes from its neighbours, in (0, 1).
+        steps: Number of iterations.
 
     Returns:
-        labels [N], those of labelled rows being their own, and how certain each is, in [0, 1].
+        Labels [N], unchanged for labelled rows, and their certainty [N] in [0, 1].
 
     Raises:
-        ValueError: no row has a label, y are no labels of the rows, or a weight is negative or not finite; indices
-            are no rows, or are not as many as the weights; `alpha` or `steps` is out of range.
+        ValueError: no row has a label, or y does not hold labels of the rows; a weight is negative or not finite; an
+            index is not a row, or indices and weights differ in shape; `alpha` or `steps` is out of range.
 
     Example:
         >>> chain = torch.tensor([[1], [2], [3], [2]])
@@ -90,42 +89,42 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
     check_spread(y, len(indices), alpha, steps)
     if indices.dim() != 2 or indices.shape != weights.shape or not bool(((indices >= 0) & (indices < len(y))).all()):
         raise ValueError(
-            f"neighbours are rows 0 to {len(y) - 1}, as many as their weights: [N, k], not {list(indices.shape)} and "
-            f"{list(weights.shape)}"
+            f"neighbours are rows 0 to {len(y) - 1}, with one weight each: indices and weights must have shape [N, k], "
+            f"not {list(indices.shape)} and {list(weights.shape)}"
         )
     if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError("weights of neighbours are 0 or more, and finite")
+        raise ValueError("weights of neighbours must be finite and at least 0")
     labelled = y != UNLABELLED
     weights = rescaled(weights) if weights.numel() else weights
     rows = torch.arange(len(y), device=y.device).unsqueeze(1).expand_as(indices)
-    there = torch.stack([rows, indices]).flatten(1)
-    edges = torch.cat([there, there.flip(0)], dim=1)
+    directed = torch.stack([rows, indices]).flatten(1)
+    edges = torch.cat([directed, directed.flip(0)], dim=1)
     weights = weights.flatten().repeat(2)
     degrees = weights.new_zeros(len(y)).index_add(0, edges[0], weights).clamp_min(1e-12)
     weights = weights / (degrees[edges[0]] * degrees[edges[1]]).sqrt()
     with torch.sparse.check_sparse_tensor_invariants(False):
         graph = torch.sparse_coo_tensor(edges, weights, (len(y), len(y))).coalesce()
-    given = F.one_hot(torch.where(labelled, y, 0)).to(weights.dtype) * labelled.unsqueeze(1)
-    mass = given
+    one_hot = F.one_hot(torch.where(labelled, y, 0)).to(weights.dtype) * labelled.unsqueeze(1)
+    mass = one_hot
     for _ in range(steps):
-        mass = alpha * torch.sparse.mm(graph, mass) + (1 - alpha) * given
-    mass = mass * given.sum(dim=0) / mass.sum(dim=0).clamp_min(1e-12)
+        mass = alpha * torch.sparse.mm(graph, mass) + (1 - alpha) * one_hot
+    mass = mass * one_hot.sum(dim=0) / mass.sum(dim=0).clamp_min(1e-12)
     certainty, labels = (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-12)).max(dim=1)
     return torch.where(labelled, y, labels), torch.where(labelled, 1.0, certainty)
 
 
 def surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
-    """The labels [N] of that share of each class whose certainty [N] is largest, UNLABELLED for the others.
+    """Keep the most certain share of the labels [N] of each class, and set the other labels to UNLABELLED.
 
-    Certainty 0 is never enough.
+    A label of certainty 0 is never kept.
 
     Example:
         >>> surest(torch.tensor([0, 0, 1, 1]), torch.tensor([0.6, 0.9, 0.8, 0.7]), 0.5)
         tensor([-1,  0,  1, -1])
     """
-    kept = torch.full_like(labels, UNLABELLED)
+    selection = torch.full_like(labels, UNLABELLED)
     for k in labels.unique():
         rows = (labels == k).nonzero().squeeze(1)
         best = rows[certainty[rows].argsort(descending=True)[: round(share * len(rows))]]
-        kept[best] = k
-    return torch.where(certainty > 0, kept, UNLABELLED)
+        selection[best] = k
+    return torch.where(certainty > 0, selection, UNLABELLED)

@@ -1,4 +1,4 @@
-"""When labels are propagated in a training, and over which neighbours."""
+"""Decide when a training propagates labels, and over which neighbours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,27 +18,29 @@ Neighbours = Literal["pixels", "gradients", "distortion", "self-training"]
 
 @dataclass(frozen=True)
 class Propagation:
-    """Labels for the rows of a training by their neighbours, at even distances over the epochs.
+    """Schedule that propagates labels to unlabelled rows at even intervals over the epochs of a training.
 
-    The first time comes before the first epoch, with the neighbours that `neighbours` names. Later times take
-    neighbours by what the model has made of the rows by then (Iscen et al., https://arxiv.org/abs/1904.04717). Labels
-    that are not sure stay out: the surest share of each class counts. It is 0.6 at first for pixels and gradients, and
-    all from the middle of the training on; after self-training and with image distortion it is all from the start.
+    The first propagation comes before the first epoch and uses the neighbours that `neighbours` names. Later
+    propagations find neighbours by the model's current representations (Iscen et al.,
+    https://arxiv.org/abs/1904.04717). Each propagation keeps the most certain share of the pseudo-labels of each class.
+    For pixels and gradients the share starts at 0.6 and reaches 1 in the middle of the training. For self-training and
+    image distortion it is 1 from the start.
 
     Args:
-        x: [N, C, H, W], grey levels of all rows, on the device of the training; codes [N, D] where `fixed`.
-        y: [N], UNLABELLED where hidden.
-        levels: number of grey levels; None of codes.
-        times: how often in the training.
-        epochs: of the training.
-        neighbours: of the first time: rows of largest cosine among pixels or histograms of oriented gradients, images
-            of the least distortion, or rows of largest cosine among features of networks that train themselves.
-        networks: of self-training, one after the other.
-        augment: strength of the random maps in self-training, see :mod:`scnf.data.augment`.
-        autocast: bf16 in self-training.
-        fixed: rows are codes of a trained flow that does not change, so one time is enough, and all labels count.
-        batch_size: rows at once of what the model makes of them.
-        say: takes a line for people.
+        x: Grey levels [N, C, H, W] of all rows, on the device of the training; codes [N, D] where `fixed`.
+        y: Labels [N], UNLABELLED where hidden.
+        levels: Number of grey levels; None for codes.
+        times: Number of propagations in the training.
+        epochs: Number of epochs of the training.
+        neighbours: Measure of the first propagation. Neighbours have the largest cosine among pixels, histograms of
+            oriented gradients or features of self-trained networks, or the least image distortion.
+        networks: Number of networks that self-training trains in turn.
+        augment: Strength of the random affine maps in self-training, see :mod:`scnf.data.augment`.
+        autocast: Whether self-training computes in bf16.
+        fixed: Whether the rows are codes of a trained flow that does not change. Then labels are propagated once, and
+            all pseudo-labels are kept.
+        batch_size: Number of rows whose representations are computed at once.
+        say: Callback that takes each progress message.
 
     Example:
         >>> import torch
@@ -65,15 +67,15 @@ class Propagation:
     say: Callable[[str], None] = print
 
     def __call__(self, model: JointModel, epoch: int) -> Tensor | None:
-        """Labels [N] before an epoch, UNLABELLED where none is sure; None where it is not time."""
+        """Return pseudo-labels [N] before an epoch, UNLABELLED where uncertain, or None where none is due."""
         if epoch and (self.fixed or epoch * self.times // self.epochs == (epoch - 1) * self.times // self.epochs):
             return None
         if not epoch and not self.fixed and self.neighbours == "distortion":
-            self.say("looking for neighbours by image distortion before the first epoch")
+            self.say("searching neighbours by image distortion before the first epoch")
             return surest(*distortion_labels(self.x, self.y), 1.0)
         features = self._first_features() if not (epoch or self.fixed) else self._codes(model)
-        first = 1.0 if self.fixed or self.neighbours in ("distortion", "self-training") else 0.6
-        return surest(*propagate(features, self.y), min(1.0, first + 0.8 * epoch / self.epochs))
+        initial_share = 1.0 if self.fixed or self.neighbours in ("distortion", "self-training") else 0.6
+        return surest(*propagate(features, self.y), min(1.0, initial_share + 0.8 * epoch / self.epochs))
 
     def _codes(self, model: JointModel) -> Tensor:
         return representations(model, self.x, self.levels, self.batch_size)
@@ -84,6 +86,6 @@ class Propagation:
         if self.neighbours == "pixels":
             return self.x.flatten(1)
         if self.neighbours != "self-training" or self.levels is None:
-            raise ValueError(f"there are no neighbours by {self.neighbours!r} of these rows")
+            raise ValueError(f"these rows have no neighbours by {self.neighbours!r}")
         self.say(f"self-training: {self.networks} networks before the first epoch")
         return self_trained_features(self.x, self.y, self.levels, self.networks, self.augment, self.autocast)

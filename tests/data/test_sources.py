@@ -140,7 +140,7 @@ def test_mnist_files_may_lie_in_a_folder_of_any_name_with_dots_in_theirs(mnist_c
 
 
 def test_files_of_another_dataset_are_not_called_damaged(mnist_copy: Path, offline: None) -> None:
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is of MNIST, which is not data.name: set that"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte belongs to MNIST, and data.name is another dataset"):
         load("fashion", mnist_copy / "MNIST/raw")
 
 
@@ -352,8 +352,8 @@ def test_root_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
     [
         ("raise SystemExit('first\\nlast')", 10, "^last$"),
         ("raise SystemExit(3)", 10, "^exit code 3$"),
-        ("import os, time; os.mkdir(os.environ['TMPDIR'] + '/x'); time.sleep(60)", 10, "^no answer for 0.3 seconds$"),
-        ("import time; time.sleep(60)", 0.5, "^not done after 0 seconds$"),
+        ("import os, time; os.mkdir(os.environ['TMPDIR'] + '/x'); time.sleep(60)", 10, "^no data arrived for 0.3 s"),
+        ("import time; time.sleep(60)", 0.5, "^not finished after 0 seconds$"),
     ],
 )
 def test_run_gives_up(code: str, limit: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,10 +513,10 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnits", "unknown dataset 'mnits'. Did you mean 'mnist'\\? There are: mnist, fashion, svhn"),
+        ("mnits", "unknown dataset 'mnits'. Did you mean 'mnist'\\? The datasets are mnist, fashion, svhn"),
         ("cifar", "Did you mean 'cifar10'"),
-        ("imagenet-22k", "unknown dataset 'imagenet-22k'. There are: "),
-        ("", "unknown dataset ''. There are: "),
+        ("imagenet-22k", "unknown dataset 'imagenet-22k'. The datasets are "),
+        ("", "unknown dataset ''. The datasets are "),
     ],
 )
 def test_unknown_name(name: str, message: str) -> None:

@@ -756,7 +756,7 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(
     (tmp_path / "scnf").chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "true")
-    assert fresh() is None and "others may write" in caplog.text
+    assert fresh() is None and "other users may write" in caplog.text
 
 
 def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
