@@ -89,7 +89,7 @@ def check_dataset(dataset: Dataset) -> None:
         except ValueError as error:
             raise InvalidArgument(f"{split} split", f"is no data: {error}") from error
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
-        raise InvalidArgument("test_x", f"must be shaped like train_x, {list(dataset.train_x.shape[1:])} for a row")
+        raise InvalidArgument("test_x", f"must be shaped as train_x, {list(dataset.train_x.shape[1:])} for a row")
 
 
 def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callable[[Path], Dataset]]:
