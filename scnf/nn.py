@@ -44,10 +44,9 @@ class _Conv3x3(nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
-        outputs = None
         if self.padding_mode == "zeros" and self.bias is not None:
-            outputs = native.conv3x3(inputs, self.weight, self.bias)
-        return super().forward(inputs) if outputs is None else outputs
+            return native.conv3x3(inputs, self.weight, self.bias)
+        return super().forward(inputs)
 
 
 class _Residual(nn.Module):
@@ -99,9 +98,7 @@ class MLP(nn.Module):
         layers = (self.enter, *(layer for block in self.blocks for layer in block.children()), self.leave)
         if _replaceable(*layers):
             weights = (cast(Tensor, tensor) for layer in layers for tensor in (layer.weight, layer.bias))
-            kernel_outputs = native.mlp(inputs, *weights)
-            if kernel_outputs is not None:
-                return kernel_outputs
+            return native.mlp(inputs, *weights)
         outputs: Tensor = self.leave(F.relu(self.blocks(self.enter(inputs))))
         return outputs
 
@@ -159,9 +156,7 @@ class ConvNet(nn.Module):
         layers = (self.enter, cast(nn.Conv2d, self.blocks[1 if self.glow_form else 0]), self.leave)
         if self.glow_form and _replaceable(*layers):
             weights = (tensor for layer in layers for tensor in (layer.weight, cast(Tensor, layer.bias)))
-            kernel_outputs = native.conv_net(inputs, *weights)
-            if kernel_outputs is not None:
-                return kernel_outputs
+            return native.conv_net(inputs, *weights)
         outputs: Tensor = self.leave(F.relu_(self.blocks(self.enter(inputs))))
         return outputs
 

@@ -258,7 +258,7 @@ WRONG_ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     *[(call, {"steps": -1}, COUNTS) for call in (over_cosines, over_graph)],
     *[(call, {"neighbours": value}, COUNTS) for call in (over_cosines, by_distortion) for value in (0, -1)],
     (by_distortion, {"neighbours": 3, "candidates": 2}, "candidates must be a whole number of 3 or more, not 2"),
-    (lambda neighbours=7: nearest_neighbours(x().flatten(1), neighbours), {"neighbours": ROWS}, "between 0 and 7 for 8 rows"),
+    (lambda neighbours=7: nearest_neighbours(x().flatten(1), neighbours), {"neighbours": ROWS}, "between 0 and 7"),
     (lambda **words: nearest_neighbours(x().flatten(1), 2, **words), {"chunk": 0}, COUNTS),
     (lambda **words: expected_calibration_error(torch.zeros(ROWS, K), KNOWN, **words), {"bins": 0}, COUNTS),
 ]

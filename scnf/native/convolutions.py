@@ -139,8 +139,8 @@ def _(x: Sequence[int], *weights: Any, **rest: Any) -> int:
 
 def _conv_net_of_pytorch(x: Tensor, *weights: Tensor) -> Tensor:
     enter, enter_bias, middle, middle_bias, leave, leave_bias = weights
-    hidden = F.conv2d(F.relu(F.conv2d(x, enter, enter_bias, padding=1)), middle, middle_bias)
-    return F.conv2d(F.relu(hidden), leave, leave_bias, padding=1)
+    hidden = F.conv2d(F.relu_(conv3x3(x, enter, enter_bias)), middle, middle_bias)
+    return conv3x3(F.relu_(hidden), leave, leave_bias)
 
 
 class _ConvNet(torch.autograd.Function):
@@ -163,33 +163,40 @@ class _ConvNet(torch.autograd.Function):
         return None, *_backward(grad, hidden, *arrays)
 
 
-def conv_net(x: Tensor, *weights: Tensor) -> Tensor | None:
+def has_conv_net(x: Tensor, *weights: Tensor) -> bool:
+    """Return whether :func:`conv_net` has a kernel for these inputs.
+
+    It has none for other types than float32 and float64, for other devices than the CPU, for layers of more than a
+    million numbers per image, in the transforms of torch.func, and for forward-mode derivatives.
+    """
+    if not _fits(x.shape, [w.shape for w in weights]) or not operators.takes(x, weights):
+        return False
+    return _small(x, max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0]))
+
+
+def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
     """Compute a network of 3x3 convolution, ReLU, 1x1 convolution, ReLU and 3x3 convolution, padded with zeros.
 
     A few images at a time go through all three layers, so that hidden layers stay in the cache of a core. Only the
     second hidden layer is saved for backward, which computes the first again. For second derivatives PyTorch's
-    convolutions compute everything again.
+    convolutions compute everything again. Without a kernel, see :func:`has_conv_net`, PyTorch's operators answer.
 
     Args:
-        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
+        x: Inputs [N, C, H, W].
         weights: Weight and bias of each layer, of the type of x and in this order: [M, C, 3, 3], [M], [M, M, 1, 1],
             [M], [D, M, 3, 3], [D].
 
     Returns:
-        Outputs [N, D, H, W], or None where there is no kernel for these inputs. There is none for other types, devices
-        or shapes, layers of more than a million numbers per image, the transforms of torch.func, or forward-mode
-        derivatives. Autocast has no effect, because on the CPU the kernel is faster than PyTorch in bf16.
+        Outputs [N, D, H, W]. Autocast has no effect on the kernel, because on the CPU it is faster than PyTorch in
+        bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2, 3, 3), (8,), (8, 8, 1, 1), (8,), (4, 8, 3, 3), (4,))]
-        >>> outputs = conv_net(torch.zeros(5, 2, 7, 7), *weights)
-        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+        >>> conv_net(torch.zeros(5, 2, 7, 7), *weights).shape
+        torch.Size([5, 4, 7, 7])
     """
-    fits = _fits(x.shape, [w.shape for w in weights])
-    if not fits or not operators.takes(x, weights):
-        return None
-    if not _small(x, max(weights[0].shape[0], 9 * x.shape[1], 9 * weights[4].shape[0])):
-        return None
+    if not has_conv_net(x, *weights):
+        return _conv_net_of_pytorch(x, *weights)
     keep = torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights))
     return cast(Tensor, _ConvNet.apply(keep, x, *weights))
 
@@ -225,22 +232,11 @@ class _Conv3x3(torch.autograd.Function):
         return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
-    """Compute a 3x3 convolution, padded with zeros, by PyTorch's operator with a faster gradient of the weights.
+def has_conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Return whether :func:`conv3x3` has a kernel for these inputs.
 
-    Args:
-        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
-        weight: Weight [D, C, 3, 3], of the type of x.
-        bias: Bias [D], of the type of x.
-
-    Returns:
-        Outputs [N, D, H, W], or None where there is no kernel for these inputs, see :func:`conv_net`. There is none
-        either for fewer than 8 input channels or more than a million weights, under autocast, or where the weights need
-        no gradient.
-
-    Example:
-        >>> outputs = conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4))
-        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+    It has none where :func:`has_conv_net` names a reason, for fewer than 8 input channels or more than a million
+    weights, under autocast, and where the weights need no gradient.
     """
     needs_gradient = torch.is_grad_enabled() and weight.requires_grad
     fits = (
@@ -251,9 +247,29 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     )
     small = _small(x, max(x.shape[1], weight.shape[0]))
     if torch.is_autocast_enabled("cpu") or not (needs_gradient and fits and small):
-        return None
-    if not operators.takes(x, (weight, bias)):
-        return None
+        return False
+    return operators.takes(x, (weight, bias))
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute a 3x3 convolution, padded with zeros, by PyTorch's operator.
+
+    Its kernel is a faster gradient of the weights, see :func:`has_conv3x3`.
+
+    Args:
+        x: Inputs [N, C, H, W].
+        weight: Weight [D, C, 3, 3], of the type of x.
+        bias: Bias [D], of the type of x.
+
+    Returns:
+        Outputs [N, D, H, W].
+
+    Example:
+        >>> conv3x3(torch.zeros(5, 8, 7, 7), torch.ones(4, 8, 3, 3, requires_grad=True), torch.ones(4)).shape
+        torch.Size([5, 4, 7, 7])
+    """
+    if not has_conv3x3(x, weight, bias):
+        return F.conv2d(x, weight, bias, padding=1)
     return cast(Tensor, _Conv3x3.apply(x, weight, bias))
 
 
@@ -296,7 +312,7 @@ def _(x: Sequence[int], weight: Sequence[int], **rest: Any) -> int:
 
 
 def _mix_of_pytorch(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum("ij,njhw->nihw", weight, x)
+    return torch.einsum("ij,nj...->ni...", weight, x)  # a convolution would round to TF32 on CUDA
 
 
 class _Mix(torch.autograd.Function):
@@ -314,23 +330,30 @@ class _Mix(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def mix_channels(x: Tensor, weight: Tensor) -> Tensor | None:
-    """Compute a 1x1 convolution without bias for few channels, where PyTorch spends more time on copies than on sums.
+def has_mix_channels(x: Tensor, weight: Tensor) -> bool:
+    """Return whether :func:`mix_channels` has a kernel for these inputs.
 
-    Args:
-        x: Inputs [N, C, H, W], float32 or float64, on the CPU.
-        weight: Weight [D, C], of the type of x.
-
-    Returns:
-        Outputs [N, D, H, W], or None where there is no kernel for these inputs, see :func:`conv_net`. There is none
-        either for more than 32 channels. Autocast has no effect.
-
-    Example:
-        >>> outputs = mix_channels(torch.zeros(5, 4, 7, 7), torch.eye(4))
-        >>> assert outputs is None or outputs.shape == (5, 4, 7, 7)
+    It has none where :func:`has_conv_net` names a reason, for vectors, and for more than 32 channels.
     """
     fits = x.dim() == 4 and weight.dim() == 2 and weight.shape[1] == x.shape[1] and min(*x.shape[1:], *weight.shape) > 0
     small = max(weight.shape, default=0) <= _MAX_CHANNELS_TO_MIX
-    if not (fits and small and _small(x, max(weight.shape)) and operators.takes(x, (weight,))):
-        return None
-    return cast(Tensor, _Mix.apply(x, weight))
+    return bool(fits and small and _small(x, max(weight.shape)) and operators.takes(x, (weight,)))
+
+
+def mix_channels(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute a 1x1 convolution without bias, or a dense matrix on vectors.
+
+    The kernel is for few channels, where PyTorch spends more time on copies than on sums, see :func:`has_mix_channels`.
+
+    Args:
+        x: Inputs [N, C, H, W] or [N, C].
+        weight: Weight [D, C], of the type of x.
+
+    Returns:
+        Outputs [N, D, H, W] or [N, D]. Autocast has no effect on the kernel.
+
+    Example:
+        >>> mix_channels(torch.zeros(5, 4, 7, 7), torch.eye(4)).shape
+        torch.Size([5, 4, 7, 7])
+    """
+    return cast(Tensor, _Mix.apply(x, weight)) if has_mix_channels(x, weight) else _mix_of_pytorch(x, weight)

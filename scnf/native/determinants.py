@@ -46,24 +46,31 @@ class _LogAbsDet(torch.autograd.Function):
         return cast(Tensor, grad * inverse_transposed)
 
 
-def log_abs_det(matrix: Tensor) -> Tensor | None:
-    """Compute `log |det W|` and its gradient, the transposed inverse, in one elimination.
+def has_log_abs_det(matrix: Tensor) -> bool:
+    """Return whether :func:`log_abs_det` has a kernel for a matrix.
 
-    PyTorch calls LAPACK three times for the same results.
-
-    Args:
-        matrix: Matrix W [D, D], float32 or float64, on the CPU.
-
-    Returns:
-        A scalar, -inf for a singular W, or None where there is no kernel for W, see :func:`scnf.native.conv_net`. There
-        is none either for more than 32 rows, or where W needs no gradient.
-
-    Example:
-        >>> logabsdet = log_abs_det(torch.diag(torch.tensor([1.0, -1.0, 1.0])).requires_grad_())
-        >>> assert logabsdet is None or logabsdet == 0
+    It has none where :func:`scnf.native.convolutions.has_conv_net` names a reason, for more than 32 rows, and where the
+    matrix needs no gradient.
     """
     needs_gradient = torch.is_grad_enabled() and matrix.requires_grad
     fits = matrix.dim() == 2 and matrix.shape[0] == matrix.shape[1] and 0 < len(matrix) <= _LARGEST
-    if not (needs_gradient and fits and operators.takes(matrix, ())):
-        return None
-    return cast(Tensor, _LogAbsDet.apply(matrix))
+    return needs_gradient and fits and operators.takes(matrix, ())
+
+
+def log_abs_det(matrix: Tensor) -> Tensor:
+    """Compute `log |det W|` and its gradient, the transposed inverse, in one elimination.
+
+    PyTorch calls LAPACK three times for the same results, and answers where there is no kernel, see
+    :func:`has_log_abs_det`.
+
+    Args:
+        matrix: Matrix W [D, D].
+
+    Returns:
+        A scalar, which is -inf for a singular W.
+
+    Example:
+        >>> log_abs_det(torch.diag(torch.tensor([1.0, -1.0, 1.0])))
+        tensor(0.)
+    """
+    return cast(Tensor, _LogAbsDet.apply(matrix)) if has_log_abs_det(matrix) else _of_pytorch(matrix)

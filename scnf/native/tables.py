@@ -67,17 +67,27 @@ class _LookUp(torch.autograd.Function):
         return _sums_by_index(grad, index, len(table)), None
 
 
-def look_up(table: Tensor, index: Tensor) -> Tensor | None:
-    """Return the entry of a table at each index, with a gradient that sums in the same order at each call.
+def has_look_up(table: Tensor, index: Tensor) -> bool:
+    """Return whether :func:`look_up` has an operator of its own for these inputs.
+
+    It has none for other types than float32 and float64 with int32, for other devices than the CPU, for tables of no
+    entries or more than 65,536, in the transforms of torch.func, and for forward-mode derivatives.
+    """
+    fits = table.dim() == 1 and index.dtype == torch.int32 and index.device == table.device
+    return fits and 0 < len(table) <= _LARGEST and operators.fit(table, ())
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Return the entry of a table at each index.
+
+    The operator's gradient sums in the same order at each call, see :func:`has_look_up`.
 
     Args:
-        table: Table [K], float32 or float64, on the CPU.
-        index: Indices in [0, K), int32, of any shape.
+        table: Table [K].
+        index: Indices in [0, K), of any shape.
 
     Returns:
-        Entries in the shape of index, or None where these inputs have no operator. There is none for other types or
-        devices, for tables of no entries or more than 65,536, in the transforms of torch.func, or for forward-mode
-        derivatives.
+        Entries in the shape of index.
 
     Raises:
         IndexError: an index lies outside of the table and there is no kernel; a kernel returns NaN.
@@ -86,7 +96,4 @@ def look_up(table: Tensor, index: Tensor) -> Tensor | None:
         >>> look_up(torch.tensor([1.0, 2.0]), torch.tensor([[1, 0, 1]], dtype=torch.int32))
         tensor([[2., 1., 2.]])
     """
-    fits = table.dim() == 1 and index.dtype == torch.int32 and index.device == table.device
-    if not (fits and 0 < len(table) <= _LARGEST and operators.fit(table, ())):
-        return None
-    return cast(Tensor, _LookUp.apply(table, index))
+    return cast(Tensor, _LookUp.apply(table, index)) if has_look_up(table, index) else _of_pytorch(table, index)

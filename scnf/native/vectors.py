@@ -77,10 +77,14 @@ def _of_pytorch(x: Tensor, weights: Tensor, hidden: int, outputs: int) -> Tensor
     parts = [
         part.view(shape) for part, shape in zip(weights.split([math.prod(s) for s in shapes]), shapes, strict=True)
     ]
-    enter, *inner, leave = zip(parts[::2], parts[1::2], strict=True)
+    return _layers_of_pytorch(x, parts)
+
+
+def _layers_of_pytorch(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    enter, *inner, leave = zip(weights[::2], weights[1::2], strict=True)
     sums = F.linear(x, *enter)
     for first, second in zip(inner[::2], inner[1::2], strict=True):
-        sums = sums + F.linear(F.relu(F.linear(F.relu(sums), *first)), *second)
+        sums = sums + F.linear(F.relu_(F.linear(F.relu(sums), *first)), *second)
     return F.linear(F.relu(sums), *leave)
 
 
@@ -113,29 +117,37 @@ class _MLP(torch.autograd.Function):
         return None, *_backward(grad, layers, x, weights, hidden), None, None
 
 
-def mlp(x: Tensor, *weights: Tensor) -> Tensor | None:
+def has_mlp(x: Tensor, *weights: Tensor) -> bool:
+    """Return whether :func:`mlp` has a kernel for these inputs.
+
+    It has none for other types than float32 and float64, for other devices than the CPU, for more than 131,072 weights,
+    in the transforms of torch.func, and for forward-mode derivatives.
+    """
+    return _fits(x.shape, [w.shape for w in weights]) and operators.takes(x, weights)
+
+
+def mlp(x: Tensor, *weights: Tensor) -> Tensor:
     """Compute a residual network on vectors, as linear -> blocks [ReLU, linear, ReLU, linear] -> ReLU -> linear.
 
     A block of vectors goes through all layers, so that hidden layers stay in the cache of a core. The outputs of the
-    ReLUs are saved for backward. For second derivatives PyTorch's operators compute everything again.
+    ReLUs are saved for backward. For second derivatives PyTorch's operators compute everything again, and they answer
+    where there is no kernel, see :func:`has_mlp`.
 
     Args:
-        x: Inputs [N, C], float32 or float64, on the CPU.
+        x: Inputs [N, C].
         weights: Weight and bias of each layer, of the type of x: [M, C], [M] first, [M, M], [M] twice for each residual
             block, and [D, M], [D] last.
 
     Returns:
-        Outputs [N, D], or None where there is no kernel for these inputs. There is none for other types, devices or
-        shapes, more than 131,072 weights, the transforms of torch.func, or forward-mode derivatives. Autocast has no
-        effect, because on the CPU the kernel is faster than PyTorch in bf16.
+        Outputs [N, D]. Autocast has no effect on the kernel, because on the CPU it is faster than PyTorch in bf16.
 
     Example:
         >>> weights = [torch.ones(*shape) for shape in ((8, 2), (8,), (8, 8), (8,), (8, 8), (8,), (4, 8), (4,))]
-        >>> outputs = mlp(torch.zeros(5, 2), *weights)
-        >>> assert outputs is None or outputs.shape == (5, 4)
+        >>> mlp(torch.zeros(5, 2), *weights).shape
+        torch.Size([5, 4])
     """
-    if not _fits(x.shape, [w.shape for w in weights]) or not operators.takes(x, weights):
-        return None
+    if not has_mlp(x, *weights):
+        return _layers_of_pytorch(x, weights)
     keep = torch.is_grad_enabled() and any(array.requires_grad for array in (x, *weights))
     flat = torch.cat([weight.flatten() for weight in weights])
     return cast(Tensor, _MLP.apply(keep, x, flat, weights[0].shape[0], weights[-1].shape[0]))

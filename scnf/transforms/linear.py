@@ -57,12 +57,12 @@ class InvertibleLinear(Transform):
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to noise and return (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
-            return _product(self.matrix(), inputs), self._logabsdet_per_row(inputs)
+            return mix_channels(inputs, self.matrix()), self._logabsdet_per_row(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
-            return _product(torch.linalg.inv(self.matrix()), inputs), -self._logabsdet_per_row(inputs)
+            return mix_channels(inputs, torch.linalg.inv(self.matrix())), -self._logabsdet_per_row(inputs)
 
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
         """Return inputs and gradients from outputs, without another pass.
@@ -74,18 +74,11 @@ class InvertibleLinear(Transform):
                 matrix = self.matrix()
             weight = matrix.detach()
             inverse = torch.linalg.inv_ex(weight).inverse  # inv would wait for the device; not finite for a singular W
-            inputs = _product(inverse, outputs)
+            inputs = mix_channels(outputs, inverse)
             columns, grad_columns = (values.transpose(0, 1).flatten(1) for values in (inputs, grad_outputs))
             grad_weight = grad_columns @ columns.T + math.prod(outputs.shape[2:]) * grad_logabsdet.sum() * inverse.T
             grads = gradients([matrix], [grad_weight], self.parameters())
-            return Undone(inputs, _product(weight.T, grad_outputs), grads)
-
-
-def _product(weight: Tensor, inputs: Tensor) -> Tensor:
-    outputs = mix_channels(inputs, weight)
-    if outputs is None:
-        outputs = torch.einsum("ij,nj...->ni...", weight, inputs)  # a convolution would round to TF32 on CUDA
-    return outputs
+            return Undone(inputs, mix_channels(grad_outputs, weight.T), grads)
 
 
 class FullLinear(InvertibleLinear):
@@ -111,8 +104,7 @@ class FullLinear(InvertibleLinear):
 
     def logabsdet(self) -> Tensor:
         """Return the scalar `log |det W|`."""
-        logabsdet = log_abs_det(self.weight)
-        return torch.linalg.slogdet(self.weight).logabsdet if logabsdet is None else logabsdet
+        return log_abs_det(self.weight)
 
 
 class PLULinear(InvertibleLinear):

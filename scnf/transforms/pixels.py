@@ -128,8 +128,8 @@ class GreyLevels(StartsFromData):
         level = self._level(scaled)
         float_level, is_dark = _as_floats(level, inputs)
         share = self.tail + (1 - 2 * self.tail) * scaled.clamp(max=1)
-        dark_outputs, log_slope = math.sqrt(2) * _erfinv(2 * share.clamp_min(1e-6) - 1), _look_up(log_slopes, level)
-        light_outputs = _look_up(begins, level) + (inputs - float_level / self.levels) * log_slope.exp()
+        dark_outputs, log_slope = math.sqrt(2) * _erfinv(2 * share.clamp_min(1e-6) - 1), look_up(log_slopes, level)
+        light_outputs = look_up(begins, level) + (inputs - float_level / self.levels) * log_slope.exp()
         outputs = is_dark * dark_outputs + (1 - is_dark) * light_outputs
         logabsdet = sum_except_batch(self._log_slopes(is_dark, dark_outputs, log_slope))
         return outputs, _zero_outside(logabsdet, share)
@@ -141,8 +141,8 @@ class GreyLevels(StartsFromData):
         float_level, is_dark = _as_floats(level, inputs)
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
         dark_outputs = (share - self.tail) / ((1 - 2 * self.tail) * self.levels)
-        log_slope = _look_up(log_slopes, level)
-        light_outputs = float_level / self.levels + (inputs - _look_up(begins, level)) * (-log_slope).exp()
+        log_slope = look_up(log_slopes, level)
+        light_outputs = float_level / self.levels + (inputs - look_up(begins, level)) * (-log_slope).exp()
         dark_mask = level == 0  # a product by `is_dark` would be NaN where the other value is infinite
         outputs, dark_inputs = torch.where(dark_mask, dark_outputs, light_outputs), torch.where(dark_mask, inputs, 0)
         return outputs, -sum_except_batch(self._log_slopes(is_dark, dark_inputs, log_slope))
@@ -190,9 +190,3 @@ def _erfinv_gradient(ctx: Any, grad: Tensor) -> Tensor:
 
 
 _erfinv_operator.register_autograd(_erfinv_gradient, setup_context=_keep_output)
-
-
-def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """Return the entry of a vector at each index."""
-    entries = look_up(table, index)
-    return table.index_select(0, index.flatten()).view_as(index) if entries is None else entries

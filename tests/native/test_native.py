@@ -228,7 +228,7 @@ def test_forward_mode_is_that_of_pytorch() -> None:
     arrays = drawn((2, 2, 4, 2, 3, 3))
     tangents = [torch.randn_like(array) for array in arrays]
     found = []
-    for network in (lambda *arrays: native.conv_net(*arrays) or convolutions(*arrays), convolutions):
+    for network in (native.conv_net, convolutions):
         with forward_ad.dual_level():
             outputs = network(*(forward_ad.make_dual(a, t) for a, t in zip(arrays, tangents, strict=True)))
             found.append(forward_ad.unpack_dual(outputs).tangent)
@@ -347,7 +347,7 @@ def test_networks_of_couplings_use_it(
     context = torch.randn(4, given, dtype=torch.float64) if given else None
     found = glow_network(**settings)(x, context)
     assert len(calls) == takes_it
-    monkeypatch.setattr(native, "conv_net", lambda *arrays: None)
+    monkeypatch.setattr(native.convolutions, "has_conv_net", lambda *arrays: False)
     torch.testing.assert_close(found, glow_network(**settings)(x, context))
     assert len(calls) == takes_it
 
@@ -435,19 +435,17 @@ def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> No
 @needs_kernel
 def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
     x, weight, bias = one_convolution(2, 8, 4, 5, 5)
-    assert native.conv3x3(x, weight, bias) is None  # nobody asks for a gradient
+    assert not native.convolutions.has_conv3x3(x, weight, bias)  # nobody asks for a gradient
     weight.requires_grad_()
-    assert native.conv3x3(x, weight, bias) is not None
+    assert native.convolutions.has_conv3x3(x, weight, bias)
     for wrong in ((x.float(), weight), (x[:, :4], weight[:, :4]), (x[0], weight), (x[:, :7], weight)):
-        assert native.conv3x3(*wrong, bias) is None
+        assert not native.convolutions.has_conv3x3(*wrong, bias)
     with torch.no_grad():
-        assert native.conv3x3(x, weight, bias) is None
+        assert not native.convolutions.has_conv3x3(x, weight, bias)
     with torch.autocast("cpu", torch.bfloat16):
-        assert native.conv3x3(x, weight, bias) is None
+        assert not native.convolutions.has_conv3x3(x, weight, bias)
     sums = torch.func.grad(lambda w: pytorch_convolution(x, w, bias).sum())
-    assert torch.func.grad(lambda w: (native.conv3x3(x, w, bias) or pytorch_convolution(x, w, bias)).sum())(
-        weight.detach()
-    ).equal(sums(weight.detach()))
+    assert torch.func.grad(lambda w: native.conv3x3(x, w, bias).sum())(weight.detach()).equal(sums(weight.detach()))
 
 
 def mixed_by_pytorch(x: Tensor, weight: Tensor) -> Tensor:
@@ -510,7 +508,7 @@ def test_channels_are_mixed_by_pytorch_where_the_kernel_is_of_no_use() -> None:
         (torch.randn(1, 33, 2, 2), torch.eye(33)),
         (torch.randn(1, 4, 600, 600), torch.eye(4)),
     ):
-        assert native.mix_channels(inputs, weight) is None
+        assert not native.convolutions.has_mix_channels(inputs, weight)
 
 
 @needs_kernel
@@ -528,7 +526,7 @@ def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -
         found = {name: parameter.grad for name, parameter in network.named_parameters()}
         network.zero_grad()
         with monkeypatch.context() as context:
-            context.setattr(native, "conv3x3", lambda *arrays: None)
+            context.setattr(native, "conv3x3", pytorch_convolution)
             network(x).square().sum().backward()
         assert len(calls) == convolutions_of_it
         for name, parameter in network.named_parameters():
@@ -542,7 +540,7 @@ def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -
 def test_it_is_not_for_what_does_not_fit() -> None:
     x, *weights = drawn((2, 3, 8, 2, 5, 5))
     for wrong in ([x, *weights[:-1]], [x[0], *weights], [x[:, :2], *weights], [x, *weights[:5], weights[1]]):
-        assert native.conv_net(*wrong) is None
+        assert not native.convolutions.has_conv_net(*wrong)
         assert not native.convolutions._fits(wrong[0].shape, [weight.shape for weight in wrong[1:]])
     assert native.convolutions._fits(x.shape, [weight.shape for weight in weights])
 
@@ -764,7 +762,7 @@ def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fresh() is None
     monkeypatch.setattr(operators, "library", fresh)
     network, x = ConvNet(2, 4, hidden=8), torch.zeros(1, 2, 5, 5)
-    assert native.conv_net(x, *network.parameters()) is None
+    assert not native.convolutions.has_conv_net(x, *network.parameters())
     assert network(x).shape == (1, 4, 5, 5)
     x, weight, bias = one_convolution(2, 8, 4, 5, 5)
-    assert native.conv3x3(x, weight.requires_grad_(), bias) is None
+    assert not native.convolutions.has_conv3x3(x, weight.requires_grad_(), bias)

@@ -212,7 +212,7 @@ def test_networks_of_couplings_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append([table, *torch.autograd.grad(table.square().sum(), [z, *flow.parameters()])])
         assert calls == one_pass
         calls.clear()
-        monkeypatch.setattr(native, "mlp", lambda *arrays: None)
+        monkeypatch.setattr(native.vectors, "has_mlp", lambda *arrays: False)
     torch.testing.assert_close(*found)
 
 
@@ -221,8 +221,10 @@ def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.M
     monkeypatch.setattr(native.operators, "call", lambda *arrays: pytest.fail("the kernel was called"))
     x, *weights = drawn((6, 3, 8, 1, 4))
     for wrong in ([x[0], *weights], [x[:, :2], *weights], [x, *weights[:-2]], [x, *weights[:-1]], [x, weights[0]], [x]):
-        assert native.mlp(*wrong) is None
-    assert native.mlp(x.float(), *weights) is None and native.mlp(x, *weights[:-2], *weights[:2]) is None
+        assert not native.vectors.has_mlp(*wrong)
+    assert not native.vectors.has_mlp(x.float(), *weights) and not native.vectors.has_mlp(
+        x, *weights[:-2], *weights[:2]
+    )
     network = MLP(3, 4, 8, 1)
     assert network.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     network = network.float()
