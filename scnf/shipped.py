@@ -56,6 +56,11 @@ def find_weights(name: str) -> Path | None:
     return next((place for place in places("pretrained", bare) if (place / "model.safetensors").is_file()), None)
 
 
+def names() -> list[str]:
+    """Return the names of all shipped weights."""
+    return sorted(path.parent.name for path in folder("pretrained").glob("*/model.safetensors"))
+
+
 def find_config(name: str) -> Path:
     """Return the path of a configuration.
 

@@ -1,5 +1,6 @@
 """Find trained weights by a run, a directory, a file or the name of shipped weights."""
 
+import difflib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -94,11 +95,20 @@ def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
     if not path.exists() and (place := shipped.find_weights(ref)) is not None:
         return Weights(place, place / "model.safetensors")
     is_run = re.fullmatch("last|[0-9]+", ref) is not None  # even where the current directory has a folder of that name
-    directory = path if not is_run and path.is_dir() else Run.find(logs, ref).path
+    directory = path if not is_run and path.is_dir() else _find_run(logs, ref)
     for file in (directory / "model.safetensors", Run(directory).checkpoint("best")):
         if file.is_file():
             return Weights(directory, file)
     raise UserError(f"{directory} holds no weights: neither model.safetensors nor checkpoints/best.safetensors")
+
+
+def _find_run(logs: Path, ref: str) -> Path:
+    try:
+        return Run.find(logs, ref).path
+    except UserError as error:
+        if matches := difflib.get_close_matches(Path(ref).name, shipped.names(), n=1):
+            raise UserError(f"{error} Weights that ship: did you mean {matches[0]}?") from error
+        raise
 
 
 def _sha256(path: Path) -> str:

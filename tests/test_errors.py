@@ -203,6 +203,7 @@ BAD: list[Any] = [
     ("evaluate torch.pt", "no config.yaml"),
     ("evaluate 7", "there is no run '7'"),
     ("sample nowhere", "there is no run 'nowhere'"),
+    ("sample scnf-digit", "Weights that ship: did you mean scnf-digits?"),
     ("runs show 7", "there is no run '7'"),
     # going on
     ("train --resume 7", "there is no run '7'"),

@@ -350,7 +350,8 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
-    duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    seconds = round(60 * minutes)
+    duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{seconds} second{'' if seconds == 1 else 's'}"
     cost = f"{duration}{rate}, " if summary["steps"] else ""
     memory = "" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB at most; "
     print(f"{cost}{memory}{selection}all files are in {run.path}")
