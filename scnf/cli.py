@@ -1,5 +1,6 @@
 """Run a command from command-line words, and turn its errors into messages and exit codes."""
 
+import difflib
 import logging
 import os
 import signal
@@ -79,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        raise UserError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
+        matches = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {matches[0]}?" if matches else "one of your own needs --import FILE"
+        raise UserError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}; {hint}")
     command = COMMANDS[name]
     if isinstance(command, str):
         module, _, function = command.partition(":")

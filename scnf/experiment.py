@@ -88,6 +88,7 @@ class Experiment:
             torch.set_num_threads(self.settings.threads)
         if self.settings.threads != "auto" or self.device.type != "cpu":
             return None
+        library()  # the first use compiles the kernels, which no trial should time
         threads = Threads(begin, say, again=not self.settings.train.compile)
         if kept is None:
             threads.choose()

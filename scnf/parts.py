@@ -87,7 +87,7 @@ def admit(directory: Path, adopt: bool = False) -> None:
 
     Args:
         directory: Directory of the run.
-        adopt: Whether new runs of this process need the parts, too.
+        adopt: Whether new runs of this process need the parts, too. Files that the command imports then go first.
 
     Raises:
         UserError: A file is not trusted, or the directory differs from the list of its files, and no file is run. Or a
@@ -100,14 +100,21 @@ def admit(directory: Path, adopt: bool = False) -> None:
         if not (_trusts_all or digest in _files or _marker(digest).is_file())
     ]
     if untrusted:
+        other = "; a file that --import names differs from it" if _session else ""
         raise UserError(
-            f"{directory} needs code of its own, which this command would run: {', '.join(untrusted)}. Read the code "
-            "first; then add --trust-parts, or pass the same file with --import"
+            f"{directory} needs code of its own, which this command would run: {', '.join(untrusted)}{other}. Read the "
+            "code first; then add --trust-parts, or pass the same file with --import"
         )
+    imported = list(_session)
+    names = set().union(*map(_names, imported))
     for path, (digest, content) in contents.items():
         _run(path, content)
-        if adopt:
+        if adopt and not _names(digest) <= names:
             _session.append(digest)
+        if not adopt and digest not in imported and (clashes := _names(digest) & names):
+            print(f"note: {directory} is read with its own {clashes.pop()[1]!r}, of {path}", file=sys.stderr)
+    for digest in imported if adopt else []:  # what somebody names goes before what the run brings
+        _run(Path(_files[digest].name), _files[digest].content)
 
 
 def place_of(error: BaseException) -> str | None:

@@ -458,3 +458,47 @@ def test_code_that_fails_in_a_command_is_told_as_ones_own(own: Any) -> None:
     assert own("own --import my_parts.py")[0].code == 0
     Path("my_parts.py").write_text(head + "register_command('own')(lambda words: 300)\n")
     assert "returned 300, which is no exit code" in own("own --import my_parts.py")[0].err
+
+
+def test_a_file_that_is_imported_goes_before_that_of_the_run(own: Any, trained: Run, last_run: Any) -> None:
+    path = Path("my_parts.py")
+    path.write_text(path.read_text().replace("channels: int = 8", "channels: int = 4"))
+    Path("my_other.py").write_text(path.read_text())
+    outcome, _ = own("evaluate 1 --import my_other.py")
+    assert outcome.code == 0 and "is read with its own 'own', of" in outcome.err
+    config = (trained.path / "config.yaml").read_text().replace("channels: 8", "channels: 4")
+    (trained.path / "config.yaml").write_text(config)
+    outcome, _ = own(f"train --config {trained.path}/config.yaml --import my_other.py --max_steps 1")
+    assert outcome.code == 0, outcome.err
+    assert [each.name for each in sorted((last_run().path / "parts").glob("*.py"))] == ["01-my_other.py"]
+
+
+def test_a_refusal_says_that_the_file_given_is_another(own: Any, trained: Run) -> None:
+    Path("my_other.py").write_text(Path("my_parts.py").read_text() + "\n")
+    outcome, _ = own("evaluate 1 --import my_other.py", user="you")
+    assert outcome.code == 2 and "a file that --import names differs from it" in outcome.err
+
+
+def test_a_transform_that_starts_as_the_identity_is_tried_elsewhere(own: Any) -> None:
+    text = broken("FORWARD", "x * self.a.exp(), x.new_zeros(len(x))").replace(
+        "        super().__init__()\n    def forward(self, x, context",
+        "        super().__init__()\n        self.a = nn.Parameter(torch.zeros(()))\n    def forward(self, x, context",
+    )
+    assert "self.a =" in text
+    Path("my_parts.py").write_text(text)
+    outcome, _ = own("train --config digits.yaml --import my_parts.py --linear own", TINY)
+    assert outcome.code == 2 and "transform Layer must have an inverse" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("trian", "did you mean train?"),
+        ("certainty last", "one of your own needs --import FILE"),
+        ("train --config digits.yaml --data.name mine", "one of your own needs --import FILE"),
+        ("train --config digits.yaml --recipe mine", "a recipe of your own needs --import FILE"),
+    ],
+)
+def test_names_that_a_file_would_register_are_told_so(own: Any, words: str, hint: str) -> None:
+    outcome, _ = own(words)
+    assert outcome.code == 2 and hint in outcome.err

@@ -30,7 +30,7 @@ def sample(words: Sequence[str]) -> int:
     experiment.settle_threads(experiment.evaluation, options.say)
     classes = experiment.dataset.num_classes
     if arguments.label is not None and not 0 <= arguments.label < classes:
-        raise UserError(f"--label must lie between 0 and {classes - 1}, not at {arguments.label}")
+        raise UserError(f"--label must be between 0 and {classes - 1}, not {arguments.label}")
     labels = list(range(classes)) if arguments.label is None else [arguments.label]
     number = arguments.num or (10 if len(labels) > 1 else 64)
     torch.manual_seed(arguments.sample_seed)

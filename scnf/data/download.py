@@ -139,7 +139,7 @@ def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
         raise UserError(
             f"{root} holds {listed}, and none of the data files {', '.join(names)}. Data files are not downloaded into "
             f"a folder with other contents. Set --data.root {root / 'downloads'} to download into a new folder, or "
-            "--data.name to take another dataset. Images of your own cannot be read"
+            "--data.name to take another dataset. Images of your own need --import FILE, which reads them"
         )
 
 

@@ -85,7 +85,7 @@ def draw_split(
     check_labels(labels, num_classes, hidden=False)
     total = len(labels)
     if num_validation < 1 or num_validation >= total:
-        raise UserError(f"data.num_validation must lie between 1 and {total - 1}, not be {num_validation}")
+        raise UserError(f"data.num_validation must be between 1 and {total - 1}, not {num_validation}")
     if not 0 <= num_labels <= total - num_validation:
         raise UserError(
             f"data.num_labels asks for {num_labels} labels and the data has {total - num_validation} training rows "

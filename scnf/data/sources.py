@@ -61,7 +61,8 @@ def load(name: str, root: str | Path = "data") -> Dataset:
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown dataset {name!r}.{hint} The datasets are {', '.join(DATASETS)}.")
+        known = f"The datasets are {', '.join(DATASETS)}; one of your own needs --import FILE."
+        raise UserError(f"unknown dataset {name!r}.{hint} {known}")
     dataset = DATASETS[name](Path(expand(str(root))))
     try:
         check_dataset(dataset)

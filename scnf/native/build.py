@@ -79,6 +79,8 @@ def _load() -> Kernels:
         target.unlink(missing_ok=True)
     with alone_in(folder, _SCRATCH, "compiles the kernels"):
         content = _read_intact(target)  # from another process that has built it meanwhile
+        if content is None:
+            _log.info("compiling the kernels for this machine, once")
         return _open(_build(compiler, sources, target) if content is None else content, target)
 
 

@@ -179,7 +179,7 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
 
     A few images at a time go through all three layers, so that hidden layers stay in the cache of a core. Only the
     second hidden layer is saved for backward, which computes the first again. For second derivatives PyTorch's
-    convolutions compute everything again. Without a kernel, see :func:`has_conv_net`, PyTorch's operators answer.
+    convolutions compute everything again. Without a kernel, see `has_conv_net`, PyTorch's operators answer.
 
     Args:
         x: Inputs [N, C, H, W].
@@ -235,7 +235,7 @@ class _Conv3x3(torch.autograd.Function):
 def has_conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Return whether :func:`conv3x3` has a kernel for these inputs.
 
-    It has none where :func:`has_conv_net` names a reason, for fewer than 8 input channels or more than a million
+    It has none where `has_conv_net` names a reason, for fewer than 8 input channels or more than a million
     weights, under autocast, and where the weights need no gradient.
     """
     needs_gradient = torch.is_grad_enabled() and weight.requires_grad
@@ -254,7 +254,7 @@ def has_conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute a 3x3 convolution, padded with zeros, by PyTorch's operator.
 
-    Its kernel is a faster gradient of the weights, see :func:`has_conv3x3`.
+    Its kernel is a faster gradient of the weights, see `has_conv3x3`.
 
     Args:
         x: Inputs [N, C, H, W].
@@ -333,7 +333,7 @@ class _Mix(torch.autograd.Function):
 def has_mix_channels(x: Tensor, weight: Tensor) -> bool:
     """Return whether :func:`mix_channels` has a kernel for these inputs.
 
-    It has none where :func:`has_conv_net` names a reason, for vectors, and for more than 32 channels.
+    It has none where `has_conv_net` names a reason, for vectors, and for more than 32 channels.
     """
     fits = x.dim() == 4 and weight.dim() == 2 and weight.shape[1] == x.shape[1] and min(*x.shape[1:], *weight.shape) > 0
     small = max(weight.shape, default=0) <= _MAX_CHANNELS_TO_MIX
@@ -343,7 +343,7 @@ def has_mix_channels(x: Tensor, weight: Tensor) -> bool:
 def mix_channels(x: Tensor, weight: Tensor) -> Tensor:
     """Compute a 1x1 convolution without bias, or a dense matrix on vectors.
 
-    The kernel is for few channels, where PyTorch spends more time on copies than on sums, see :func:`has_mix_channels`.
+    The kernel is for few channels, where PyTorch spends more time on copies than on sums, see `has_mix_channels`.
 
     Args:
         x: Inputs [N, C, H, W] or [N, C].

@@ -49,7 +49,7 @@ class _LogAbsDet(torch.autograd.Function):
 def has_log_abs_det(matrix: Tensor) -> bool:
     """Return whether :func:`log_abs_det` has a kernel for a matrix.
 
-    It has none where :func:`scnf.native.convolutions.has_conv_net` names a reason, for more than 32 rows, and where the
+    It has none where `has_conv_net` names a reason, for more than 32 rows, and where the
     matrix needs no gradient.
     """
     needs_gradient = torch.is_grad_enabled() and matrix.requires_grad
@@ -61,7 +61,7 @@ def log_abs_det(matrix: Tensor) -> Tensor:
     """Compute `log |det W|` and its gradient, the transposed inverse, in one elimination.
 
     PyTorch calls LAPACK three times for the same results, and answers where there is no kernel, see
-    :func:`has_log_abs_det`.
+    `has_log_abs_det`.
 
     Args:
         matrix: Matrix W [D, D].

@@ -80,7 +80,7 @@ def has_look_up(table: Tensor, index: Tensor) -> bool:
 def look_up(table: Tensor, index: Tensor) -> Tensor:
     """Return the entry of a table at each index.
 
-    The operator's gradient sums in the same order at each call, see :func:`has_look_up`.
+    The operator's gradient sums in the same order at each call, see `has_look_up`.
 
     Args:
         table: Table [K].

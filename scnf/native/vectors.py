@@ -131,7 +131,7 @@ def mlp(x: Tensor, *weights: Tensor) -> Tensor:
 
     A block of vectors goes through all layers, so that hidden layers stay in the cache of a core. The outputs of the
     ReLUs are saved for backward. For second derivatives PyTorch's operators compute everything again, and they answer
-    where there is no kernel, see :func:`has_mlp`.
+    where there is no kernel, see `has_mlp`.
 
     Args:
         x: Inputs [N, C].

@@ -17,7 +17,8 @@ def probe(model: JointModel, device: torch.device) -> None:
     """Run a copy of a model forward on four random inputs and backward to samples, and check what its layers give.
 
     A coupling network must keep rows apart. A transform from outside must return outputs and a log-determinant for each
-    row, and its inverse must undo it. Nothing of the model changes, and no random number of torch is used up.
+    row, and its inverse must undo it, also with perturbed parameters. Nothing of the model changes, and the probe uses
+    up no random number of torch.
 
     Args:
         model: Model, which knows the shape of its inputs.
@@ -27,11 +28,15 @@ def probe(model: JointModel, device: torch.device) -> None:
         InvalidArgument: A network or a transform breaks its contract.
     """
     copy = deepcopy(model).train()
+    generator = torch.Generator().manual_seed(0)
     for module in copy.modules():
         if isinstance(module, AffineCoupling):
             module.network.register_forward_hook(_check_network)
         if isinstance(module, Transform) and not type(module).__module__.startswith("scnf."):
             module.register_forward_hook(_check_transform)
+            for parameter in module.parameters():  # at its start a layer may be the identity
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * noise.to(parameter.device, parameter.dtype))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         assert copy.shape is not None

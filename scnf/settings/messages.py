@@ -59,7 +59,7 @@ def entries(kind: type) -> list[tuple[Argument, str, str]]:
     for name, argument in arguments_of(kind).items():
         if name in SECTIONS:
             continue
-        allowed = in_words(argument.kind, ranges=True)
+        allowed = f"one of {', '.join(RECIPES)}" if name == "recipe" else in_words(argument.kind, ranges=True)
         effect = f" It has an effect only with {argument.condition}." if argument.condition else ""
         default = "none" if argument.default is None else in_yaml(_plain(argument.default))
         rows.append((argument, allowed, f"{docs.get(name, '')}{effect} Default: {default}"))

@@ -120,9 +120,9 @@ def test_labels_of_validation_change_nothing_visible_when_balanced() -> None:
         ({"num_labels": 7}, "cannot be shared equally by 10 classes"),
         ({"num_labels": 390}, "needs 39 labels of each class, and class"),
         ({"labels": torch.zeros(500, dtype=torch.int64)}, "class 1 has only 0 training rows"),
-        ({"num_validation": 0}, "data.num_validation must lie between 1 and 499, not be 0"),
-        ({"num_validation": -1}, "data.num_validation must lie between 1 and 499"),
-        ({"num_validation": 500}, "data.num_validation must lie between 1 and 499"),
+        ({"num_validation": 0}, "data.num_validation must be between 1 and 499, not 0"),
+        ({"num_validation": -1}, "data.num_validation must be between 1 and 499"),
+        ({"num_validation": 500}, "data.num_validation must be between 1 and 499"),
         ({"num_validation": 499}, "the data has 1 training rows"),
     ],
 )
