@@ -25,7 +25,7 @@ from scnf.native import library
 from scnf.recipes import ClassConditionalPart, M1M2Recipe, Recipe, build
 from scnf.runs import Run
 from scnf.settings import Settings
-from scnf.settings.schema import DEFAULT_RECIPE
+from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
@@ -139,18 +139,19 @@ class Experiment:
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
-        batches = Batches(
-            self.dataset.train_x[rows].to(self.device),
-            self.visible[rows].to(self.device),
-            train.batch_size,
-            data.labelled_share,
-            settings.seed,
-            self.dataset.levels,
-            data.augment,
-            views,
-            train.passes,
-            in_place,
-        )
+        with in_settings(settings.model.recipe, self.dataset.name):
+            batches = Batches(
+                self.dataset.train_x[rows].to(self.device),
+                self.visible[rows].to(self.device),
+                train.batch_size,
+                data.labelled_share,
+                settings.seed,
+                self.dataset.levels,
+                data.augment,
+                views,
+                train.passes,
+                in_place,
+            )
         if data.augment and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(
                 "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0, or "
@@ -243,7 +244,10 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     dataset = dataset or load(settings.data.name, settings.data.root)
     data, classes = settings.data, dataset.num_classes
     data.resolve_labels(classes)
-    split = draw_split(dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced)
+    with in_settings(settings.model.recipe, dataset.name):
+        split = draw_split(
+            dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
+        )
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
     recipe, m1 = settings.model.recipe, None
@@ -278,7 +282,8 @@ def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as error:
-        names = {name: f"model.{name}" for name in arguments_of(type(recipe))}
+        names = {name: f"{section}.{name}" for section in ("data", "train") for name in arguments_of(SECTIONS[section])}
+        names |= {name: f"model.{name}" for name in arguments_of(type(recipe))}
         names |= {"prior": "model.prior", "probabilities": "model.prior"}
         if error.argument in names:
             raise UserError(f"{names[error.argument]} {error.problem}") from error

@@ -141,11 +141,11 @@ BAD: list[Any] = [
     # data
     ("train --data.name digitz --data.root nowhere", "unknown dataset 'digitz'. Did you mean 'digits'?"),
     (f"{DIGITS} --num_labels 1100 --balanced false", "asks for 1100 labels and the data has 1097 training rows"),
-    (f"{DIGITS} --num_labels 99", "cannot be shared equally by 10 classes: take 90 or 100"),
+    (f"{DIGITS} --num_labels 99", "data.num_labels = 99 cannot be shared equally by 10 classes: take 90 or 100"),
     (f"{DIGITS} --labels_per_class 109", "needs 109 labels of each class, and class"),
     (f"{DIGITS} --num_validation 1347", "data.num_validation must be between 1 and 1346"),
-    (f"{DIGITS} --batch_size 3 --labelled_share 0.1", "a batch of 3 cannot hold a labelled share of 0.1"),
-    (f"{DIGITS} --num_labels 0", "no row has a label"),
+    (f"{DIGITS} --batch_size 3 --labelled_share 0.1", "train.batch_size of 3 cannot hold a labelled share of 0.1"),
+    (f"{DIGITS} --num_labels 0", "data.labelled_share asks for labelled rows, and no row has a label"),
     # models
     (f"{DIGITS} --recipe scnf-fats", "not 'scnf-fats'; did you mean scnf-fast?"),
     (f"{DIGITS} --recipe scnf-toy", "scnf-toy does not take the data digits: shape must be (D,)"),
@@ -159,8 +159,8 @@ BAD: list[Any] = [
     (f"{DIGITS} --channels 1000000", "model.channels must be between 1 and 16384, not 1000000"),
     (f"{DIGITS} --recipe m1 --latent 1000000000000", "model.latent must be between 1 and 16384"),
     (f"{DIGITS} --channels [8]", "model.channels"),
-    (f"{POINTS} --augment 1 --classifier_weight 1", "points have no augmented views"),
-    (f"{POINTS} --consistency_weight 1", "points have no augmented views"),
+    (f"{POINTS} --augment 1 --classifier_weight 1", "data.augment moves images, and points have no augmented views"),
+    (f"{POINTS} --consistency_weight 1", "data.augment moves images, and points have no augmented views"),
     (
         f"{DIGITS} --augment 1 --classifier_weight 0 --consistency_weight 0",
         "moved images count in cross-entropies alone",

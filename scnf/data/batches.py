@@ -9,7 +9,7 @@ from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_inputs, check_labels, check_share
 from scnf.data.augment import random_affine
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument
 
 
 def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
@@ -76,7 +76,7 @@ class Batches:
     Raises:
         ValueError: x or y has the wrong type or shape, `batch_size` or `passes` is below 1, or `labelled_share` lies
             outside [0, 1].
-        UserError: the batch is too small for the share, no row has a label, or points are to be augmented.
+        InvalidArgument: the batch is too small for the share, no row has a label, or points are to be augmented.
 
     Example:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
@@ -113,14 +113,19 @@ class Batches:
         self.augment, self.num_views = augment, self.num_unlabelled if views else 0
         self.num_moved = self.num_labelled if augment and not in_place else 0
         if levels is None and (augment or views):
-            raise UserError("points have no augmented views: set data.augment and objective.consistency_weight to 0")
+            raise InvalidArgument(
+                "augment", "moves images, and points have no augmented views: set it and consistency_weight to 0"
+            )
         if labelled_share > 0 and not len(self.labelled):
-            raise UserError("no row has a label: set data.labelled_share to 0 or data.num_labels above 0")
+            raise InvalidArgument(
+                "labelled_share", "asks for labelled rows, and no row has a label: set it to 0, or num_labels above 0"
+            )
         if (labelled_share > 0 and not self.num_labelled) or (labelled_share < 1 and not self.num_unlabelled):
-            raise UserError(
-                f"a batch of {batch_size} cannot hold a labelled share of {labelled_share:g}: it would have "
-                f"{self.num_labelled} labelled and {self.num_unlabelled} unlabelled rows. Raise train.batch_size "
-                "or change data.labelled_share"
+            raise InvalidArgument(
+                "batch_size",
+                f"of {batch_size} cannot hold a labelled share of {labelled_share:g}: it would have "
+                f"{self.num_labelled} labelled and {self.num_unlabelled} unlabelled rows. Raise it, or change "
+                "labelled_share",
             )
         self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
 

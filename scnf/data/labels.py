@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.checks import check_labels
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def draw_split(
 
     Raises:
         ValueError: a label is not one of the classes.
-        UserError: the data has too few rows, or `num_labels` cannot be shared equally.
+        InvalidArgument: the data has too few rows, or `num_labels` cannot be shared equally.
 
     Example:
         >>> split = draw_split(torch.arange(100) % 10, 10, num_labels=20, num_validation=30, data_seed=0)
@@ -85,11 +85,12 @@ def draw_split(
     check_labels(labels, num_classes, hidden=False)
     total = len(labels)
     if num_validation < 1 or num_validation >= total:
-        raise UserError(f"data.num_validation must be between 1 and {total - 1}, not {num_validation}")
+        raise InvalidArgument("num_validation", f"must be between 1 and {total - 1}, not {num_validation}")
     if not 0 <= num_labels <= total - num_validation:
-        raise UserError(
-            f"data.num_labels asks for {num_labels} labels and the data has {total - num_validation} training rows "
-            f"beside {num_validation} validation rows: ask for fewer labels"
+        raise InvalidArgument(
+            "num_labels",
+            f"asks for {num_labels} labels and the data has {total - num_validation} training rows "
+            f"beside {num_validation} validation rows: ask for fewer labels",
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(int(data_seed)))
     validation, pool = order[:num_validation], order[num_validation:]
@@ -97,16 +98,18 @@ def draw_split(
         per_class, remainder = divmod(num_labels, num_classes)
         if remainder:
             fewer = f"{per_class * num_classes} or " if per_class else ""
-            raise UserError(
-                f"data.num_labels = {num_labels} cannot be shared equally by {num_classes} classes: take "
-                f"{fewer}{(per_class + 1) * num_classes}, or set data.balanced to false"
+            raise InvalidArgument(
+                "num_labels",
+                f"= {num_labels} cannot be shared equally by {num_classes} classes: take "
+                f"{fewer}{(per_class + 1) * num_classes}, or set balanced to false",
             )
         by_class = [pool[labels[pool] == label] for label in range(num_classes)]
         for label, rows in enumerate(by_class):
             if len(rows) < per_class:
-                raise UserError(
-                    f"data.num_labels = {num_labels} needs {per_class} labels of each class, and class {label} has "
-                    f"only {len(rows)} training rows: ask for fewer labels, or set data.balanced to false"
+                raise InvalidArgument(
+                    "num_labels",
+                    f"= {num_labels} needs {per_class} labels of each class, and class {label} has "
+                    f"only {len(rows)} training rows: ask for fewer labels, or set balanced to false",
                 )
         labelled = torch.cat([rows[:per_class] for rows in by_class])
     else:

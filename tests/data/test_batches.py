@@ -9,7 +9,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.data.batches import Batches, EncodedBatches, dequantize
 from scnf.data.labels import draw_split
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument
 
 
 def rows_as_points(num_rows: int = 120, num_labelled: int = 12) -> tuple[Tensor, Tensor]:
@@ -232,22 +232,22 @@ def test_labelled_rows_are_moved_in_place_for_a_network_without_a_likelihood() -
 
 @pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
 def test_points_have_no_views(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="points have no augmented views"):
+    with pytest.raises(InvalidArgument, match="points have no augmented views"):
         Batches(*rows_as_points(), 20, 0.25, 0, None, **options)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 3, "labelled_share": 0.1}, "a batch of 3 cannot hold a labelled share of 0.1"),
+        ({"batch_size": 3, "labelled_share": 0.1}, "batch_size of 3 cannot hold a labelled share of 0.1"),
         ({"batch_size": 3, "labelled_share": 0.9}, "it would have 3 labelled and 0 unlabelled rows"),
-        ({"batch_size": 1, "labelled_share": 0.4}, "Raise train.batch_size"),
+        ({"batch_size": 1, "labelled_share": 0.4}, "Raise it, or change labelled_share"),
         ({"num_labelled": 0}, "no row has a label"),
         ({"num_labelled": 0, "labelled_share": 1.0}, "no row has a label"),
     ],
 )
 def test_what_cannot_be_held(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         make(**arguments)
     assert message in str(caught.value)
 

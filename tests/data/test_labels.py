@@ -6,7 +6,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.labels import Split, draw_split
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument
 
 LABELS = torch.randint(10, (500,), generator=torch.Generator().manual_seed(3))
 
@@ -116,17 +116,17 @@ def test_labels_of_validation_change_nothing_visible_when_balanced() -> None:
         ({"num_labels": 401, "balanced": False}, "asks for 401 labels and the data has 400 training rows beside 100"),
         ({"num_labels": 10**12}, "asks for 1000000000000 labels"),
         ({"num_labels": -10}, "asks for -10 labels"),
-        ({"num_labels": 99}, "cannot be shared equally by 10 classes: take 90 or 100, or set data.balanced to false"),
+        ({"num_labels": 99}, "cannot be shared equally by 10 classes: take 90 or 100, or set balanced to false"),
         ({"num_labels": 7}, "cannot be shared equally by 10 classes"),
         ({"num_labels": 390}, "needs 39 labels of each class, and class"),
         ({"labels": torch.zeros(500, dtype=torch.int64)}, "class 1 has only 0 training rows"),
-        ({"num_validation": 0}, "data.num_validation must be between 1 and 499, not 0"),
-        ({"num_validation": -1}, "data.num_validation must be between 1 and 499"),
-        ({"num_validation": 500}, "data.num_validation must be between 1 and 499"),
+        ({"num_validation": 0}, "num_validation must be between 1 and 499, not 0"),
+        ({"num_validation": -1}, "num_validation must be between 1 and 499"),
+        ({"num_validation": 500}, "num_validation must be between 1 and 499"),
         ({"num_validation": 499}, "the data has 1 training rows"),
     ],
 )
 def test_what_cannot_be_drawn(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         draw(**arguments)  # type: ignore[arg-type]
     assert message in str(caught.value)
