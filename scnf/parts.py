@@ -114,7 +114,7 @@ def admit(directory: Path, adopt: bool = False) -> None:
         if not adopt and digest not in imported and (clashes := _names(digest) & names):
             print(f"note: {directory} is read with its own {clashes.pop()[1]!r}, of {path}", file=sys.stderr)
     for digest in imported if adopt else []:  # what somebody names goes before what the run brings
-        _run(Path(_files[digest].name), _files[digest].content)
+        _activate(digest)
 
 
 def place_of(error: BaseException) -> str | None:
@@ -158,8 +158,7 @@ def _run(path: Path, content: bytes) -> str:
     """Run a file, or register its parts again where it has run; return its digest."""
     digest = hashlib.sha256(content).hexdigest()
     if digest in _files:
-        for each in _files[digest].registrations:
-            each.table[each.name] = each.part
+        _activate(digest)
         return digest
     module_name, count = f"{_MODULE}{digest[:12]}", len(REGISTRATIONS)
     spec = importlib.util.spec_from_loader(module_name, loader=None, origin=str(path))
@@ -178,6 +177,12 @@ def _run(path: Path, content: bytes) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", re.sub(r"^\d\d-", "", path.name))[-80:]
     _files[digest] = _File(name, content, REGISTRATIONS[count:])
     return digest
+
+
+def _activate(digest: str) -> None:
+    """Let the names that a file registered mean its parts, whatever registered them since."""
+    for each in _files[digest].registrations:
+        each.table[each.name] = each.part
 
 
 def _withdraw(count: int) -> None:

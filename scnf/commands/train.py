@@ -126,7 +126,7 @@ def _probe(experiment: Experiment) -> None:
     try:
         with in_settings(experiment.settings.model.recipe, experiment.dataset.name):
             probe(experiment.model, experiment.device)
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except InvalidArgument as error:
         raise UserError(f"the recipe {name} cannot be used: {error}") from error

@@ -61,13 +61,13 @@ def entries(kind: type) -> list[tuple[Argument, str, str]]:
             continue
         allowed = f"one of {', '.join(RECIPES)}" if name == "recipe" else in_words(argument.kind, ranges=True)
         effect = f" It has an effect only with {argument.condition}." if argument.condition else ""
-        default = "none" if argument.default is None else in_yaml(_plain(argument.default))
+        default = "none" if argument.default is None else in_yaml(_named(argument.default))
         rows.append((argument, allowed, f"{docs.get(name, '')}{effect} Default: {default}"))
     return rows
 
 
-def _plain(value: Any) -> Any:
-    return value.name if isinstance(value, Recipe) else list(value) if isinstance(value, tuple) else value
+def _named(value: Any) -> Any:
+    return value.name if isinstance(value, Recipe) else value
 
 
 def describe(recipe: type[Recipe]) -> str:

@@ -17,7 +17,7 @@ from scnf.errors import InvalidArgument, UserError
 from scnf.recipes import Recipe, recipe_of
 from scnf.settings import format1, messages
 from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, ModelSettings, RunSettings, Settings, leaves
-from scnf.settings.text import FORMAT
+from scnf.settings.text import FORMAT, to_yaml
 from scnf.shipped import SHIPPED
 
 
@@ -57,8 +57,6 @@ def load_settings(config: Path | None, overrides: Sequence[str] = (), from_run: 
     settings = _settings(recipe, {name: _converted(name, value, known) for name, value in values.items()}, explicit)
     _check_together(settings)
     if any(option.name == "print_config" for option in options):
-        from scnf.settings.text import to_yaml
-
         print(to_yaml(settings), end="")
         raise SystemExit(0)
     return settings
