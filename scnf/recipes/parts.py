@@ -47,7 +47,16 @@ MAX_SEMANTIC = 4096
 
 
 @dataclass(frozen=True)
-class ClassConditionalPart(Recipe):
+class Enumeration(Recipe):
+    """This part of a recipe sets how a model enumerates the classes."""
+
+    class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
+    """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
+    more time. All classes by default."""
+
+
+@dataclass(frozen=True)
+class ClassConditionalPart(Enumeration):
     """This part of a recipe holds the arguments of p(z_f | y)."""
 
     conditional: Literal["flow", "gaussian"] = "flow"
@@ -74,9 +83,6 @@ class ClassConditionalPart(Recipe):
     """Whether the classes share the scales of their Gaussians (shared), or each class has its own (own)."""
     learn_scales: Annotated[bool, HOW, _GAUSSIAN] = True
     """Whether training changes the scales of the Gaussians."""
-    class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
-    """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
-    more time. All classes by default."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
 from scnf.nn import MLP, ConvDecoder, Encoder, Features
 from scnf.recipes.base import Recipe, Shape, register_recipe
-from scnf.recipes.parts import Blocks, Depth, Width
+from scnf.recipes.parts import Blocks, Depth, Enumeration, Width
 from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_way_coupling
 
 CONTEXT = 32
@@ -169,7 +169,7 @@ _RELAXED = When("labels", tuple(name for name in LABEL_DRAWS if name != "score")
 
 
 @dataclass(frozen=True)
-class HiddenLabels(Recipe):
+class HiddenLabels(Enumeration):
     """This part of a recipe sets how training treats hidden labels."""
 
     labels: Annotated[str, Choice({"enumerate": None, **LABEL_DRAWS}), HOW] = "enumerate"
@@ -178,9 +178,6 @@ class HiddenLabels(Recipe):
     """Temperature of drawn labels at the first step; a lower value brings relaxed draws closer to one-hot labels."""
     final_temperature: Annotated[Heat | None, _RELAXED, HOW] = None
     """Temperature of drawn labels at the last step; the same as at the first step by default."""
-    class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
-    """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
-    more time. All classes by default."""
 
     def label_draw(self) -> LabelDraw | None:
         """Build the module that draws hidden labels, or return None where labels are enumerated."""
