@@ -77,7 +77,7 @@ def row(config: str, extra: Sequence[str], summaries: Sequence[dict[str, Any]]) 
 
 def latents(config: str, extra: Sequence[str]) -> str:
     """How many draws of its latents a row's bound is made of; rows of a table compare where that is the same."""
-    recipe = load_settings(find_config(config), extra).model.recipe
+    recipe = load_settings(find_config(config), extra).model
     if recipe.name.startswith("scnf"):
         return "exact"
     samples, importance = recipe.num_samples, recipe.importance_samples

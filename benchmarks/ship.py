@@ -95,7 +95,7 @@ def render(folder: Path) -> str:
     split, data = json.loads((folder / "split.json").read_text()), settings.data
     held_out, views = len(split["validation"]), settings.train.eval_views
     return CARD.format(
-        recipe=settings.model.recipe.name,
+        recipe=settings.model.name,
         data={"mnist": "MNIST", "digits": "sklearn's digits"}.get(data.name, data.name),
         labels=len(split["labelled"]),
         balanced=", balanced" if data.balanced else "",
@@ -141,7 +141,7 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     }
     sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory() as scratch:  # what ships is as it was until the new card is there
-        made, folder = Path(scratch) / settings.model.recipe.name, SHIPPED / settings.model.recipe.name
+        made, folder = Path(scratch) / settings.model.name, SHIPPED / settings.model.name
         for name in ("model.safetensors", "split.json"):
             write_bytes(made / name, (run.path / name).read_bytes())
         write_text(made / "config.yaml", to_yaml(settings))

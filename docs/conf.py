@@ -3,14 +3,14 @@
 `pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build/html` builds it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import scnf
 from scnf.objectives import Objective
 from scnf.recipes import RECIPES, Recipe
-from scnf.settings.messages import entries
+from scnf.settings.messages import Entry, entries, model_entries
 from scnf.settings.schema import SECTIONS, Settings
 
 project = "scnf"
@@ -74,10 +74,10 @@ def _signature(app: Any, kind: str, name: str, member: Any, *rest: Any) -> tuple
     return ("", "") if long and kind == "class" else None
 
 
-def _table(kind: type) -> Iterator[str]:
+def _table(rows: Iterable[Entry]) -> Iterator[str]:
     yield "| name | values | what it is | default |"
     yield "|---|---|---|---|"
-    for argument, may_be, text in entries(kind):
+    for argument, may_be, text in rows:
         told, _, default = text.replace("|", r"\|").rpartition(" Default: ")
         yield f"| `{argument.name}` | {may_be} | {told} | `{default}` |"
     yield ""
@@ -88,12 +88,13 @@ def _write_pages(app: Any) -> None:
     lines = ["# Recipes", ""]
     lines += ["Each recipe has these arguments, the settings `model.*`. `scnf recipes NAME` prints them, too.", ""]
     for name, recipe in RECIPES.items():
-        lines += [f"## {name}", "", f"{recipe.summary()}.", "", *_table(recipe)]
+        lines += [f"## {name}", "", f"{recipe.summary()}.", "", *_table(entries(recipe))]
     (Path(__file__).parent / "recipes.md").write_text("\n".join(lines), encoding="utf-8")
     lines = ["# Settings", ""]
     lines += ["Each setting has a place in YAML, and an option `--section.name` on the command line.", ""]
     for section, kind in {"": Settings, **SECTIONS}.items():
-        lines += [f"## {section or 'Without a section'}", "", f"{kind.__doc__}", "", *_table(kind)]
+        lines += [f"## {section or 'Without a section'}", "", f"{kind.__doc__}".partition("\n")[0], ""]
+        lines += _table(model_entries(kind) if kind is Recipe else entries(kind))
     (Path(__file__).parent / "settings.md").write_text("\n".join(lines), encoding="utf-8")
 
 

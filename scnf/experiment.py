@@ -16,7 +16,7 @@ from scnf.batch import Batch
 from scnf.data.batches import Batches
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset, load
-from scnf.distributions import make_prior
+from scnf.distributions import ClassPrior, make_prior
 from scnf.errors import InvalidArgument, UserError
 from scnf.machine import description, has_bfloat16
 from scnf.models.base import JointModel
@@ -117,7 +117,7 @@ class Experiment:
             "bf16": self.autocast,
             "compile": train.compile,
             "reversible": train.reversible,
-            "class_chunk": getattr(self.settings.model.recipe, "class_chunk", None) or "all",
+            "class_chunk": getattr(self.settings.model, "class_chunk", None) or "all",
         }
 
     def batches(self) -> Batches:
@@ -139,7 +139,7 @@ class Experiment:
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
-        with in_settings(settings.model.recipe, self.dataset.name):
+        with in_settings(settings.model, self.dataset.name):
             batches = Batches(
                 self.dataset.train_x[rows].to(self.device),
                 self.visible[rows].to(self.device),
@@ -244,17 +244,17 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     dataset = dataset or load(settings.data.name, settings.data.root)
     data, classes = settings.data, dataset.num_classes
     data.resolve_labels(classes)
-    with in_settings(settings.model.recipe, dataset.name):
+    with in_settings(settings.model, dataset.name):
         split = draw_split(
             dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
         )
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
-    recipe, m1 = settings.model.recipe, None
+    recipe, m1 = settings.model, None
     if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
         m1 = _find_m1(str(recipe.m1), settings, run_directory)
     with in_settings(recipe, dataset.name):
-        prior = make_prior(settings.model.prior, classes, visible)
+        prior = make_prior(recipe.prior, classes, visible)
         if m1 is not None and isinstance(recipe, M1M2Recipe):
             recipe = replace(recipe, m1=_build_m1(m1, shape, classes, dataset.levels))
         with one_thread():  # the last bits of initial weights depend on the number of threads
@@ -284,7 +284,7 @@ def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
     except InvalidArgument as error:
         names = {name: f"{section}.{name}" for section in ("data", "train") for name in arguments_of(SECTIONS[section])}
         names |= {name: f"model.{name}" for name in arguments_of(type(recipe))}
-        names |= {"prior": "model.prior", "probabilities": "model.prior"}
+        names["probabilities"] = "model.prior"
         if error.argument in names:
             raise UserError(f"{names[error.argument]} {error.problem}") from error
         if error.argument in ("shape", "levels", "inputs"):
@@ -329,13 +329,14 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
 
     With `train.adapt`, the class-conditional part may change.
     """
-    recipe = type(settings.model.recipe)
-    if trained.model.recipe.name != recipe.name:
+    recipe = type(settings.model)
+    if trained.model.name != recipe.name:
         return  # loading the weights then compares shapes
-    before, now = trained.model.recipe.arguments(), settings.model.recipe.arguments()
+    before, now = trained.model.arguments(), settings.model.arguments()
     adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
     for name, value in now.items():
         may_change = HOW in arguments_of(recipe)[name].notes or name in adapted
+        may_change |= name == "prior" and "learned" in (value, before.get(name))  # from the prior of the weights on
         if before.get(name, value) != value and not may_change:
             raise UserError(
                 f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
@@ -349,13 +350,13 @@ def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weight
         raise UserError("no M1 ships: train one (--config mnist_m1.yaml), then set model.m1 to its run")
     copy = None if run_directory is None else run_directory / M1_COPY
     ref = str(copy) if copy and copy.is_dir() else ref
-    weights = find_weights(ref, Path(settings.runs.root), settings.model.recipe.name)
+    weights = find_weights(ref, Path(settings.runs.root), settings.model.name)
     if not (weights.directory / "config.yaml").is_file():
         raise UserError(f"{weights.directory} holds no config.yaml with the settings of the M1: restore it")
     trained, data = weights.settings(), settings.data.name
-    if trained.model.recipe.name != "m1":
+    if trained.model.name != "m1":
         raise UserError(
-            f"{weights.directory} was trained with the recipe {trained.model.recipe.name}, and M1+M2 needs the recipe "
+            f"{weights.directory} was trained with the recipe {trained.model.name}, and M1+M2 needs the recipe "
             "m1, which has one Gaussian latent. Set model.m1 to a run of m1"
         )
     if trained.data.name != data:
@@ -367,8 +368,8 @@ def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weight
 
 
 def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: int | None) -> VAE:
-    recipe = weights.settings().model.recipe
-    m1: VAE = build(recipe, shape, classes, None, levels)
+    recipe = weights.settings().model
+    m1: VAE = build(recipe, shape, classes, ClassPrior(classes), levels)
     load_file(m1, weights.path)
     return m1
 

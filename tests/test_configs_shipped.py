@@ -38,7 +38,7 @@ def test_there_is_the_main_job() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_it_loads_and_builds(path: Path) -> None:
     settings = load_settings(path)
-    recipe = settings.model.recipe
+    recipe = settings.model
     assert recipe.name in RECIPES and settings.device == "auto"
     assert settings.pretrained == ("shipped" if settings.train.adapt else None)
     shape, classes, rows = SHAPES[settings.data.name]

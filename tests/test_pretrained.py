@@ -36,14 +36,14 @@ def shipped(name: str) -> tuple[JointModel, Settings]:
         SHIPPED / name / "model.safetensors",
     )
     shape, levels = {"mnist": ((1, 28, 28), 256), "digits": ((1, 8, 8), 17)}[settings.data.name]
-    model = build(settings.model.recipe, shape, 10, levels=levels)
+    model = build(settings.model, shape, 10, levels=levels)
     load_weights(model, load_tensors(weights)[0], weights)
     return model, settings
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "mnist_adapt.yaml", "digits.yaml", "mnist_likelihood.yaml"])
 def test_weights_ship_for(name: str) -> None:
-    assert load_settings(find_config(name)).model.recipe.name in FOLDERS
+    assert load_settings(find_config(name)).model.name in FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -54,7 +54,7 @@ def test_the_card_speaks_of_these_weights(name: str) -> None:
     card = (folder / "README.md").read_text()
     assert f"sha256 `{sha256}`" in card and card.startswith(f"# {name} on ")
     model, settings = shipped(name)
-    assert settings.model.recipe.name == name and settings.data.root == "data" and settings.pretrained is None
+    assert settings.model.name == name and settings.data.root == "data" and settings.pretrained is None
     count = sum(parameter.numel() for parameter in model.parameters())
     assert f"{count:,} parameters" in card
     assert (folder / "model.safetensors").stat().st_size < 8_000_000

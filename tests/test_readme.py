@@ -70,9 +70,9 @@ def test_configurations_page_counts_parameters() -> None:
         data, model = settings.data.name, settings.model
         shape = {"digits": (1, 8, 8), "moons": (2,), "circles": (2,)}.get(data, (1, 28, 28))
         levels, classes = {"digits": 17, "moons": None, "circles": None}.get(data, 256), 10 if len(shape) > 1 else 2
-        key = repr((model.recipe, shape))
+        key = repr((model, shape))
         if key not in built:
-            parameters = build(model.recipe, shape, classes, levels=levels).parameters()
+            parameters = build(model, shape, classes, levels=levels).parameters()
             built[key] = sum(parameter.numel() for parameter in parameters)
         assert f"{built[key]:,}" == told, name
 

@@ -30,7 +30,7 @@ def compare(words: Sequence[str]) -> int:
 
     experiments: dict[str, Experiment] = {}
     for ref, settings in trained.items():
-        elbo = ["--model.importance_samples", "1"] if hasattr(settings.model.recipe, "importance_samples") else []
+        elbo = ["--model.importance_samples", "1"] if hasattr(settings.model, "importance_samples") else []
         dataset = experiments[refs[0]].dataset if experiments else None
         experiments[ref] = load_trained(ref, arguments.logs, [*overrides, *elbo], dataset)
         experiments[ref].settle_threads(experiments[ref].evaluation, options.say)
@@ -51,7 +51,7 @@ def compare(words: Sequence[str]) -> int:
         figures = comparison.measure(
             experiment.model, *rows, first.dataset.levels, arguments.k, batch_size, title=names[ref]
         )
-        table.append({"run": names[ref], "recipe": trained[ref].model.recipe.name, **figures})
+        table.append({"run": names[ref], "recipe": trained[ref].model.name, **figures})
     caption = (
         f"{len(x):,} {split} images of {first.dataset.name}. log p(x) in nats is the mean over {NOISE_DRAWS} draws of "
         "the noise. It is exact, or the ELBO where the likelihood is a bound. IWAE is the bound from "

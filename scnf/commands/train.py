@@ -72,13 +72,13 @@ def _new_training(settings: Settings, locks: ExitStack) -> _Training:
     """Prepare a training, and create its run, which is locked until `locks` closes."""
     experiment, subject, batches = _components(settings, None)
     if settings.pretrained:
-        weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.recipe.name)
+        weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.name)
         if (weights.directory / "config.yaml").is_file():
             check_model(weights.settings(), settings, weights.directory)
         subject.load_weights(weights.path)
         experiment.note_other_split(weights)
         experiment.settings.pretrained = weights.pinned  # `last` may be another run at the resume
-    name = settings.runs.name or f"{experiment.dataset.name}-{settings.model.recipe.name}"
+    name = settings.runs.name or f"{experiment.dataset.name}-{settings.model.name}"
     run = Run.create(Path(settings.runs.root), name)
     locks.enter_context(run.locked())
     return _Training(run, experiment, subject, batches)
@@ -107,9 +107,7 @@ def _components(settings: Settings, run_directory: Path | None) -> tuple[Experim
     model, subject = experiment.model, Whole(experiment.model)
     if train_settings.adapt:
         if not isinstance(model, SemiConditionalFlow):
-            raise UserError(
-                f"the recipe {settings.model.recipe.name} has no shared flow to adapt: set train.adapt to false"
-            )
+            raise UserError(f"the recipe {settings.model.name} has no shared flow to adapt: set train.adapt to false")
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:
@@ -122,9 +120,9 @@ def _components(settings: Settings, run_directory: Path | None) -> tuple[Experim
 
 def _probe(experiment: Experiment) -> None:
     """Try a model that may hold the user's own parts (UserError)."""
-    name = experiment.settings.model.recipe.name
+    name = experiment.settings.model.name
     try:
-        with in_settings(experiment.settings.model.recipe, experiment.dataset.name):
+        with in_settings(experiment.settings.model, experiment.dataset.name):
             probe(experiment.model, experiment.device)
     except UserError:
         raise
@@ -144,7 +142,7 @@ def _run(training: _Training) -> int:
     try:
         if training.checkpoint is None:
             _write_inputs(run, experiment)
-        with traceback_in(run.path), in_settings(experiment.settings.model.recipe, experiment.dataset.name):
+        with traceback_in(run.path), in_settings(experiment.settings.model, experiment.dataset.name):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():
@@ -159,9 +157,10 @@ def _run(training: _Training) -> int:
 def _write_inputs(run: Run, experiment: Experiment) -> None:
     """Write settings, label split, environment, parts and a copy of M1 to the run before the training."""
     if experiment.m1_files:
-        model = experiment.settings.model
-        assert isinstance(model.recipe, M1M2Recipe)
-        model.recipe = replace(model.recipe, m1=str(run.path / M1_COPY))  # `last` may be another run at the resume
+        recipe = experiment.settings.model
+        assert isinstance(recipe, M1M2Recipe)
+        # `last` may be another run at the resume
+        experiment.settings.model = replace(recipe, m1=str(run.path / M1_COPY))
     run.write_text("config.yaml", to_yaml(experiment.settings))
     run.write_json("split.json", experiment.split.to_json())
     # the training sets the number of threads later
@@ -257,7 +256,7 @@ def _announce(training: _Training) -> int:
     experiment, batches = training.experiment, training.batches
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     print(
-        f"{training.run.path}: {experiment.settings.model.recipe.name} with {parameters:,} parameters on "
+        f"{training.run.path}: {experiment.settings.model.name} with {parameters:,} parameters on "
         f"{experiment.dataset.name}, {len(batches.labelled)} labelled of {len(batches.x):,} training rows, "
         f"{experiment.device}",
         flush=True,
@@ -334,7 +333,7 @@ def _cost(progress: Progress, encoding: float, experiment: Experiment) -> dict[s
 def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
     """Save the best weights, evaluate them (once on test), draw the pictures, and write the summary."""
     model = experiment.model
-    save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.recipe.name})
+    save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.name})
     summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
     if model.likelihood_of != "labels":
         classes = list(range(experiment.dataset.num_classes))

@@ -19,7 +19,7 @@ class ClassPrior(nn.Module):
         learned: Whether training changes the prior.
 
     Raises:
-        ValueError: The probabilities are not K positive numbers that sum to 1.
+        InvalidArgument: The probabilities are not K positive numbers that sum to 1.
 
     Example:
         >>> ClassPrior(4).log_prob_all().exp()
@@ -64,20 +64,23 @@ class ClassPrior(nn.Module):
         return torch.multinomial(self.log_prob_all().exp(), num, replacement=True)
 
 
-def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor) -> ClassPrior:
-    """Return the prior that a setting names.
+def make_prior(kind: str | Sequence[float], num_classes: int, visible: Tensor | None = None) -> ClassPrior:
+    """Return the prior that an argument of a recipe names.
 
     Args:
         kind: Name "uniform", "empirical" or "learned" (uniform at the start), or K probabilities.
         num_classes: Number of classes, K.
-        visible: Labels [N] that training may use, UNLABELLED where hidden.
+        visible: Labels [N] that training may use, UNLABELLED where hidden. The empirical prior needs them.
 
     Raises:
-        ValueError: The name is unknown, or the probabilities are not K positive numbers that sum to 1.
+        InvalidArgument: The name is unknown, the labels are missing, or the probabilities are not K positive numbers
+            that sum to 1.
     """
     if not isinstance(kind, str):
         return ClassPrior(num_classes, kind)
     if kind == "empirical":
+        if visible is None:
+            raise InvalidArgument("prior", "must be a ClassPrior, because an empirical one needs labels: make_prior")
         return ClassPrior.empirical(visible, num_classes)
     if kind not in ("uniform", "learned"):
         raise InvalidArgument("prior", f"must be uniform, empirical, learned or a list of probabilities, not {kind!r}")

@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from scnf.arguments import Range, arguments_of, check_arguments, check_kind, converted
-from scnf.distributions import ClassPrior
+from scnf.distributions import ClassPrior, make_prior
 from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel
 from scnf.registry import put
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]  # shape of one input, (C, H, W) for an image or (D,) fo
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe holds the arguments of an architecture, with their defaults, and builds the model from them.
+    """A recipe holds all arguments of a model p(x, y), with their defaults, and builds the model from them.
 
     A recipe is a frozen dataclass under this one, with a docstring under each field. :func:`register_recipe` gives it a
     name. Its fields are the settings `model.*`. The type of a field says which values the field takes, see
@@ -31,6 +31,8 @@ class Recipe:
     """
 
     name: ClassVar[str] = ""
+    prior: tuple[float, ...] | Literal["uniform", "empirical", "learned"] = "uniform"
+    """Class prior p(y), which is uniform, empirical (of the visible labels), learned, or a list of K probabilities."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -134,12 +136,14 @@ def check_recipe(recipe: Any) -> None:
             recipe.__name__, "must be a dataclass: write @dataclass(frozen=True) between @register_recipe and the class"
         )
     for name, field in fields.items():
-        if name in ("recipe", "prior", "name") or any(callable(vars(base).get(name)) for base in recipe.__mro__[1:]):
+        if name in ("recipe", "name") or any(callable(vars(base).get(name)) for base in recipe.__mro__[1:]):
             raise InvalidArgument(name, "is no name for an argument: choose another, for models have it already")
         if not field.init or (field.default is MISSING and field.default_factory is MISSING):
             raise InvalidArgument(name, "must be an argument with a default")
     for name, argument in arguments_of(recipe).items():
         check_kind(name, argument.kind)
+        if name == "prior" and argument.kind != arguments_of(Recipe)[name].kind:
+            raise InvalidArgument(name, "must keep its type, for it is the class prior of all models")
         if argument.condition and argument.condition.other not in fields:
             raise InvalidArgument(name, f"has an effect with {argument.condition} alone, which is no argument")
         if argument.default == "":
@@ -164,7 +168,7 @@ def build(
     recipe: str | Recipe,
     shape: Sequence[int],
     num_classes: int,
-    prior: ClassPrior | None = None,
+    prior: ClassPrior | str | Sequence[float] | None = None,
     levels: int | None = 256,
     **arguments: Any,
 ) -> Any:
@@ -174,7 +178,7 @@ def build(
         recipe: Key of `RECIPES`, or a recipe with its arguments.
         shape: Shape of one input, (C, H, W), or (D,) for points.
         num_classes: Number of classes K.
-        prior: Class prior p(y); uniform by default.
+        prior: Class prior p(y), or the argument `prior` of the named recipe.
         levels: Number of grey levels of the data, which the first layer of flows and pixel likelihoods use; None for
             points.
         **arguments: Arguments of the named recipe, in place of its defaults.
@@ -190,6 +194,8 @@ def build(
         >>> model.semantic_features
         64
     """
+    if prior is not None and not isinstance(prior, ClassPrior):
+        arguments["prior"], prior = prior, None
     if isinstance(recipe, Recipe):
         if arguments:
             raise InvalidArgument("arguments", "must be empty, as the recipe holds its own: name it in place of that")
@@ -198,9 +204,10 @@ def build(
     sizes = _shape(shape)
     classes = converted(Annotated[int, Range(1, 10**6)], num_classes, "num_classes")
     grey_levels = converted(Annotated[int, Range(2, 2**16)] | None, levels, "levels")
-    if prior is not None and (not isinstance(prior, ClassPrior) or len(prior.logits) != classes):
-        raise InvalidArgument("prior", f"must be a ClassPrior over {classes} classes: scnf.distributions.make_prior")
-    model = recipe.build(sizes, classes, prior or ClassPrior(classes), grey_levels)
+    prior = make_prior(recipe.prior, classes) if prior is None else prior
+    if len(prior.logits) != classes:
+        raise InvalidArgument("prior", f"must be a ClassPrior over {classes} classes, not over {len(prior.logits)}")
+    model = recipe.build(sizes, classes, prior, grey_levels)
     if not isinstance(model, JointModel):
         raise InvalidArgument("recipe", f"must build a JointModel, and {recipe.name} builds {type(model).__name__}")
     model.shape = sizes

@@ -4,7 +4,6 @@ from scnf.settings.lasting import check_lasting, lasting
 from scnf.settings.parse import load_settings, runs_root
 from scnf.settings.schema import (
     DataSettings,
-    ModelSettings,
     ObjectiveSettings,
     RunSettings,
     Settings,
@@ -14,7 +13,6 @@ from scnf.settings.text import to_yaml
 
 __all__ = [
     "DataSettings",
-    "ModelSettings",
     "ObjectiveSettings",
     "RunSettings",
     "Settings",

@@ -32,7 +32,7 @@ def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> N
     if stored.pop("format", None) is None:
         stored = format1.complete(format1.renamed(stored, str(run)))
     # an earlier version may not know every setting of today
-    defaults = {name: _plain(argument.default) for name, argument in leaves(type(settings.model.recipe)).items()}
+    defaults = {name: _plain(argument.default) for name, argument in leaves(type(settings.model)).items()}
     stored = defaults | stored
     changed = [name for name, value in after.items() if name != "format" and value != _plain(stored[name])]
     if not changed:

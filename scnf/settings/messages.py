@@ -9,7 +9,7 @@ from typing import Any
 from scnf.arguments import Argument, arguments_of, docs_of, in_words
 from scnf.errors import UserError
 from scnf.recipes import RECIPES, Recipe
-from scnf.settings.schema import SECTIONS, Settings
+from scnf.settings.schema import RECIPE, SECTIONS, Settings
 from scnf.settings.text import in_yaml
 
 OTHER_NAMES = {
@@ -53,21 +53,26 @@ def unknown(name: str, source: str, known: Mapping[str, Argument], recipe: type[
     return UserError(f"{source}: there is no setting {name!r}; {hint}")
 
 
-def entries(kind: type) -> list[tuple[Argument, str, str]]:
-    """Return each argument of a dataclass with its allowed values, and with its documentation and default."""
-    docs, rows = docs_of(kind), []
-    for name, argument in arguments_of(kind).items():
-        if name in SECTIONS:
-            continue
-        allowed = f"one of {', '.join(RECIPES)}" if name == "recipe" else in_words(argument.kind, ranges=True)
-        effect = f" It has an effect only with {argument.condition}." if argument.condition else ""
-        default = "none" if argument.default is None else in_yaml(_named(argument.default))
-        rows.append((argument, allowed, f"{docs.get(name, '')}{effect} Default: {default}"))
-    return rows
+Entry = tuple[Argument, str, str]
+"""An argument with its allowed values, and with its documentation and default."""
 
 
-def _named(value: Any) -> Any:
-    return value.name if isinstance(value, Recipe) else value
+def entries(kind: type) -> list[Entry]:
+    """Return the entry of each argument of a dataclass."""
+    docs, arguments = docs_of(kind), arguments_of(kind)
+    return [_entry(argument, docs.get(name, "")) for name, argument in arguments.items() if name not in SECTIONS]
+
+
+def model_entries(recipe: type[Recipe]) -> list[Entry]:
+    """Return the entries of the settings `model.*`, which are the name of the recipe and its arguments."""
+    doc = "Recipe of the model. `scnf recipes` lists all recipes, and `scnf recipes NAME` prints the arguments of one."
+    return [_entry(RECIPE, doc), *entries(recipe)]
+
+
+def _entry(argument: Argument, doc: str) -> Entry:
+    effect = f" It has an effect only with {argument.condition}." if argument.condition else ""
+    default = "none" if argument.default is None else in_yaml(argument.default)
+    return argument, in_words(argument.kind, ranges=True), f"{doc}{effect} Default: {default}"
 
 
 def describe(recipe: type[Recipe]) -> str:
@@ -98,20 +103,17 @@ def print_help(recipe: type[Recipe]) -> None:
     options.add_argument("--import", metavar="FILE", help="Run a Python file that registers your own parts.")
     options.add_argument("--trust-parts", action="store_true", help="Run the parts of a run that somebody else made.")
     options.add_argument("--print_config", action="store_true", help="Print all settings as YAML.")
-    groups = {"": (options, Settings)} | {
-        name: (parser.add_argument_group(name, kind.__doc__), kind) for name, kind in SECTIONS.items()
-    }
-    for section, (group, kind) in groups.items():
-        _add(group, section, entries(kind))
-    _add(
-        parser.add_argument_group(f"model, of the recipe {recipe.name}", recipe.summary() + "."),
-        "model",
-        entries(recipe),
-    )
+    _add(options, "", entries(Settings))
+    for section, kind in SECTIONS.items():
+        if section == "model":
+            group = parser.add_argument_group(f"model, of the recipe {recipe.name}", recipe.summary() + ".")
+            _add(group, section, model_entries(recipe))
+        else:
+            _add(parser.add_argument_group(section, kind.__doc__), section, entries(kind))
     print(parser.format_help(), end="")
 
 
-def _add(group: Any, section: str, rows: list[tuple[Argument, str, str]]) -> None:
+def _add(group: Any, section: str, rows: list[Entry]) -> None:
     for argument, allowed, text in rows:
         name = f"{section}.{argument.name}" if section else argument.name
         group.add_argument(f"--{name}", metavar=f"({allowed})", help=text.replace("%", "%%"))

@@ -16,7 +16,7 @@ from scnf.arguments import PATH, Argument, converted, takes_none
 from scnf.errors import InvalidArgument, UserError
 from scnf.recipes import Recipe, recipe_of
 from scnf.settings import format1, messages
-from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, ModelSettings, RunSettings, Settings, leaves
+from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, RunSettings, Settings, leaves
 from scnf.settings.text import FORMAT, to_yaml
 from scnf.shipped import SHIPPED
 
@@ -209,10 +209,9 @@ def _converted(name: str, value: Any, known: Mapping[str, Argument]) -> Any:
 def _settings(recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str]) -> Settings:
     """Return the settings of these values. Settings that the user set, which `explicit` names, must have an effect."""
     model = {name.partition(".")[2]: value for name, value in values.items() if name.startswith("model.")}
-    prior = {"prior": model.pop("prior")} if "prior" in model else {}
     try:
         instance = recipe.of(**{name: value for name, value in model.items() if f"model.{name}" in explicit})
-        sections: dict[str, Any] = {"model": ModelSettings(replace(instance, **model), **prior)}
+        sections: dict[str, Any] = {"model": replace(instance, **model)}
     except InvalidArgument as error:
         raise UserError(f"wrong setting: model.{error}") from error
     for section, kind in SECTIONS.items():
@@ -226,7 +225,7 @@ def _check_together(settings: Settings) -> None:
     """Refuse combinations of settings that contradict each other."""
     data, objective, train = settings.data, settings.objective, settings.train
     has_kl_weight = objective.kl_weight != 1 or objective.kl_warmup > 0
-    if getattr(settings.model.recipe, "importance_samples", 1) > 1 and has_kl_weight:
+    if getattr(settings.model, "importance_samples", 1) > 1 and has_kl_weight:
         raise UserError(
             "the importance-weighted bound has no KL term to weight: set objective.kl_weight to 1 and "
             "objective.kl_warmup to 0, or model.importance_samples to 1"

@@ -3,16 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from scnf.arguments import PATH, Argument, Range, arguments_of
+from scnf.arguments import PATH, Argument, Choice, Range, arguments_of
 from scnf.objectives import Objective
 from scnf.propagation.strategy import Neighbours
-from scnf.recipes import Recipe, recipe_of
+from scnf.recipes import RECIPES, Recipe, recipe_of
 
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(0, 10**9)]
 Rows = Annotated[int, Range(1, 100_000)]
 Times = Annotated[int, Range(0, 1_000)]
 DEFAULT_RECIPE = "scnf-hybrid"
+RECIPE = Argument("recipe", Annotated[str, Choice(RECIPES)], DEFAULT_RECIPE)
+"""The setting `model.recipe`, which names the class of `Settings.model`."""
 
 
 @dataclass
@@ -43,16 +45,6 @@ class DataSettings:
         """Replace `labels_per_class`, where it is set, by the equivalent `num_labels`."""
         if self.labels_per_class is not None:
             self.num_labels, self.labels_per_class = self.labels_per_class * num_classes, None
-
-
-@dataclass
-class ModelSettings:
-    """The model of p(x, y), given by a recipe with all of its arguments and by the class prior."""
-
-    recipe: Recipe = field(default_factory=lambda: recipe_of(DEFAULT_RECIPE)())
-    """Recipe of the model. `scnf recipes` lists all recipes, and `scnf recipes NAME` prints the arguments of one."""
-    prior: tuple[float, ...] | str = "uniform"
-    """Class prior, which is uniform, empirical (from the visible labels), learned, or a list of K probabilities."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ class Settings:
     scnf-digits. "shipped" stands for the shipped weights of the recipe. A run records the path of the file and, after
     `#sha256=`, its checksum."""
     data: DataSettings = field(default_factory=DataSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: Recipe = field(default_factory=lambda: recipe_of(DEFAULT_RECIPE)())
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     runs: RunSettings = field(default_factory=RunSettings)
@@ -154,27 +146,28 @@ class Settings:
 
 SECTIONS: dict[str, type] = {
     "data": DataSettings,
-    "model": ModelSettings,
+    "model": Recipe,
     "objective": ObjectiveSettings,
     "train": TrainSettings,
     "runs": RunSettings,
 }
-"""The dataclass of each section of the settings."""
+"""The dataclass of each section of the settings. For `model`, the recipe is a class under it."""
 
 
 def leaves(recipe: type[Recipe]) -> dict[str, Argument]:
     """Return every setting by its full name, including the arguments of `recipe`."""
     arguments = {name: argument for name, argument in arguments_of(Settings).items() if name not in SECTIONS}
     for section, kind in SECTIONS.items():
-        arguments |= {f"{section}.{name}": argument for name, argument in arguments_of(kind).items()}
-    return arguments | {f"model.{name}": argument for name, argument in arguments_of(recipe).items()}
+        own = {RECIPE.name: RECIPE, **arguments_of(recipe)} if section == "model" else arguments_of(kind)
+        arguments |= {f"{section}.{name}": argument for name, argument in own.items()}
+    return arguments
 
 
 def values_of(settings: Settings) -> dict[str, Any]:
     """Return the value of every setting by its full name, without recipe arguments that have no effect."""
-    recipe = settings.model.recipe
+    recipe = settings.model
     values = {name: getattr(settings, name) for name in arguments_of(Settings) if name not in SECTIONS}
-    values |= {"model.recipe": recipe.name, "model.prior": settings.model.prior}
+    values |= {"model.recipe": recipe.name}
     values |= {f"model.{name}": value for name, value in recipe.arguments().items()}
     for section, kind in SECTIONS.items():
         if section != "model":

@@ -604,7 +604,7 @@ def test_a_run_of_format_1_or_2_has_the_defaults_of_its_time(recipe: str, path: 
     """They are written down once more by hand: a default that changes must not change them."""
     for number in (None, 1, 2):
         path.write_text(f"model: {{recipe: {recipe}}}" + (f"\nformat: {number}" if number else ""))
-        known = load(path, from_run=True).model.recipe
+        known = load(path, from_run=True).model
         assert known.arguments() == RECIPES[recipe]().arguments(), "as long as no default has changed since"
 
 
@@ -624,7 +624,7 @@ def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypat
     Changed.name = "scnf-fast"
     monkeypatch.setitem(RECIPES, "scnf-fast", Changed)
     path.write_text("model: {recipe: scnf-fast, steps: 3}")
-    now, then = load(path).model.recipe, load(path, from_run=True).model.recipe
+    now, then = load(path).model, load(path, from_run=True).model
     assert (now.channels, now.conditional, now.steps) == (7, "gaussian", 3)  # type: ignore[attr-defined]
     assert (then.channels, then.conditional, then.steps) == (96, "flow", 3)  # type: ignore[attr-defined]
 
