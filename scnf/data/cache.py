@@ -1,0 +1,398 @@
+"""Decode many image files once, in parallel, and keep their pixels in a cache on disk for the next start."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, decode, image_header
+from scnf.errors import InvalidArgument, UserError
+from scnf.files import atomic_write, require_file
+from scnf.lock import alone_in
+
+MAX_SIDE = 64
+"""Largest height and width that :func:`resolve` chooses."""
+
+_log = logging.getLogger("scnf.data")
+_FORMAT = 1
+"""Number of the file format and of the decoding; each change of one of them counts it up."""
+_MAGIC = b"scnf-img"
+_END = struct.Struct("<Q8s")
+"""End of a cache file: length of the index before it, and the magic number."""
+_FILE = "images"
+_SCRATCH = "decode-"
+_BATCH = 8
+"""Files that a thread decodes before it hands the result over."""
+_LISTED = 3
+"""Damaged files that a message names."""
+_KINDS = 6
+"""Kinds of images that a report names."""
+
+T = TypeVar("T")
+Skipped = list[tuple[Path, str]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images of one shape from many files.
+
+    Attributes:
+        images: Pixels, uint8 [N, C, H, W]. They are mapped from the cache file, which never changes: what is written to
+            the tensor stays in this process.
+        rows: Indices of the decoded files in the list of files, int64 [N], ascending.
+        skipped: Path of each other file, in order, and the reason why it was not decoded.
+    """
+
+    images: Tensor
+    rows: Tensor
+    skipped: Skipped
+
+
+@dataclass(frozen=True)
+class Census:
+    """Modes and sizes of many image files.
+
+    Attributes:
+        headers: Number of files by header.
+        skipped: Path of each file that cannot be decoded, as far as its header tells, and the reason.
+    """
+
+    headers: Counter[Header]
+    skipped: Skipped
+
+    def text(self) -> str:
+        """Return a report of one line, and of a second line where files cannot be decoded.
+
+        Example:
+            >>> print(Census(Counter({Header("RGB", (32, 32), True): 2990, Header("P", (20, 30), True): 1}), []).text())
+            2,990 RGB images of 32x32, 1 P of 20x30 (height x width)
+        """
+        kinds: Counter[tuple[str, tuple[int, int]]] = Counter()
+        for header, count in self.headers.items():
+            kinds[header.mode, header.size] += count
+        listed = kinds.most_common(_KINDS)
+        parts = [f"{count:,} {mode} of {height}x{width}" for (mode, (height, width)), count in listed]
+        if parts:
+            plural = "image" if listed[0][1] == 1 else "images"
+            parts[0] = parts[0].replace(" of ", f" {plural} of ")
+        if rest := kinds.total() - sum(count for _, count in listed):
+            parts.append(f"{rest:,} of {len(kinds) - len(listed):,} other kinds")
+        oblong = any(height != width for (_, (height, width)), _ in listed)
+        line = (", ".join(parts) or "no images") + (" (height x width)" if oblong else "")
+        return f"{line}\n{len(self.skipped):,} cannot be decoded: {_listed(self.skipped)}" if self.skipped else line
+
+
+def census(files: Sequence[Path], workers: int | None = None) -> Census:
+    """Count the modes and sizes of image files, from their headers.
+
+    Args:
+        files: Paths of the files.
+        workers: Number of threads; None for one for each processor.
+
+    Example:
+        >>> census([]).text()
+        'no images'
+    """
+    headers: Counter[Header] = Counter()
+    skipped: Skipped = []
+    for file, outcome in zip(files, _outcomes(image_header, files, workers, "headers"), strict=True):
+        if isinstance(outcome, str):
+            skipped.append((file, outcome))
+        else:
+            headers[outcome] += 1
+    return Census(headers, skipped)
+
+
+def resolve(headers: Iterable[Header] | Mapping[Header, int], preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing with a size and a number of channels for these images.
+
+    The size is the most common one, and the larger one among equally common sizes. A size above 64 is reduced to fit
+    into 64x64: the aspect ratio stays as far as even sides of 8 or more allow.
+
+    Args:
+        headers: Headers of the images, or the number of images by header, as :class:`Census` has it.
+        preprocessing: Preprocessing, whose given values stay unchanged.
+
+    Raises:
+        InvalidArgument: there are no headers.
+
+    Example:
+        >>> photos = [Header("RGB", (480, 640), True), Header("RGB", (480, 640), True), Header("L", (32, 32), False)]
+        >>> resolve(photos, Preprocessing())
+        Preprocessing(size=(48, 64), channels=3, background='white')
+    """
+    counts = Counter(headers)
+    if not counts:
+        raise InvalidArgument("headers", "must hold one image or more: none of the files can be decoded")
+    sizes: Counter[tuple[int, int]] = Counter()
+    for header, count in counts.items():
+        sizes[header.size] += count
+    common = max(sizes, key=lambda size: (sizes[size], size[0] * size[1], size))
+    channels = 3 if any(header.has_colour for header in counts) else 1
+    return replace(
+        preprocessing,
+        size=preprocessing.size or _reduced(common),
+        channels=preprocessing.channels or channels,
+    )
+
+
+def decode_all(
+    files: Sequence[Path],
+    preprocessing: Preprocessing,
+    *,
+    strict: bool = False,
+    cache: Path | None = None,
+    workers: int | None = None,
+) -> Decoded:
+    """Decode image files to one tensor, or read their pixels from the cache where they have been decoded before.
+
+    The cache holds the pixels of one list of files, identified by path, size and time of change of each file, and of
+    one preprocessing. Damaged files are skipped, and tried again at each start. A cache that is damaged is rebuilt. If
+    the cache cannot be written, the pixels stay in memory and one line in the log says so. To free the space, remove
+    the directory of the cache.
+
+    Args:
+        files: Paths of the files.
+        preprocessing: Shape of the images, with size and channels; see :func:`resolve`.
+        strict: Whether a file that cannot be decoded is an error.
+        cache: Directory of the caches; None for `$XDG_CACHE_HOME/scnf/images` (`~/.cache/scnf/images`).
+        workers: Number of threads; None for one for each processor.
+
+    Raises:
+        InvalidArgument: the preprocessing lacks size or channels, or `strict` is set and some files are damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("L", (8, 8), 7).save(folder / "seven.png")
+        >>> files = [folder / "absent.png", folder / "seven.png"]
+        >>> decoded = decode_all(files, Preprocessing((8, 8), channels=1), cache=folder / "cache")
+        >>> decoded.images.shape, decoded.rows, decoded.skipped[0][1]
+        (torch.Size([1, 1, 8, 8]), tensor([1]), 'it does not exist')
+    """
+    if preprocessing.size is None or preprocessing.channels is None:
+        raise InvalidArgument(
+            "preprocessing", "must have a size and channels: resolve(headers, preprocessing) adds them"
+        )
+    task = _Task(files, preprocessing, workers)
+    try:
+        decoded = _cached(task, _directory(cache) / task.key[:32])
+    except (OSError, UserError) as error:
+        _log.warning("decoded images stay in memory, and the next start decodes them again: %s", error)
+        decoded = _in_memory(task)
+    if strict and decoded.skipped:
+        raise InvalidArgument(
+            "strict",
+            f"is set, and {len(decoded.skipped):,} of {len(files):,} images cannot be decoded: "
+            f"{_listed(decoded.skipped)}. Repair or remove these files, or unset strict to skip them",
+        )
+    return decoded
+
+
+class _Task:
+    """Files, what is done with them, and a key of both."""
+
+    def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, workers: int | None) -> None:
+        assert preprocessing.size is not None and preprocessing.channels is not None
+        self.files = files
+        self.shape = (preprocessing.channels, *preprocessing.size)
+        self._decode = partial(
+            decode, size=preprocessing.size, channels=preprocessing.channels, background=preprocessing.background
+        )
+        self._workers = workers
+        digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, preprocessing)).encode())
+        for file in files:
+            try:
+                status = os.stat(file)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "absent"
+            digest.update(b"\0".join([b"", state.encode(), os.fsencode(os.path.abspath(file))]))
+        self.key = digest.hexdigest()
+
+    def outcomes(self, files: Sequence[Path], title: str = "images") -> Generator[np.ndarray | str, None, None]:
+        """Yield the pixels of each file, uint8 [C, H, W], or the reason why it cannot be decoded."""
+        return _outcomes(self._decode, files, self._workers, title)
+
+    def decoded(self, images: Tensor, skipped: Mapping[int, str]) -> Decoded:
+        """Return the images of all files but those skipped, whose reasons are given by index."""
+        rows = torch.tensor([row for row in range(len(self.files)) if row not in skipped], dtype=torch.int64)
+        return Decoded(images, rows, [(self.files[row], reason) for row, reason in skipped.items()])
+
+
+# The cache -------------------------------------------------------------------------------------------------------
+#
+# A cache is one file, so that it is replaced as a whole: pixels, then an index in JSON, then the length of the index
+# and a magic number. A file that was cut has another end.
+
+
+def _directory(cache: Path | None) -> Path:
+    if cache is not None:
+        return cache
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
+    except RuntimeError as error:
+        raise OSError(f"{error}: set HOME or XDG_CACHE_HOME") from error
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # kernels are refused where others may write to this folder
+    return folder / "images"
+
+
+def _cached(task: _Task, folder: Path) -> Decoded:
+    """Return the images from the cache in a folder, which is built where it is absent or damaged."""
+    decoded = _load(task, folder / _FILE)
+    if decoded is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder, _SCRATCH, "decodes the same images"):
+            decoded = _load(task, folder / _FILE)  # from another process that has decoded them meanwhile
+            if decoded is None:
+                _build(task, folder / _FILE)
+                decoded = _load(task, folder / _FILE)
+    if decoded is None:
+        raise OSError(f"{folder} does not keep what is written to it")
+    return decoded
+
+
+def _build(task: _Task, path: Path) -> None:
+    skipped: list[int] = []
+    checksum = 0
+    with atomic_write(path) as file:
+        # closed here, since an error keeps its traceback, and that keeps the threads
+        with closing(task.outcomes(task.files)) as outcomes:
+            for row, outcome in enumerate(outcomes):
+                if isinstance(outcome, str):
+                    skipped.append(row)
+                else:
+                    checksum = zlib.crc32(outcome.data, checksum)
+                    file.write(outcome.data)
+        shape = (len(task.files) - len(skipped), *task.shape)
+        content = {"key": task.key, "shape": shape, "crc32": checksum, "skipped": skipped}
+        index = json.dumps(content).encode()
+        file.write(index + _END.pack(len(index), _MAGIC))
+
+
+def _load(task: _Task, path: Path) -> Decoded | None:
+    """Return the images of a cache file, or None where it is absent, damaged or out of date."""
+    try:
+        require_file(path)
+        with path.open("rb") as file:
+            index = _index(file)
+            skipped = list(index["skipped"])
+            shape = (len(task.files) - len(skipped), *task.shape)
+            if index["key"] != task.key or tuple(index["shape"]) != shape or index["bytes"] != math.prod(shape):
+                return None
+            # Mapped copy on write: PyTorch warns of arrays that are read-only.
+            pixels = np.memmap(file, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+            if zlib.crc32(pixels.data) != index["crc32"]:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+    reasons: dict[int, str] = {}
+    with closing(task.outcomes([task.files[row] for row in skipped], "skipped images")) as outcomes:
+        for row, outcome in zip(skipped, outcomes, strict=True):
+            if not isinstance(outcome, str):
+                return None  # the file could not be read when the cache was built
+            reasons[row] = outcome
+    return task.decoded(torch.from_numpy(pixels), reasons)
+
+
+def _index(file: BinaryIO) -> dict[str, Any]:
+    """Return the index at the end of a cache file, with the number of bytes before it.
+
+    Raises:
+        ValueError, OSError, struct.error: the file does not end as a cache does.
+    """
+    end = file.seek(-_END.size, os.SEEK_END)
+    length, magic = _END.unpack(file.read(_END.size))
+    if magic != _MAGIC or length > end:
+        raise ValueError("no cache of images")
+    start = file.seek(end - length)
+    index: dict[str, Any] = json.loads(file.read(length))
+    return {**index, "bytes": start}
+
+
+def _in_memory(task: _Task) -> Decoded:
+    images = torch.empty((len(task.files), *task.shape), dtype=torch.uint8)
+    skipped: dict[int, str] = {}
+    for row, outcome in enumerate(task.outcomes(task.files)):
+        if isinstance(outcome, str):
+            skipped[row] = outcome
+        else:
+            images[row - len(skipped)] = torch.from_numpy(outcome)
+    return task.decoded(images[: len(task.files) - len(skipped)], skipped)
+
+
+# Threads and reports ---------------------------------------------------------------------------------------------
+
+
+def _outcomes(
+    function: Callable[[Path], T], files: Sequence[Path], workers: int | None, title: str
+) -> Generator[T | str, None, None]:
+    """Yield what a function returns for each file in order, or the reason why a file cannot be decoded.
+
+    Threads do the work, since the decoders release Python's lock. At most a few batches wait, so that memory does not
+    grow with the number of files.
+    """
+    from tqdm import tqdm
+
+    def batch(part: Sequence[Path]) -> list[T | str]:
+        return [_outcome(function, file) for file in part]
+
+    workers = workers or _processors()
+    parts = (files[start : start + _BATCH] for start in range(0, len(files), _BATCH))
+    bar = tqdm(total=len(files), unit="image", desc=title, disable=None, leave=False)
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    with bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata in intact images
+        try:
+            waiting = deque(threads.submit(batch, part) for part in islice(parts, 4 * workers))
+            while waiting:
+                done = waiting.popleft().result()
+                waiting.extend(threads.submit(batch, part) for part in islice(parts, 1))
+                yield from done
+                bar.update(len(done))
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _outcome(function: Callable[[Path], T], file: Path) -> T | str:
+    try:
+        return function(file)
+    except DamagedImage as error:
+        return str(error)
+
+
+def _listed(skipped: Skipped) -> str:
+    parts = [f"{file}: {reason}" for file, reason in skipped[:_LISTED]]
+    rest = len(skipped) - len(parts)
+    return "; ".join(parts) + (f"; and {rest:,} more" if rest else "")
+
+
+def _reduced(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size that fits into the largest one, with even sides where it is reduced."""
+    if max(size) <= MAX_SIDE:
+        return size
+    height, width = (max(MIN_SIDE, 2 * round(side * MAX_SIDE / max(size) / 2)) for side in size)
+    return height, width

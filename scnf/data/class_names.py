@@ -1,0 +1,59 @@
+"""Sort and check names of classes."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from scnf.errors import InvalidArgument
+
+
+def natural_key(text: str) -> tuple[list[object], str]:
+    """Return a sort key that compares digits in a text by their number.
+
+    Example:
+        >>> sorted(["b10", "b2", "a"], key=natural_key)
+        ['a', 'b2', 'b10']
+    """
+    pieces = re.split(r"0*([0-9]+)", text)
+    return [(len(piece), piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
+
+
+def check_class_names(names: Iterable[str]) -> None:
+    """Refuse one class alone, and names that people or file systems confuse; no class at all is allowed.
+
+    Names are confused where they differ only in case, spaces around them or the Unicode form of their characters.
+
+    Raises:
+        InvalidArgument: the names are refused; the argument is "root".
+
+    Example:
+        >>> check_class_names(["cat", "dog"])
+        >>> check_class_names(["Cat", "cat"])
+        Traceback (most recent call last):
+        ...
+        scnf.errors.InvalidArgument: root has classes 'Cat' and 'cat', which are easily confused: give them one name, \
+or names that differ in more than case, spaces or accents
+    """
+    by_form: dict[str, str] = {}
+    for name in sorted(set(names), key=natural_key):
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise InvalidArgument("root", f"has the class {name!a}, whose name is not valid UTF-8: rename it")
+        other = by_form.setdefault(comparable(name), name)
+        if other != name:
+            raise InvalidArgument(
+                "root",
+                f"has classes {other!r} and {name!r}, which are easily confused: give them one name, or names that "
+                "differ in more than case, spaces or accents",
+            )
+    if len(by_form) == 1:
+        raise InvalidArgument("root", f"needs two classes or more and has one, {next(iter(by_form.values()))!r}")
+
+
+def comparable(name: str) -> str:
+    """Return a name without its case, the spaces around it and its Unicode form, to compare it with others.
+
+    Example:
+        >>> comparable("Caf\u00e9 ") == comparable("cafe\u0301")
+        True
+    """
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold()).strip()

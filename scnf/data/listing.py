@@ -1,0 +1,381 @@
+"""Find image files and their labels in a folder or a CSV list.
+
+A folder gives its labels in one of these ways, which are tried in this order:
+
+1. `labels.csv` in the folder has the columns file and label, and may have a column split (train or test). Paths are
+   relative to the folder. Images without a line or with an empty label are unlabelled. Sub-folders are mere places,
+   but where one has the name of a class in labels.csv, each of its images needs a line with that label or an empty one.
+2. Class folders hold the images of the class of their name, also in sub-folders. Loose images are unlabelled. Number
+   prefixes of images in class folders do not count; loose images must not have any.
+3. Number prefixes of file names are labels: `3_a.png` and `03_b.png` are of class 3. Other images are unlabelled.
+
+In 2 and 3, images in `unlabelled/` or `unlabeled/` are unlabelled. The folders `train/` and `test/` may each hold any
+of the above, and `unlabelled/` may stand beside them. A folder `train/` beside other folders but without `test/` is a
+class folder.
+
+A CSV list is like `labels.csv`, but only the files in the list count. A CSV file is UTF-8 with or without a byte-order
+mark, with commas, semicolons or tabs. A space after a delimiter does not count.
+"""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from scnf.data.class_names import check_class_names, comparable, natural_key
+from scnf.errors import InvalidArgument
+from scnf.files import read_bytes
+
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif")
+"""Suffixes of image files, in lower case."""
+
+_SUFFIXES = ", ".join(IMAGE_SUFFIXES)
+_IMAGE = re.compile(rf".+\.({'|'.join(IMAGE_SUFFIXES)})", re.IGNORECASE | re.DOTALL)
+_PREFIX = re.compile(r"([0-9]+)_.+", re.DOTALL)
+_UNLABELLED = {"unlabelled", "unlabeled"}
+_TRAIN, _TEST, _VALIDATION = {"train", "training"}, {"test", "testing"}, {"val", "valid", "validation"}
+_SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+_VALIDATION_IS_DRAWN = "scnf draws validation rows from the training rows"
+_SHOWN = 3  # examples in a message
+
+_Skipped = list[tuple[Path, str]]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with their labels, in natural order of their paths.
+
+    Attributes:
+        files: Absolute paths of the images [N].
+        labels: Name of the class of each image [N]; None where the image is unlabelled.
+        in_test: Whether each image is in the test split [N].
+        skipped: Files and folders that do not count, each with the reason.
+        convention: Place where the labels stand, for people, such as "class folders" or "labels.csv".
+    """
+
+    files: list[Path]
+    labels: list[str | None]
+    in_test: list[bool]
+    skipped: list[tuple[Path, str]]
+    convention: str
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of all classes in natural order: "2" comes before "10"."""
+        return tuple(sorted({label for label in self.labels if label is not None}, key=natural_key))
+
+
+class _Entry(NamedTuple):
+    label: str | None
+    in_test: bool
+    line: int = 0
+
+
+_Entries = dict[Path, _Entry]
+
+
+def list_images(root: Path) -> ImageFiles:
+    """List the image files in a folder or a CSV list with their labels; the module describes the layouts.
+
+    No image is opened. Symbolic links are followed. All images may be unlabelled, in the test split too.
+
+    Args:
+        root: Folder of images, or a .csv file that lists them.
+
+    Raises:
+        InvalidArgument: there are no images, or labels are missing, ambiguous or contradict each other.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("cat/1.png", "dog/2.jpg", "unlabelled/3.png"):
+        ...     (root / name).parent.mkdir()
+        ...     (root / name).touch()
+        >>> images = list_images(root)
+        >>> images.labels, images.class_names(), images.convention
+        (['cat', 'dog', None], ('cat', 'dog'), 'class folders')
+    """
+    root = Path(os.path.abspath(root))
+    skipped: _Skipped = []
+    entries, convention = _read_root(root, skipped)
+    files = sorted(entries, key=_path_key)
+    labels, in_test = [entries[file].label for file in files], [entries[file].in_test for file in files]
+    skipped.sort(key=lambda item: _path_key(item[0]))
+    images = ImageFiles(files, labels, in_test, skipped, convention)
+    check_class_names(images.class_names())
+    return images
+
+
+def _read_root(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
+    """Read a folder or a CSV list; return the entries and the convention."""
+    try:
+        os.stat(root)
+    except FileNotFoundError:
+        raise InvalidArgument("root", f"does not exist: {root}. Check the path") from None
+    except OSError as error:
+        raise InvalidArgument("root", f"cannot be read: {error.strerror}: {root}") from error
+    if root.is_dir():
+        return _read_splits(root, skipped)
+    if root.suffix.lower() in _ARCHIVES:
+        raise InvalidArgument("root", f"is an archive, {root}: unzip it first and give the folder")
+    if root.suffix.lower() != ".csv":
+        raise InvalidArgument("root", f"must be a folder of images or a .csv file that lists them, not {root}")
+    entries = _read_table(root)
+    if not entries:
+        raise InvalidArgument("root", f"lists no images: {root} has a header and no lines")
+    return entries, "a CSV list"
+
+
+def _read_splits(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
+    """Read the train/ and test/ folders of a folder, or the folder itself where it has none."""
+    images, folders = _walk(root, skipped)
+    if not images:
+        raise InvalidArgument("root", _no_images(root, skipped))
+    tops = {path: path.relative_to(root).parts[0] for path in images}
+    splits = _split_folders(sorted({top for path, top in tops.items() if path.parent != root}, key=natural_key))
+    if not splits:
+        return _read_folder(root, images, folders, skipped)
+    if _table_in(root, skipped):
+        raise InvalidArgument(
+            "root",
+            f"holds labels.csv beside {_listed(splits, '/')}: put a labels.csv into each of these folders, or give a "
+            ".csv list with a column split",
+        )
+    rest = [path for path in images if tops[path] not in splits]
+    stray = [path for path in rest if path.parent == root or tops[path].casefold() not in _UNLABELLED]
+    if stray:
+        raise InvalidArgument(
+            "root",
+            f"holds images beside {_listed(splits, '/')}, such as {_relative(stray[0], root)}: move them into one of "
+            "these folders or into unlabelled/",
+        )
+    entries = {path: _Entry(None, False) for path in rest}
+    conventions = []
+    for name, in_test in splits.items():
+        part = [path for path in images if tops[path] == name]
+        read, convention = _read_folder(root / name, part, folders, skipped, in_test)
+        entries.update(read)
+        conventions.append(f"{name}/ with {convention}")
+    return entries, ", ".join(conventions)
+
+
+def _split_folders(names: list[str]) -> dict[str, bool]:
+    """Return which folders with images are splits, and whether each is the test split."""
+    splits = {name: False for name in names if name.casefold() in _TRAIN}
+    splits |= {name: True for name in names if name.casefold() in _TEST}
+    others = [name for name in names if name not in splits and name.casefold() not in _UNLABELLED]
+    validation = [name for name in others if name.casefold() in _VALIDATION]
+    if splits and validation:
+        raise InvalidArgument(
+            "root",
+            f"holds {validation[0]}/ beside {_listed(splits, '/')}: {_VALIDATION_IS_DRAWN}. Move its images into "
+            "train/, or rename it to test/ where there is no test split",
+        )
+    if splits and all(splits.values()):
+        raise InvalidArgument("root", f"holds {_listed(splits, '/')} without train/: move training images into train/")
+    return {} if others and not any(splits.values()) else splits
+
+
+def _walk(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]]:
+    """Return all images below a folder and all folders, and add all else to `skipped`."""
+    images, folders = [], []
+    stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while stack:
+        folder, above = stack.pop()
+        try:
+            status = os.stat(folder)
+            with os.scandir(folder) as content:
+                children = list(content)
+        except OSError as error:
+            skipped.append((folder, f"cannot be read: {error.strerror}"))
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            skipped.append((folder, "a link to a folder above it"))
+            continue
+        folders.append(folder)
+        for child in children:
+            path = folder / child.name
+            kind = _kind(child)
+            if kind == "folder":
+                stack.append((path, above | {identity}))
+            elif kind == "image":
+                images.append(path)
+            else:
+                skipped.append((path, kind))
+    return images, folders
+
+
+def _kind(child: "os.DirEntry[str]") -> str:
+    """Return "folder", "image" or the reason why a directory entry does not count."""
+    if child.name.startswith(".") or child.name.casefold() in _SYSTEM:
+        return "hidden or a file of the system"
+    try:
+        if child.is_dir():
+            return "folder"
+        if not _IMAGE.fullmatch(child.name):
+            return "no image"
+        return "image" if child.is_file() else "a broken link or no regular file"
+    except OSError as error:  # for example, a link to itself
+        return f"cannot be read: {error.strerror}"
+
+
+def _read_folder(
+    folder: Path, images: list[Path], folders: list[Path], skipped: _Skipped, in_test: bool | None = None
+) -> tuple[_Entries, str]:
+    """Read labels by the first way of the module's list that fits; `in_test` is None where the folder is no split."""
+    tops = {path: path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    table = _table_in(folder, skipped)
+    if table:
+        skipped[:] = [item for item in skipped if item[0] != table]
+        return _join_table(table, images, tops, in_test), "labels.csv"
+    used = set(tops.values())
+    for path in folders:
+        if path.parent == folder and path.name not in used:
+            skipped.append((path, "a folder without images, which is no class"))
+    folder_labels = {path: top for path, top in tops.items() if top.casefold() not in _UNLABELLED}
+    numbers = {path: match[1].lstrip("0") or "0" for path in images if (match := _PREFIX.fullmatch(path.name))}
+    loose = {path: number for path, number in numbers.items() if path not in tops}
+    labels, convention = loose, "labels in file names" if loose else "no labels"
+    if folder_labels:
+        _check_class_folders(folder, sorted(set(folder_labels.values()), key=natural_key), loose, in_test)
+        labels, convention = folder_labels, "class folders"
+        if not numbers.keys().isdisjoint(folder_labels):
+            convention += " (number prefixes of file names do not count)"
+    return {path: _Entry(labels.get(path), bool(in_test)) for path in images}, convention
+
+
+def _check_class_folders(folder: Path, classes: list[str], loose: Collection[Path], in_test: bool | None) -> None:
+    """Refuse number prefixes beside class folders, and a sole class folder that looks like the folder of all images."""
+    if loose:
+        names = sorted((path.name for path in loose), key=natural_key)
+        raise InvalidArgument(
+            "root",
+            f"holds class folders ({_listed(classes, '/')}) beside loose images with a number prefix "
+            f"({_listed(names)}): move these images into class folders, or into unlabelled/ where they are unlabelled",
+        )
+    if len(classes) == 1 and in_test is None:
+        raise InvalidArgument(
+            "root",
+            f"needs two classes or more and has one, {classes[0]!r}. If it is the folder of all images, give "
+            f"{folder / classes[0]}",
+        )
+
+
+def _join_table(table: Path, images: list[Path], tops: dict[Path, str], in_test: bool | None) -> _Entries:
+    """Return the entries of a labels.csv and of the other images in its folder, unlabelled."""
+    lines = _read_table(table)
+    if in_test is not None:
+        lines = {path: entry._replace(in_test=in_test) for path, entry in lines.items()}
+    classes = {comparable(entry.label) for entry in lines.values() if entry.label is not None}
+    for path, top in tops.items():
+        label = lines[path].label if path in lines else ""
+        if comparable(top) in classes and label is not None and comparable(label) != comparable(top):
+            problem = f"the label {label!r}" if label else "no line"
+            raise InvalidArgument(
+                "root",
+                f"has two labels for {_relative(path, table.parent)}: it lies in {top}/ and has {problem} in {table}. "
+                "Give it the label of its folder or an empty label in labels.csv, or move it",
+            )
+    return {**{path: _Entry(None, bool(in_test)) for path in images}, **lines}
+
+
+def _read_table(table: Path) -> _Entries:
+    """Read a CSV file with the columns file, label and perhaps split into entries by absolute path."""
+    entries: _Entries = {}
+    for line, file, label, split in _parse(table):
+        if split not in {"", *_TRAIN, *_TEST}:
+            hint = f": {_VALIDATION_IS_DRAWN}" if split in _VALIDATION else ""
+            raise InvalidArgument(
+                "root", f"has the split {split!r}, not train or test, in line {line} of {table}{hint}"
+            )
+        entry = _Entry(label if label.strip() else None, split in _TEST, line)
+        other = entries.setdefault(Path(os.path.normpath(table.parent / file)), entry)
+        if other[:2] != entry[:2]:
+            raise InvalidArgument(
+                "root",
+                f"lists {file} twice and differently, in lines {other.line} and {line} of {table}: keep one of them",
+            )
+    shown = {path: _relative(path, table.parent) for path in entries}
+    absent = [shown[path] for path in entries if not os.path.isfile(path)]
+    if absent:
+        raise InvalidArgument(
+            "root",
+            f"lists files that do not exist ({len(absent)}): {_listed(absent)}. Paths in {table} are relative to "
+            "its folder",
+        )
+    others = [shown[path] for path in entries if not _IMAGE.fullmatch(path.name)]
+    if others:
+        raise InvalidArgument("root", f"lists files that are no images ({len(others)}) in {table}: {_listed(others)}")
+    return entries
+
+
+def _parse(table: Path) -> list[tuple[int, str, str, str]]:
+    """Return line number, file, label and split of each line of a CSV file below its header."""
+    content = b""
+    try:
+        content = read_bytes(table)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InvalidArgument("root", f"is not UTF-8 in line {line} of {table}: save the file as UTF-8") from error
+    except OSError as error:
+        raise InvalidArgument("root", f"cannot be read: {error.strerror}: {table}") from error
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    for delimiter in (",", ";", "\t"):
+        header = [name.strip().casefold() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        if header.count("file") == header.count("label") == 1:
+            break
+    else:
+        raise InvalidArgument(
+            "root", f"needs the header file,label or file,label,split in the first line of {table}, not {first[:80]!r}"
+        )
+    file, label, split = (header.index(name) if name in header else -1 for name in ("file", "label", "split"))
+    rows = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            if reader.line_num == 1 or not any(field.strip() for field in row):
+                continue
+            if len(row) > len(header):
+                raise csv.Error(f"it has {len(row)} fields, and the header has {len(header)}")
+            row += [""] * (len(header) + 1 - len(row))  # the last field is empty, for a split without a column
+            if not row[file]:
+                raise csv.Error("it names no file")
+            rows.append((reader.line_num, row[file], row[label], row[split].strip().casefold()))
+    except csv.Error as error:
+        hint = "Put names that contain a delimiter or quotes into double quotes"
+        raise InvalidArgument("root", f"has a bad line {reader.line_num} in {table}: {error}. {hint}") from error
+    return rows
+
+
+def _path_key(path: Path) -> tuple[list[object], str]:
+    return natural_key(path.as_posix())
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _table_in(folder: Path, skipped: _Skipped) -> Path | None:
+    tables = [path for path, _ in skipped if path.parent == folder and path.name.casefold() == "labels.csv"]
+    return min(tables, default=None)
+
+
+def _listed(names: Collection[str], end: str = "") -> str:
+    """Return the first names of a list, and how many more there are."""
+    shown = ", ".join(f"{name}{end}" for name in list(names)[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _no_images(root: Path, skipped: _Skipped) -> str:
+    """Return the problem of a folder without images: what it holds instead."""
+    skipped.sort(key=lambda item: _path_key(item[0]))
+    content = [f"{_relative(path, root)} ({reason})" for path, reason in skipped]
+    archives = [path.name for path, _ in skipped if path.suffix.lower() in _ARCHIVES]
+    hint = f". Unzip {archives[0]} first" if archives else ""
+    return f"holds no images ({_SUFFIXES}): {root} holds {_listed(content) or 'no files'}{hint}"
