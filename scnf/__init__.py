@@ -13,6 +13,8 @@ if _TYPE_CHECKING:
     from scnf.nn import register_network as register_network
     from scnf.recipes import build as build
     from scnf.recipes import register_recipe as register_recipe
+    from scnf.trained import TrainedModel as TrainedModel
+    from scnf.trained import load as load
     from scnf.transforms import register_transform as register_transform
 
 __version__ = "0.2.0"
@@ -28,11 +30,13 @@ UNLABELLED = -1
 
 _PLACES = {
     "build": "scnf.recipes",
+    "load": "scnf.trained",
     "register_command": "scnf.commands",
     "register_dataset": "scnf.data.sources",
     "register_network": "scnf.nn",
     "register_recipe": "scnf.recipes",
     "register_transform": "scnf.transforms",
+    "TrainedModel": "scnf.trained",
 }
 
 

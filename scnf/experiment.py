@@ -14,6 +14,7 @@ from torch import Tensor
 from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
+from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset, load
 from scnf.distributions import ClassPrior, make_prior
@@ -32,6 +33,8 @@ from scnf.training.checkpoint import load_file
 from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate, noisy_batches
 from scnf.weights import Weights, find_weights
 
+INPUTS = "inputs.json"
+"""File in a run, or beside shipped weights, with the inputs and classes of the model."""
 M1_COPY = "m1"
 """Directory in a run of M1+M2 with a copy of the trained M1."""
 _ADAPT_SEED_OFFSET = 1_000_003
@@ -315,13 +318,50 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     experiment = prepare(settings, weights.directory, dataset)
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
-    about = load_file(experiment.model, weights.path)
+    _load_weights(experiment.model, weights)
+    return experiment
+
+
+def load_model(ref: str, logs: Path, device: str = "auto") -> tuple[JointModel, Inputs]:
+    """Load a model with trained weights, and the inputs that it takes, without the data of its training.
+
+    Args:
+        ref: Reference to weights, as in :func:`scnf.weights.find_weights`.
+        logs: Directory of all runs.
+        device: Device of the model, as in the setting `device`.
+
+    Raises:
+        UserError: There are no such weights, or they are damaged.
+    """
+    weights = find_weights(ref, logs, DEFAULT_RECIPE)
+    path = weights.directory / INPUTS
+    if not path.is_file():  # an earlier version wrote the run, and the data alone know the inputs
+        experiment = load_trained(ref, logs, ["--device", device])
+        return experiment.model, experiment.dataset.inputs()
+    settings = weights.settings(["--device", device])
+    try:
+        inputs = Inputs.from_json(Run(weights.directory).read_json(INPUTS))
+    except InvalidArgument as error:
+        raise UserError(f"{path} is damaged: {error}. Restore the file") from error
+    recipe, classes = settings.model, inputs.num_classes
+    with in_settings(recipe, settings.data.name):
+        if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
+            m1 = _find_m1(str(recipe.m1), settings, weights.directory)
+            recipe = replace(recipe, m1=_build_m1(m1, inputs.shape, classes, inputs.levels))
+        prior = ClassPrior(classes, learned=recipe.prior == "learned")  # the weights hold its probabilities
+        model: JointModel = build(recipe, inputs.shape, classes, prior, inputs.levels)
+    _load_weights(model, weights)
+    return model.to(_device(settings.device)), inputs
+
+
+def _load_weights(model: JointModel, weights: Weights) -> None:
+    """Load the weights of a run, of shipped weights or of a file into the model (UserError)."""
+    about = load_file(model, weights.path)
     run = Run(weights.directory)
     if weights.path == run.checkpoint("best") and (run.path / "env.json").is_file() and about.get("run") != run.key:
         raise UserError(f"{weights.path} belongs to another run than {weights.directory}: restore the run's own file")
     if weights.unfinished:
         print(f"note: {weights.directory} is not finished: these are its best weights so far", file=sys.stderr)
-    return experiment
 
 
 def check_model(trained: Settings, settings: Settings, directory: Path) -> None:

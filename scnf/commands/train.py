@@ -16,7 +16,7 @@ from scnf.analysis.samples import sample_picture
 from scnf.commands import options
 from scnf.data.batches import Batches
 from scnf.errors import InvalidArgument, UserError
-from scnf.experiment import M1_COPY, Experiment, check_model, in_settings, prepare
+from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, in_settings, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
 from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
@@ -163,6 +163,7 @@ def _write_inputs(run: Run, experiment: Experiment) -> None:
         experiment.settings.model = replace(recipe, m1=str(run.path / M1_COPY))
     run.write_text("config.yaml", to_yaml(experiment.settings))
     run.write_json("split.json", experiment.split.to_json())
+    run.write_json(INPUTS, experiment.dataset.inputs().to_json())
     # the training sets the number of threads later
     machine = {name: value for name, value in description(experiment.device).items() if name != "threads"}
     run.write_json("env.json", runs.environment(sys.argv, machine))

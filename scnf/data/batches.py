@@ -32,7 +32,11 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
         return x
     if x.is_floating_point():
         raise ValueError(f"grey levels must be whole numbers, not {x.dtype}: the images may be dequantised already")
-    noise = torch.rand(x.shape, device=x.device, generator=generator)
+    return add_noise(x, torch.rand(x.shape, device=x.device, generator=generator), levels)
+
+
+def add_noise(x: Tensor, noise: Tensor, levels: int) -> Tensor:
+    """Add noise in [0, 1) of the shape [N, C, H, W] or [C, H, W] to grey levels, as :func:`dequantize` does."""
     dequantized = (x + noise).div_(levels)
     error = (levels * dequantized).floor_().sub_(x)  # 1 or -1 where rounding has left the cell
     return dequantized.addcmul_(dequantized, error, value=-2 * torch.finfo(dequantized.dtype).eps)

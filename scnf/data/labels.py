@@ -61,14 +61,16 @@ class Split:
 
 
 def draw_split(
-    labels: Tensor, num_classes: int, num_labels: int, num_validation: int, data_seed: int, balanced: bool = True
+    labels: Tensor, num_classes: int, num_labels: int | None, num_validation: int, data_seed: int, balanced: bool = True
 ) -> Split:
     """Draw the validation rows first, then the labelled rows among the remaining rows.
 
+    Rows whose class nobody knows are training rows without a label.
+
     Args:
-        labels: True labels [N] of the training set.
+        labels: True labels [N] of the training set, UNLABELLED where nobody knows the class.
         num_classes: Number of classes K.
-        num_labels: Number of rows that keep their label, over all classes.
+        num_labels: Number of rows that keep their label, over all classes; None for all labels.
         num_validation: Number of validation rows.
         data_seed: Seed of the draw, which depends on it and the labels alone.
         balanced: Whether each class gets the same number of labels.
@@ -82,19 +84,23 @@ def draw_split(
         >>> len(split.labelled), len(split.validation), len(split.train)
         (20, 30, 70)
     """
-    check_labels(labels, num_classes, hidden=False)
-    total = len(labels)
-    if num_validation < 1 or num_validation >= total:
-        raise InvalidArgument("num_validation", f"must be between 1 and {total - 1}, not {num_validation}")
-    if not 0 <= num_labels <= total - num_validation:
+    check_labels(labels, num_classes)
+    total, known = len(labels), int((labels != UNLABELLED).sum())
+    kind = "training rows" if known == total else "rows with a label"
+    if not 0 <= num_validation < max(1, known):
+        raise InvalidArgument("num_validation", f"must be between 0 and {max(0, known - 1)}, not {num_validation}")
+    if num_labels is not None and not 0 <= num_labels <= known - num_validation:
         raise InvalidArgument(
             "num_labels",
-            f"asks for {num_labels} labels and the data has {total - num_validation} training rows "
+            f"asks for {num_labels} labels and the data has {known - num_validation} {kind} "
             f"beside {num_validation} validation rows: ask for fewer labels",
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(int(data_seed)))
+    order = order[labels[order] != UNLABELLED]
     validation, pool = order[:num_validation], order[num_validation:]
-    if balanced:
+    if num_labels is None:
+        labelled = pool
+    elif balanced:
         per_class, remainder = divmod(num_labels, num_classes)
         if remainder:
             fewer = f"{per_class * num_classes} or " if per_class else ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scnf.checks import check_count, check_data, check_labels
 from scnf.data.download import IDX_MD5, IDX_SHAPES, Attempt, find_folder, from_torchvision, idx_header, obtain
+from scnf.data.inputs import Inputs, numbered
 from scnf.data.mnist import WHEEL, from_debian, from_pip
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import expand
@@ -26,11 +27,13 @@ class Dataset:
     Attributes:
         name: Name of the dataset, which `load` takes.
         train_x: Training images, uint8 [N, C, H, W], or points, float32 [N, D].
-        train_y: Training labels, int64 [N], in 0..num_classes-1.
-        test_x: Test images or points, like `train_x`.
-        test_y: Test labels, like `train_y`.
+        train_y: Training labels, int64 [N], in 0..num_classes-1, UNLABELLED where nobody knows the class.
+        test_x: Test images or points, like `train_x`, or none [0, ...].
+        test_y: Test labels, int64, all known.
         num_classes: Number of classes.
         levels: Number of grey levels that a pixel can take; None for points, which have no bits/dim.
+        class_names: Names of the classes in the order of their labels; their numbers by default.
+        background: Colour under transparent pixels of the images.
     """
 
     name: str
@@ -40,6 +43,13 @@ class Dataset:
     test_y: Tensor
     num_classes: int
     levels: int | None
+    class_names: tuple[str, ...] = ()
+    background: str = "white"
+
+    def inputs(self) -> Inputs:
+        """Return the inputs and classes of a model of these data."""
+        shape = tuple(self.train_x.shape[1:])
+        return Inputs(shape, self.levels, self.class_names or numbered(self.num_classes), self.background)
 
 
 def load(name: str, root: str | Path = "data") -> Dataset:
@@ -80,13 +90,15 @@ def check_dataset(dataset: Dataset) -> None:
         check_count("levels", dataset.levels, 2)
     for split in ("train", "test"):
         x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
+        if split == "test" and isinstance(x, Tensor) and not len(x):  # there is no test split
+            continue
         try:
             check_data(x, dataset.levels)
             if dataset.levels is None and x.dtype != torch.float32:
                 raise InvalidArgument("x", f"must be float32, not {x.dtype}: x.float() makes it so")
             if x.requires_grad:
                 raise InvalidArgument("x", "must not require gradients: x.detach() is the data")
-            check_labels(y, dataset.num_classes, hidden=False, rows=len(x))
+            check_labels(y, dataset.num_classes, hidden=split == "train", rows=len(x))
         except ValueError as error:
             raise InvalidArgument(f"{split} split", f"is no data: {error}") from error
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:

@@ -1,0 +1,180 @@
+"""Describe the inputs and classes of a model, and bring images of any kind to its shape and grey levels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scnf.data.decode import decode
+from scnf.errors import InvalidArgument
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs and classes of a model, which are everything that its weights need besides their recipe.
+
+    Attributes:
+        shape: Shape of one input, (C, H, W) of an image or (D,) of a point.
+        levels: Number of grey levels; None for points.
+        class_names: Names of the classes in the order of their labels.
+        background: Colour under transparent pixels.
+
+    Example:
+        >>> inputs = Inputs((1, 8, 8), 256, ("cat", "dog"))
+        >>> Inputs.from_json(inputs.to_json()) == inputs
+        True
+    """
+
+    shape: tuple[int, ...]
+    levels: int | None
+    class_names: tuple[str, ...]
+    background: str = "white"
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the inputs as they are written to `inputs.json`."""
+        return {
+            "shape": list(self.shape),
+            "levels": self.levels,
+            "class_names": list(self.class_names),
+            "background": self.background,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Inputs":
+        """Return the inputs that :meth:`to_json` wrote.
+
+        Raises:
+            InvalidArgument: The values are not the contents of such a file.
+        """
+        try:
+            shape, levels, names = tuple(values["shape"]), values["levels"], tuple(values["class_names"])
+            background = values["background"]
+        except (TypeError, KeyError):
+            shape, levels, names, background = (), None, (), ""
+        sizes = len(shape) in (1, 3) and all(type(size) is int and size > 0 for size in shape)
+        texts = len(names) > 1 and all(isinstance(name, str) for name in (*names, background))
+        if not sizes or not texts or not (levels is None or (type(levels) is int and levels > 1)):
+            raise InvalidArgument("values", f"must hold shape, levels, class_names and background, not {values!r:.80}")
+        return cls(shape, levels, names, background)
+
+    def label_of(self, name: str | int) -> int:
+        """Return the label of a class, which may be given by its name or by its label.
+
+        Raises:
+            InvalidArgument: There is no such class.
+        """
+        if isinstance(name, str) and name in self.class_names:
+            return self.class_names.index(name)
+        if not isinstance(name, bool) and str(name).isdecimal() and int(name) < self.num_classes:
+            return int(name)
+        classes = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
+        raise InvalidArgument("label", f"must be one of the classes {classes}, not {name!r}")
+
+    def rows(self, images: Any) -> Tensor:
+        """Convert images or points of any kind to rows that the model takes after dequantisation.
+
+        Args:
+            images: One image or several, as paths, Pillow images, NumPy arrays or tensors. Arrays have the shape
+                [N, C, H, W], [N, H, W, C] or [N, H, W], or that of one image. Arrays of whole numbers hold grey levels
+                0..levels-1, and arrays of floats hold pixels in [0, 1]. Images of another size are resized and cropped
+                to the centre, see :func:`scnf.data.decode.decode`. A model of points takes floats [N, D].
+
+        Returns:
+            Grey levels [N, C, H, W], uint8 for up to 256 levels, or points, float32 [N, D].
+
+        Raises:
+            InvalidArgument: The model does not take these images.
+            DamagedImage: A file cannot be decoded.
+
+        Example:
+            >>> inputs = Inputs((1, 8, 8), 256, ("cat", "dog"))
+            >>> inputs.rows(Image.new("RGB", (20, 10), "white")).shape, inputs.rows(np.zeros((5, 8, 8))).dtype
+            (torch.Size([1, 1, 8, 8]), torch.uint8)
+        """
+        if isinstance(images, str | Path | Image.Image):
+            images = [images]
+        if isinstance(images, Sequence) and images and isinstance(images[0], str | Path | Image.Image):
+            return self._decoded(images)
+        if isinstance(images, Sequence) and images and hasattr(images[0], "shape"):
+            return torch.cat([self.rows(each) for each in images])
+        array = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images.detach().cpu())
+        return self._points(array) if self.levels is None else self._grey_levels(array)
+
+    def _decoded(self, images: Sequence[Any]) -> Tensor:
+        if self.levels is None:
+            raise InvalidArgument("images", f"must be points of {self.shape[0]} numbers, for the model knows no images")
+        channels, height, width = self.shape
+        pixels = [decode(image, (height, width), channels, self.background) for image in images]
+        return self._of_256(torch.from_numpy(np.stack(pixels)))
+
+    def _of_256(self, pixels: Tensor) -> Tensor:
+        """Return pixels 0..255 in the grey levels of the model."""
+        assert self.levels is not None
+        return pixels if self.levels == 256 else self._stored(pixels.int() * self.levels // 256)
+
+    def _stored(self, levels: Tensor) -> Tensor:
+        return levels.to(torch.uint8 if self.levels is not None and self.levels <= 256 else torch.int32)
+
+    def _points(self, array: Tensor) -> Tensor:
+        points = array[None] if array.dim() == 1 else array
+        if points.dim() != 2 or points.shape[1:] != self.shape or points.is_complex() or not len(points):
+            raise InvalidArgument("images", f"must be points [N, {self.shape[0]}], not of shape {list(array.shape)}")
+        if not bool(points.isfinite().all()):
+            raise InvalidArgument("images", "must be finite, and some of these points are not")
+        return points.float()
+
+    def _grey_levels(self, array: Tensor) -> Tensor:
+        assert self.levels is not None
+        images = self._channels_first(array)
+        if not images.numel():
+            raise InvalidArgument("images", f"must hold at least one image, not {list(array.shape)}")
+        if images.dtype == torch.bool or images.is_complex():
+            raise InvalidArgument("images", f"must hold whole grey levels or floats in [0, 1], not {images.dtype}")
+        low, high = float(images.amin()), float(images.amax())
+        limit = 1 if images.is_floating_point() else self.levels - 1
+        if not 0 <= low <= high <= limit:  # NaN fails the comparison, too
+            kind = "floats in [0, 1]" if images.is_floating_point() else f"whole grey levels from 0 to {limit}"
+            raise InvalidArgument("images", f"must be {kind}, and these run from {low:g} to {high:g}")
+        if images.is_floating_point():
+            images = (images.double() * self.levels).floor().clamp_(max=self.levels - 1)
+        if images.shape[1:] == self.shape:
+            return self._stored(images)
+        if self.levels != 256:
+            raise InvalidArgument("images", f"must be of shape {list(self.shape)}, not {list(images.shape[1:])}")
+        arrays = images.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return self._decoded([Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else each) for each in arrays])
+
+    def _channels_first(self, array: Tensor) -> Tensor:
+        """Return images [N, C, H, W]."""
+        if tuple(array.shape) == self.shape:
+            return array[None]
+        if array.dim() == 2:
+            return array[None, None]
+        if array.dim() == 3:
+            is_image = array.shape[-1] in _CHANNELS[1:] or (array.shape[0] == 3 and self.shape[0] == 3)
+            array = array[None] if is_image else array[:, None]
+        if array.dim() == 4 and array.shape[1] not in _CHANNELS and array.shape[-1] in _CHANNELS:
+            array = array.permute(0, 3, 1, 2)
+        if array.dim() != 4 or array.shape[1] not in _CHANNELS:
+            raise InvalidArgument("images", f"must be of shape [N, C, H, W] or [N, H, W, C], not {list(array.shape)}")
+        return array
+
+
+def numbered(num_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have only numbers, "0" to "K-1"."""
+    return tuple(map(str, range(num_classes)))
+
+
+

@@ -1,0 +1,171 @@
+"""Apply trained weights to images: classes, posteriors, densities and samples."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scnf.data.batches import add_noise
+from scnf.data.inputs import Inputs
+from scnf.errors import InvalidArgument
+from scnf.experiment import load_model
+from scnf.models.base import JointModel
+from scnf.training.metrics import NOISE_DRAWS
+
+
+_LOCK = threading.Lock()
+"""The lock of torch's generator, which all threads share."""
+
+
+class TrainedModel:
+    """A trained model with all that it takes to apply it to new images.
+
+    :func:`load` returns one. Images may be paths, Pillow images, arrays or tensors, see
+    :meth:`scnf.data.inputs.Inputs.rows`. Every image gets the same draws of the noise of dequantisation, so an answer
+    depends on the image alone, and not on the other images of a call. Threads may share the object.
+
+    A variational model whose classifier draws latent variables takes them from a fixed seed, so that the same call
+    gives the same answer.
+
+    Args:
+        model: Model, which this object keeps in evaluation mode.
+        inputs: Inputs and classes of the model.
+        draws: Number of draws of the noise over which answers are averaged.
+        batch_size: Number of images that are computed at once.
+
+    Example:
+        >>> model = load("scnf-digits")
+        >>> images = np.zeros((2, 8, 8))
+        >>> model.predict(images).shape, model.predict_proba(images).shape, model.log_prob(images).shape
+        ((2,), (2, 10), (2,))
+        >>> model.sample("3", 4).shape
+        (4, 1, 8, 8)
+    """
+
+    def __init__(self, model: JointModel, inputs: Inputs, draws: int = NOISE_DRAWS, batch_size: int = 256) -> None:
+        self.model, self.inputs, self.batch_size = model.eval(), inputs, batch_size
+        self._device = next((each.device for each in model.parameters()), torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        self._noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of their labels."""
+        return self.inputs.class_names
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the model knows p(x), which a plain classifier does not."""
+        return self.model.likelihood_of != "labels"
+
+    def predict(self, images: Any) -> np.ndarray:
+        """Return the name of the most likely class [N] of each image.
+
+        Raises:
+            InvalidArgument: The model does not take these images.
+        """
+        return np.array(self.class_names)[self.predict_proba(images).argmax(axis=1)]
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """Return p(y | x) [N, K], averaged over draws of the noise.
+
+        Raises:
+            InvalidArgument: The model does not take these images.
+        """
+        return self.answers(self.inputs.rows(images))[0]
+
+    def log_prob(self, images: Any) -> np.ndarray:
+        """Return log p(x) [N] in nats, the logarithm of the mean density over draws of the noise.
+
+        It is the density of images on [0, 1)^D, or the probability of binarised images. It is exact up to the noise, or
+        for a variational model a lower bound.
+
+        Raises:
+            InvalidArgument: The model does not take these images, or has no p(x).
+        """
+        if not self.has_density:
+            raise InvalidArgument("model", "must know p(x), and a plain classifier does not")
+        return self.answers(self.inputs.rows(images))[1]
+
+    def answers(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return p(y | x) [N, K] and log p(x) [N] of the rows that :meth:`scnf.data.inputs.Inputs.rows` returns.
+
+        log p(x) of a plain classifier is NaN.
+        """
+        parts = [self._answers(batch.to(self._device)) for batch in rows.split(self.batch_size)]
+        posteriors, densities = zip(*parts, strict=True)
+        return torch.cat(posteriors).cpu().numpy(), torch.cat(densities).cpu().numpy()
+
+    def sample(self, label: str | int, num: int = 1, seed: int = 0) -> np.ndarray:
+        """Draw images of a class.
+
+        Args:
+            label: Class, by its name or label.
+            num: Number of images.
+            seed: Seed of the draw.
+
+        Returns:
+            Images [num, C, H, W] in [0, 1] or points [num, D], float32.
+
+        Raises:
+            InvalidArgument: There is no such class, or the model draws no images.
+        """
+        if not self.has_density:
+            raise InvalidArgument("model", "must know p(x) to draw images, and a plain classifier does not")
+        y = torch.full((num,), self.inputs.label_of(label), device=self._device)
+        with self._seeded(seed, True):
+            x = self.model.sample(y).float().cpu()
+        return (x.clamp(0, 1) if self.inputs.levels is not None else x).numpy()
+
+    def _answers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p(y | x) [N, K] and log p(x) [N] of one batch of rows."""
+        levels = self.inputs.levels
+        noises = self._noise[:1] if levels is None and self.model.exact else self._noise
+        log_posterior = log_density = torch.full((), -torch.inf, device=rows.device)
+        for draw, noise in enumerate(noises):
+            x = rows if levels is None else add_noise(rows, noise, levels)
+            with self._seeded(draw, not self.model.exact):
+                log_posterior = torch.logaddexp(log_posterior, self.model.class_log_probs(x).double())
+                if self.has_density:
+                    log_density = torch.logaddexp(log_density, self.model.log_likelihood(x).double())
+        posterior = (log_posterior - np.log(len(noises))).exp()
+        density = log_density - np.log(len(noises)) if self.has_density else posterior.new_full((len(rows),), torch.nan)
+        return posterior, density
+
+    @contextmanager
+    def _seeded(self, seed: int, is_random: bool) -> Iterator[None]:
+        """Compute without gradients. A random computation takes its numbers from a seed, one thread at a time."""
+        if not is_random:
+            with torch.no_grad():
+                yield
+            return
+        devices = [self._device] if self._device.type == "cuda" else []
+        with _LOCK, torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+
+
+def load(ref: str | Path, logs: str | Path = "logs", device: str = "auto") -> TrainedModel:
+    """Load trained weights with everything that it takes to apply them.
+
+    A run with parts of somebody else is refused. :func:`scnf.parts.trust` accepts all parts, and
+    :func:`scnf.parts.import_file` a file.
+
+    Args:
+        ref: A run (id, directory, "last"), a directory or .safetensors file of weights, or the name of shipped weights.
+        logs: Directory of all runs.
+        device: "cpu", "cuda", or "auto" for CUDA where it is available.
+
+    Raises:
+        UserError: There are no such weights, or they are damaged.
+
+    Example:
+        >>> load("scnf-digits").class_names[:3]
+        ('0', '1', '2')
+    """
+    return TrainedModel(*load_model(str(ref), Path(logs), device))
