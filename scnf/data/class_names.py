@@ -32,7 +32,7 @@ def check_class_names(names: Iterable[str]) -> None:
         Traceback (most recent call last):
         ...
         scnf.errors.InvalidArgument: root has classes 'Cat' and 'cat', which are easily confused: give them one name, \
-or names that differ in more than case, spaces or accents
+or names that differ in more than case, spaces or the encoding of accents
     """
     by_form: dict[str, str] = {}
     for name in sorted(set(names), key=natural_key):
@@ -43,7 +43,7 @@ or names that differ in more than case, spaces or accents
             raise InvalidArgument(
                 "root",
                 f"has classes {other!r} and {name!r}, which are easily confused: give them one name, or names that "
-                "differ in more than case, spaces or accents",
+                "differ in more than case, spaces or the encoding of accents",
             )
     if len(by_form) == 1:
         raise InvalidArgument("root", f"needs two classes or more and has one, {next(iter(by_form.values()))!r}")

@@ -10,8 +10,8 @@ A folder gives its labels in one of these ways, which are tried in this order:
 3. Number prefixes of file names are labels: `3_a.png` and `03_b.png` are of class 3. Other images are unlabelled.
 
 In 2 and 3, images in `unlabelled/` or `unlabeled/` are unlabelled. The folders `train/` and `test/` may each hold any
-of the above, and `unlabelled/` may stand beside them. A folder `train/` beside other folders but without `test/` is a
-class folder.
+of the above, without a column split, and `unlabelled/` may stand beside them. A folder `train/` beside other folders
+but without `test/` is a class folder.
 
 A CSV list is like `labels.csv`, but only the files in the list count. A CSV file is UTF-8 with or without a byte-order
 mark, with commas, semicolons or tabs. A space after a delimiter does not count.
@@ -104,7 +104,7 @@ def list_images(root: Path) -> ImageFiles:
     entries, convention = _read_root(root, skipped)
     files = sorted(entries, key=_path_key)
     labels, in_test = [entries[file].label for file in files], [entries[file].in_test for file in files]
-    skipped.sort(key=lambda item: _path_key(item[0]))
+    skipped = [item for item in sorted(skipped, key=lambda item: _path_key(item[0])) if item[0] not in entries]
     images = ImageFiles(files, labels, in_test, skipped, convention)
     check_class_names(images.class_names())
     return images
@@ -207,7 +207,7 @@ def _walk(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]]:
                 images.append(path)
             else:
                 skipped.append((path, kind))
-    return images, folders
+    return sorted(images, key=str), folders
 
 
 def _kind(child: "os.DirEntry[str]") -> str:
@@ -300,15 +300,14 @@ def _read_table(table: Path) -> _Entries:
                 "root",
                 f"lists {file} twice and differently, in lines {other.line} and {line} of {table}: keep one of them",
             )
-    shown = {path: _relative(path, table.parent) for path in entries}
-    absent = [shown[path] for path in entries if not os.path.isfile(path)]
+    absent = [_relative(path, table.parent) for path in entries if not os.path.isfile(path)]
     if absent:
         raise InvalidArgument(
             "root",
             f"lists files that do not exist ({len(absent)}): {_listed(absent)}. Paths in {table} are relative to "
             "its folder",
         )
-    others = [shown[path] for path in entries if not _IMAGE.fullmatch(path.name)]
+    others = [_relative(path, table.parent) for path in entries if not _IMAGE.fullmatch(path.name)]
     if others:
         raise InvalidArgument("root", f"lists files that are no images ({len(others)}) in {table}: {_listed(others)}")
     return entries
@@ -327,7 +326,10 @@ def _parse(table: Path) -> list[tuple[int, str, str, str]]:
         raise InvalidArgument("root", f"cannot be read: {error.strerror}: {table}") from error
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     for delimiter in (",", ";", "\t"):
-        header = [name.strip().casefold() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        header = [
+            name.strip().casefold()
+            for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+        ]
         if header.count("file") == header.count("label") == 1:
             break
     else:

@@ -144,6 +144,15 @@ def test_csv_list_gives_files_and_labels(table: str | bytes, expected: list[str]
     assert (images.convention, images.skipped) == ("a CSV list", [])
 
 
+def test_column_split_does_not_count_in_train_and_test(tmp_path: Path) -> None:
+    table = "file, label, split\na.png, x, test\n.hidden.png, y, train\n"
+    write(tmp_path, {f"{split}/{name}": table for split in ("train", "test") for name in ("labels.csv", "a.png")})
+    write(tmp_path, ["train/.hidden.png", "test/.hidden.png"])
+    images = list_images(tmp_path)
+    assert images.in_test == [True, True, False, False] and sorted(images.class_names()) == ["x", "y"]
+    assert images.skipped == []  # a hidden file counts where a table lists it
+
+
 def test_csv_list_takes_absolute_paths_and_folders_above(tmp_path: Path) -> None:
     write(tmp_path, ["here/a.png", "there/b.png", "here/lists/"])
     table = tmp_path / "here/lists/mine.csv"
