@@ -14,6 +14,8 @@ from torch import Tensor
 from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
+from scnf.data.decode import Preprocessing
+from scnf.data.folder import Reading
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset, load
@@ -25,8 +27,8 @@ from scnf.models.vae import VAE
 from scnf.native import library
 from scnf.recipes import ClassConditionalPart, M1M2Recipe, Recipe, build
 from scnf.runs import Run
-from scnf.settings import Settings
-from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS
+from scnf.settings import DataSettings, Settings
+from scnf.settings.schema import DEFAULT_RECIPE, OWN, SECTIONS
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
@@ -244,12 +246,17 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     """
     settings = deepcopy(settings)
     device = _device(settings.device)
-    dataset = dataset or load(settings.data.name, settings.data.root)
+    dataset = dataset or load_data(settings.data)
     data, classes = settings.data, dataset.num_classes
-    data.resolve_labels(classes)
+    _resolve(data, dataset)
     with in_settings(settings.model, dataset.name):
         split = draw_split(
-            dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
+            dataset.train_y,
+            classes,
+            None if data.num_labels == "all" else data.num_labels,
+            data.num_validation,
+            data.data_seed,
+            data.balanced,
         )
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
@@ -268,6 +275,26 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
         print(f"M1: {m1.path}")
         experiment.note_other_split(m1)
     return experiment
+
+
+def load_data(data: DataSettings) -> Dataset:
+    """Load the dataset of these settings (UserError)."""
+    if data.name not in OWN:
+        return load(data.name, data.root)
+    preprocessing = Preprocessing(
+        None if data.size is None else (data.size[0], data.size[-1]), data.channels, data.background
+    )
+    return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes))
+
+
+def _resolve(data: DataSettings, dataset: Dataset) -> None:
+    """Write out what the data decide: the number of labels, and the shape and classes of images of one's own."""
+    data.resolve_labels(dataset.num_classes)
+    if data.name in OWN:
+        data.classes = dataset.class_names
+    if data.name == "folder":
+        data.channels, *size = dataset.train_x.shape[1:]
+        data.size = tuple(size)
 
 
 @contextmanager

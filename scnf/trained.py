@@ -17,7 +17,6 @@ from scnf.experiment import load_model
 from scnf.models.base import JointModel
 from scnf.training.metrics import NOISE_DRAWS
 
-
 _LOCK = threading.Lock()
 """The lock of torch's generator, which all threads share."""
 
@@ -69,7 +68,8 @@ class TrainedModel:
         Raises:
             InvalidArgument: The model does not take these images.
         """
-        return np.array(self.class_names)[self.predict_proba(images).argmax(axis=1)]
+        labels = self.predict_proba(images).argmax(axis=1)
+        return np.array([self.class_names[label] for label in labels])
 
     def predict_proba(self, images: Any) -> np.ndarray:
         """Return p(y | x) [N, K], averaged over draws of the noise.

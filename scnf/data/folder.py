@@ -1,0 +1,161 @@
+"""Load images of one's own from a folder, a CSV list or an .npz file as a dataset."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from scnf import UNLABELLED
+from scnf.data.arrays import load_arrays
+from scnf.data.cache import Decoded, census, decode_all, resolve
+from scnf.data.decode import Header, Preprocessing
+from scnf.data.listing import ImageFiles, list_images
+from scnf.data.sources import Dataset
+from scnf.errors import InvalidArgument
+
+_SHOWN = 3  # examples in the report
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a folder is read.
+
+    Attributes:
+        preprocessing: Shape of the images.
+        strict: Whether a file that cannot be decoded is an error. Otherwise it is skipped.
+        classes: Names of the classes in the order of their labels; None for those of the folder in natural order.
+    """
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    strict: bool = False
+    classes: tuple[str, ...] | None = None
+
+
+def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
+    """Load the images of a folder or CSV list, whose layouts :mod:`scnf.data.listing` describes.
+
+    Images are decoded once and kept in a cache, see :func:`scnf.data.cache.decode_all`. Images in the test split
+    without a label do not count.
+
+    Raises:
+        InvalidArgument: The folder holds no images, no labels, or labels that contradict each other.
+    """
+    reading = reading or Reading()
+    listed = list_images(root)
+    names = _class_names(listed.class_names(), reading.classes, root)
+    headers = census(listed.files)
+    preprocessing = resolve(headers.headers, reading.preprocessing) if headers.headers else None
+    if preprocessing is None or preprocessing.size is None or preprocessing.channels is None:
+        raise InvalidArgument("root", f"holds no image that can be decoded: {headers.text()}, in {root}")
+    parts = {in_test: _rows(listed, in_test) for in_test in (False, True)}
+    if not parts[False]:
+        raise InvalidArgument("root", f"holds test images alone, and none to train on: {root}")
+    decoded, labels = {}, {}
+    for in_test, rows in parts.items():
+        if not rows:
+            continue
+        decoded[in_test] = decode_all([listed.files[row] for row in rows], preprocessing, strict=reading.strict)
+        indices = [UNLABELLED if (label := listed.labels[row]) is None else names.index(label) for row in rows]
+        labels[in_test] = torch.tensor(indices)[decoded[in_test].rows]
+    if not len(decoded[False].images):
+        raise InvalidArgument("root", f"holds no image that can be decoded: {headers.text()}, in {root}")
+    x, y = decoded[False].images, labels[False]
+    test_x, test_y = (decoded[True].images, labels[True]) if True in decoded else (x[:0], y[:0])
+    dataset = Dataset(root.resolve().stem, x, y, test_x, test_y, len(names), 256, names, preprocessing.background)
+    report = [
+        f"{len(listed.files):,} images in {root}, labels from {listed.convention}",
+        headers.text(),
+        *_skipped_lines(listed, decoded.values()),
+        _shape_line(headers.headers, preprocessing),
+        *_label_lines(dataset),
+    ]
+    return replace(dataset, report=tuple(report))
+
+
+def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
+    """Load the images or vectors of an .npz file, whose arrays :mod:`scnf.data.arrays` describes.
+
+    Raises:
+        InvalidArgument: The file holds no such arrays, or no labels.
+    """
+    reading = reading or Reading()
+    arrays = load_arrays(path)
+    if arrays.x.dim() == 4 and reading.preprocessing.size not in (None, tuple(arrays.x.shape[2:])):
+        raise InvalidArgument(
+            "size", f"must be left out for an .npz file, whose images have {list(arrays.x.shape[2:])}"
+        )
+    names = _class_names(arrays.class_names, reading.classes, path)
+    order = torch.tensor([names.index(name) for name in arrays.class_names] + [UNLABELLED])  # -1 is the last entry
+    x, y = arrays.x, order[arrays.y]
+    if arrays.test_x is None or arrays.test_y is None:
+        test_x, test_y = x[:0], y[:0]
+    else:
+        known = arrays.test_y != UNLABELLED
+        test_x, test_y = arrays.test_x[known], order[arrays.test_y[known]]
+    levels = 256 if x.dim() == 4 else None
+    dataset = Dataset(path.stem, x, y, test_x, test_y, len(names), levels, names)
+    kind = f"images of {list(x.shape[1:])}" if levels else f"vectors of {x.shape[1]} numbers"
+    return replace(dataset, report=(f"{len(x) + len(test_x):,} {kind} in {path}", *_label_lines(dataset)))
+
+
+def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their labels (InvalidArgument)."""
+    if classes is None:
+        if not present:
+            raise InvalidArgument(
+                "root",
+                f"holds no labels: put the images of each class into a folder of its name, or list files and labels in "
+                f"labels.csv, in {root}",
+            )
+        return present
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InvalidArgument("classes", f"must name two classes or more, each once, not {', '.join(classes)}")
+    if other := [name for name in present if name not in classes]:
+        raise InvalidArgument("classes", f"must hold every class of {root}: add {', '.join(map(repr, other[:_SHOWN]))}")
+    return classes
+
+
+def _rows(listed: ImageFiles, in_test: bool) -> list[int]:
+    """Return the rows of a split; test rows without a label do not count."""
+    return [
+        row
+        for row, (label, test) in enumerate(zip(listed.labels, listed.in_test, strict=True))
+        if test == in_test and (label is not None or not test)
+    ]
+
+
+def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded]) -> list[str]:
+    skipped = [*listed.skipped]
+    for part in decoded:
+        skipped += part.skipped
+    unscored = sum(test and label is None for label, test in zip(listed.labels, listed.in_test, strict=True))
+    lines = [f"{unscored:,} test images without a label do not count"] if unscored else []
+    if skipped:
+        examples = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_SHOWN])
+        more = f"; and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
+        lines.append(f"skipped {len(skipped):,} files ({examples}{more})")
+    return lines
+
+
+def _shape_line(headers: Mapping[Header, int], preprocessing: Preprocessing) -> str:
+    assert preprocessing.size is not None
+    height, width = preprocessing.size
+    other = sum(count for header, count in headers.items() if header.size != preprocessing.size)
+    resized = f"; {other:,} images are resized, and cropped to the centre" if other else ""
+    kind = "greyscale" if preprocessing.channels == 1 else "RGB"
+    return f"the model takes {kind} images of {height}x{width} (height x width){resized}"
+
+
+def _label_lines(dataset: Dataset) -> list[str]:
+    """Return lines on the labels of the training rows and the size of the test split."""
+    counts = torch.bincount(dataset.train_y[dataset.train_y != UNLABELLED], minlength=dataset.num_classes).tolist()
+    names = dataset.class_names
+    listed = ", ".join(f"{name} {count:,}" for name, count in zip(names[:10], counts[:10], strict=True))
+    more = f", and {len(names) - 10} more classes" if len(names) > 10 else ""
+    unlabelled = int((dataset.train_y == UNLABELLED).sum())
+    test = f"{len(dataset.test_x):,} test images" if len(dataset.test_x) else "no test images"
+    lines = [f"{sum(counts):,} labels ({listed}{more}), {unlabelled:,} images without a label, {test}"]
+    if few := [name for name, count in zip(names, counts, strict=True) if count < 2]:
+        lines.append(f"note: {', '.join(few[:10])} {'has' if len(few) == 1 else 'have'} fewer than two labels")
+    return lines
