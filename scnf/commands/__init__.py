@@ -8,6 +8,7 @@ Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command | str] = {
     "train": "scnf.commands.train:train",
     "evaluate": "scnf.commands.evaluate:evaluate",
+    "predict": "scnf.commands.predict:predict",
     "sample": "scnf.commands.sample:sample",
     "runs": "scnf.commands.runs:list_runs",
     "compare": "scnf.commands.compare:compare",

@@ -92,14 +92,23 @@ def load_arrays(path: Path) -> Arrays:
     return Arrays(x[""], y[""], names, x.get("test_"), y.get("test_"))
 
 
-def _read(path: Path) -> dict[str, _Array]:
-    """Read the arrays of a file by the keys of `_KEYS`; x and y are among them."""
+def load_rows(path: Path) -> Tensor:
+    """Load the array x of an .npz file without labels, as :func:`load_arrays` does.
+
+    Raises:
+        InvalidArgument: the file is no such file; the argument is "root".
+    """
+    return _convert("x", _read(path, ("x",))["x"])
+
+
+def _read(path: Path, required: tuple[str, ...] = ("x", "y")) -> dict[str, _Array]:
+    """Read the arrays of a file by the keys of `_KEYS`, among which the required ones must be."""
     try:
         require_file(path)
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if isinstance(file, np.lib.npyio.NpzFile):
-                return _choose(file, path)
+                return _choose(file, path, required)
     except InvalidArgument:  # it is a ValueError, too
         raise
     except FileNotFoundError as error:
@@ -117,7 +126,7 @@ def _read(path: Path) -> dict[str, _Array]:
     raise InvalidArgument("root", f"holds one array in {path}: store x and y with np.savez(path, x=x, y=y)")
 
 
-def _choose(file: Mapping[str, _Array], path: Path) -> dict[str, _Array]:
+def _choose(file: Mapping[str, _Array], path: Path, required: tuple[str, ...]) -> dict[str, _Array]:
     """Read those arrays of an open .npz file that `_KEYS` names."""
     arrays: dict[str, _Array] = {}
     keys = list(file)
@@ -129,9 +138,11 @@ def _choose(file: Mapping[str, _Array], path: Path) -> dict[str, _Array]:
             arrays[name] = file[present[0]]
             if not isinstance(arrays[name], np.ndarray):  # the archive holds another file of that name
                 raise InvalidArgument("root", f"holds a file {name} in {path}, which is no array: store it by np.savez")
-        elif name in ("x", "y"):
+        elif name in required:
             content = ", ".join(keys[:20]) or "no arrays"
-            raise InvalidArgument("root", f"has no {name} in {path}, which holds {content}: store x and y")
+            raise InvalidArgument(
+                "root", f"has no {name} in {path}, which holds {content}: store {' and '.join(required)}"
+            )
     return arrays
 
 

@@ -110,6 +110,24 @@ def list_images(root: Path) -> ImageFiles:
     return images
 
 
+def image_files(root: Path) -> list[Path]:
+    """List the image files in a folder or a CSV list without their labels, or the one image file itself.
+
+    Raises:
+        InvalidArgument: there are no images.
+    """
+    root = Path(os.path.abspath(root))
+    if root.is_file() and _IMAGE.fullmatch(root.name):
+        return [root]
+    if not root.is_dir():
+        return sorted(_read_root(root, [])[0], key=_path_key)
+    skipped: _Skipped = []
+    images, _ = _walk(root, skipped)
+    if not images:
+        raise InvalidArgument("root", _no_images(root, skipped))
+    return sorted(images, key=_path_key)
+
+
 def _read_root(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
     """Read a folder or a CSV list; return the entries and the convention."""
     try:

@@ -1,0 +1,137 @@
+"""Run `scnf predict`, which classifies images of any folder, list or array file with trained weights."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scnf.commands import options
+from scnf.errors import InvalidArgument, UserError
+from scnf.files import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scnf.trained import TrainedModel
+
+_LISTED = 3  # damaged files that a message names
+
+
+def predict(words: Sequence[str]) -> int:
+    """Write the class, its posterior probability and the density of each image to a file."""
+    parser = options.weights_parser("predict", "Classify images with a run, or with a directory or file of weights.")
+    parser.add_argument("path", type=options.path, metavar="IMAGES", help="folder, image, CSV list or .npz file")
+    parser.add_argument("--out", type=options.path, default=Path("predictions.csv"), help=".csv or .jsonl file")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the model (auto)")
+    arguments = parser.parse_args(words)
+    if arguments.out.suffix.lower() not in (".csv", ".jsonl"):
+        raise UserError(f"predictions are written as .csv or .jsonl: name the file {arguments.out.with_suffix('.csv')}")
+
+    from scnf.trained import load
+
+    model = load(arguments.weights, arguments.logs, arguments.device)
+    skipped: list[tuple[Path, str]] = []
+    counts = dict.fromkeys(model.class_names, 0)
+    with atomic_write(arguments.out) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        table = _Table(text, model.class_names, arguments.out.suffix.lower() == ".jsonl")
+        for name, posterior, log_prob in _predictions(model, arguments.path, skipped):
+            counts[table.write(name, posterior, log_prob)] += 1
+        text.detach()
+        if not sum(counts.values()):
+            raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    print(f"{sum(counts.values()):,} images: {listed}")
+    if skipped:
+        print(f"note: skipped {len(skipped):,} files{_reasons(skipped)}", file=sys.stderr)
+    print(arguments.out)
+    return 0
+
+
+class _Table:
+    """A file of predictions with one line per image."""
+
+    def __init__(self, file: Any, class_names: tuple[str, ...], as_json: bool) -> None:
+        self._file, self._names, self._as_json = file, class_names, as_json
+        if not as_json:
+            self._writer = csv.writer(file, lineterminator="\n")
+            self._writer.writerow(["file", "class", "confidence", *(f"p({name})" for name in class_names), "log_prob"])
+
+    def write(self, name: str, posterior: "np.ndarray", log_prob: float) -> str:
+        """Write the line of an image, and return the name of its class."""
+        label = self._names[int(posterior.argmax())]
+        probabilities = [round(float(each), 6) for each in posterior]
+        density = None if log_prob != log_prob else round(float(log_prob), 3)
+        if self._as_json:
+            line = {"file": name, "class": label, "confidence": max(probabilities)}
+            line |= {"p": dict(zip(self._names, probabilities, strict=True)), "log_prob": density}
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        else:
+            row = [name, label, max(probabilities), *probabilities, "" if density is None else density]
+            self._writer.writerow(row)
+        return label
+
+
+def _predictions(
+    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]
+) -> Iterator[tuple[str, "np.ndarray", float]]:
+    """Yield name, p(y | x) [K] and log p(x) of each image, in batches."""
+    from tqdm import tqdm
+
+    names, batches = _batches(model, path, skipped)
+    bar = tqdm(total=names, unit="image", desc="predict", disable=None, leave=False, dynamic_ncols=True)
+    with bar:
+        for batch_names, rows in batches:
+            posterior, log_prob = model.answers(rows)
+            bar.update(len(batch_names))
+            yield from zip(batch_names, posterior, log_prob.tolist(), strict=True)
+
+
+def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]) -> tuple[int, Iterator[Any]]:
+    """Return the number of images, and an iterator over (names, rows) of batches."""
+    from scnf.data.arrays import load_rows
+    from scnf.data.listing import image_files
+
+    try:
+        if path.suffix.lower() == ".npz":
+            x = load_rows(path)
+            starts = range(0, len(x), model.batch_size)
+            parts = ((start, x[start : start + model.batch_size]) for start in starts)
+            return len(x), (
+                ([str(start + i) for i in range(len(part))], model.inputs.rows(part)) for start, part in parts
+            )
+        files = image_files(path)
+    except InvalidArgument as error:
+        raise UserError(f"{path} {error.problem}") from error
+    if model.inputs.levels is None:
+        raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
+    return len(files), _decoded(model, path, files, skipped)
+
+
+def _decoded(
+    model: "TrainedModel", path: Path, files: Sequence[Path], skipped: list[tuple[Path, str]]
+) -> Iterator[tuple[list[str], Any]]:
+    """Yield names and rows of the files that can be decoded."""
+    import torch
+
+    from scnf.data.decode import DamagedImage
+
+    folder = path if path.is_dir() else path.parent
+    for start in range(0, len(files), model.batch_size):
+        names, rows = [], []
+        for file in files[start : start + model.batch_size]:
+            try:
+                rows.append(model.inputs.rows(file))
+                names.append(str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file))
+            except DamagedImage as error:
+                skipped.append((file, str(error)))
+        if rows:
+            yield names, torch.cat(rows)
+
+
+def _reasons(skipped: Sequence[tuple[Path, str]]) -> str:
+    listed = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_LISTED])
+    return f" ({listed}{'; ...' if len(skipped) > _LISTED else ''})" if skipped else ""
