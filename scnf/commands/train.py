@@ -13,10 +13,11 @@ import torch
 from scnf import parts, runs, streams
 from scnf.analysis import plots
 from scnf.analysis.samples import sample_picture
-from scnf.commands import options
+from scnf.commands import automatic, options
 from scnf.data.batches import Batches
+from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
-from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, in_settings, prepare
+from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, in_settings, load_data, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
 from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
@@ -41,20 +42,45 @@ from scnf.weights import find_weights
 
 def train(words: Sequence[str]) -> int:
     """Train a model in a locked run directory, and evaluate it once on test."""
-    arguments, overrides = options.take(words, "--config", "--resume")
+    files = words[0] if words and not words[0].startswith("-") else None
+    arguments, overrides = options.take(words[1:] if files else words, "--config", "--resume")
+    if files and arguments["--resume"]:
+        raise UserError(f"--resume continues with the data of its run: leave {files} out")
     if arguments["--resume"] and arguments["--config"]:
         raise UserError("--resume continues with the settings of its run: leave --config out")
     with ExitStack() as locks:
         if not arguments["--resume"]:
+            if files and not arguments["--config"]:
+                return _run(_new_training(*_automatic(files, overrides), locks))
+            if files:
+                overrides = [*_own_data(files), *overrides]
             path = find_config(arguments["--config"] or "config.yaml")
             if path.with_name("split.json").is_file():  # the configuration of a run
                 parts.admit(path.parent, adopt=True)
             settings = load_settings(path, overrides)
             streams.go_on_without()
-            return _run(_new_training(settings, locks))
+            return _run(_new_training(settings, None, locks))
         run = Run.find(runs_root(overrides), arguments["--resume"])
         locks.enter_context(run.locked())
         return _run(_resumed_training(run, overrides))
+
+
+def _own_data(files: str) -> list[str]:
+    """Return the settings that name files of one's own."""
+    path = options.path(files)
+    return ["--data.name", automatic.kind_of(path), "--data.root", str(path)]
+
+
+def _automatic(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
+    """Choose the settings for files of one's own, which overrides may change, and load the data."""
+    own = _own_data(files)
+    streams.go_on_without()
+    dataset = load_data(load_settings(None, [*own, *overrides]).data)
+    chosen = automatic.choose(dataset)
+    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    settings = load_settings(None, [*own, *words, *overrides])
+    print("chosen for these data: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), flush=True)
+    return settings, dataset
 
 
 @dataclass(frozen=True)
@@ -68,9 +94,9 @@ class _Training:
     checkpoint: Checkpoint | None = None
 
 
-def _new_training(settings: Settings, locks: ExitStack) -> _Training:
+def _new_training(settings: Settings, dataset: Dataset | None, locks: ExitStack) -> _Training:
     """Prepare a training, and create its run, which is locked until `locks` closes."""
-    experiment, subject, batches = _components(settings, None)
+    experiment, subject, batches = _components(settings, None, dataset)
     if settings.pretrained:
         weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.name)
         if (weights.directory / "config.yaml").is_file():
@@ -98,9 +124,13 @@ def _resumed_training(run: Run, overrides: Sequence[str]) -> _Training:
     return _Training(run, experiment, subject, batches, checkpoint)
 
 
-def _components(settings: Settings, run_directory: Path | None) -> tuple[Experiment, Whole, Batches]:
+def _components(
+    settings: Settings, run_directory: Path | None, dataset: Dataset | None = None
+) -> tuple[Experiment, Whole, Batches]:
     """Prepare and check the components of a training before anything is written."""
-    experiment, train_settings = prepare(settings, run_directory), settings.train
+    experiment, train_settings = prepare(settings, run_directory, dataset), settings.train
+    for line in experiment.dataset.report:
+        print(line, flush=True)
     experiment.check_views()
     if REGISTRATIONS:
         _probe(experiment)

@@ -1,0 +1,62 @@
+"""Choose the settings of a training from the data, for people who name files and nothing else."""
+
+from pathlib import Path
+
+from scnf import UNLABELLED
+from scnf.data.sources import Dataset
+from scnf.errors import UserError
+
+_FEW_LABELS = 500
+"""Number of labels below which none is held out for validation."""
+_STEPS = 3000
+"""Number of optimiser steps that a training takes at least."""
+_BATCH = 64
+_UNLABELLED_ROWS = 48  # in a batch
+
+
+def kind_of(path: Path) -> str:
+    """Return the name of the dataset for files of one's own, "folder" or "npz".
+
+    Raises:
+        UserError: There is no such path.
+    """
+    if not path.exists():
+        raise UserError(
+            f"there is no folder or file {path}: `scnf train FOLDER` trains on your own images, and "
+            "`scnf train --config NAME` on the data of a configuration"
+        )
+    return "npz" if path.suffix.lower() == ".npz" else "folder"
+
+
+def choose(dataset: Dataset) -> dict[str, str]:
+    """Return settings by name for data of this size and with this number of labels.
+
+    With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
+    weights. Images of 16 pixels or more train the recipe of the main job, smaller ones that of the digits.
+    """
+    labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
+    held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
+    chosen = {
+        "data.num_labels": "all",
+        "data.num_validation": str(held_out),
+        "train.select": "accuracy" if held_out else "last",
+        "train.batch_size": str(_BATCH),
+        "train.lr": "2e-3",
+        "train.ema": "0.998",
+    }
+    if dataset.levels is None:
+        chosen["model.recipe"] = "scnf-toy"
+        chosen["objective.classifier_weight"] = "1"
+    else:
+        large = min(dataset.train_x.shape[2:]) >= 16
+        weight = "2000" if large else "30"
+        chosen |= {
+            "model.recipe": "scnf-hybrid" if large else "scnf-digits",
+            "data.augment": "0.5",
+            "objective.classifier_weight": weight,
+            "objective.consistency_weight": weight,
+            "objective.temperature": "4",
+        }
+    steps = max(1, (rows - held_out) // _UNLABELLED_ROWS)
+    passes = max(1, -(-_STEPS // (10 * steps)))
+    return chosen | {"train.epochs": "10", "train.passes": str(passes)}
