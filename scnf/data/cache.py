@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -35,8 +35,8 @@ _log = logging.getLogger("scnf.data")
 _FORMAT = 1
 """Number of the file format and of the decoding; each change of one of them counts it up."""
 _MAGIC = b"scnf-img"
-_END = struct.Struct("<Q8s")
-"""End of a cache file: length of the index before it, and the magic number."""
+_END = struct.Struct("<IQ8s")
+"""End of a cache file: CRC-32 of all bytes before, length of the index, and the magic number."""
 _FILE = "images"
 _SCRATCH = "decode-"
 _BATCH = 8
@@ -241,8 +241,7 @@ class _Task:
 
 # The cache -------------------------------------------------------------------------------------------------------
 #
-# A cache is one file, so that it is replaced as a whole: pixels, then an index in JSON, then the length of the index
-# and a magic number. A file that was cut has another end.
+# A cache is one file, so that it is replaced as a whole: the pixels, an index in JSON, and an end of fixed length.
 
 
 def _directory(cache: Path | None) -> Path:
@@ -264,69 +263,64 @@ def _cached(task: _Task, folder: Path) -> Decoded:
         with alone_in(folder, _SCRATCH, "decodes the same images"):
             decoded = _load(task, folder / _FILE)  # from another process that has decoded them meanwhile
             if decoded is None:
-                _build(task, folder / _FILE)
-                decoded = _load(task, folder / _FILE)
+                decoded = _load(task, folder / _FILE, _build(task, folder / _FILE))
     if decoded is None:
         raise OSError(f"{folder} does not keep what is written to it")
     return decoded
 
 
-def _build(task: _Task, path: Path) -> None:
-    skipped: list[int] = []
+def _build(task: _Task, path: Path) -> dict[int, str]:
+    """Write the cache file, and return the reason for each file that is skipped, by its index."""
+    skipped: dict[int, str] = {}
     checksum = 0
     with atomic_write(path) as file:
-        # closed here, since an error keeps its traceback, and that keeps the threads
+        # Closed here, since an error keeps its traceback, which would keep the threads.
         with closing(task.outcomes(task.files)) as outcomes:
             for row, outcome in enumerate(outcomes):
                 if isinstance(outcome, str):
-                    skipped.append(row)
+                    skipped[row] = outcome
                 else:
                     checksum = zlib.crc32(outcome.data, checksum)
                     file.write(outcome.data)
-        shape = (len(task.files) - len(skipped), *task.shape)
-        content = {"key": task.key, "shape": shape, "crc32": checksum, "skipped": skipped}
-        index = json.dumps(content).encode()
-        file.write(index + _END.pack(len(index), _MAGIC))
+        index = json.dumps({"key": task.key, "skipped": list(skipped)}).encode()
+        file.write(index + _END.pack(zlib.crc32(index, checksum), len(index), _MAGIC))
+    return skipped
 
 
-def _load(task: _Task, path: Path) -> Decoded | None:
-    """Return the images of a cache file, or None where it is absent, damaged or out of date."""
+def _load(task: _Task, path: Path, reasons: dict[int, str] | None = None) -> Decoded | None:
+    """Return the images of a cache file, or None where it is absent, damaged or out of date.
+
+    Args:
+        task: Files and preprocessing.
+        path: Path of the cache file.
+        reasons: Reason for each file that is skipped, by its index; None to try these files again.
+    """
     try:
         require_file(path)
         with path.open("rb") as file:
-            index = _index(file)
-            skipped = list(index["skipped"])
+            end = file.seek(-_END.size, os.SEEK_END)
+            checksum, length, magic = _END.unpack(file.read(_END.size))
+            if magic != _MAGIC or length > end:
+                return None
+            start = file.seek(end - length)
+            text = file.read(length)
+            index: dict[str, Any] = json.loads(text)
+            skipped: list[int] = index["skipped"]
             shape = (len(task.files) - len(skipped), *task.shape)
-            if index["key"] != task.key or tuple(index["shape"]) != shape or index["bytes"] != math.prod(shape):
+            if index["key"] != task.key or start != math.prod(shape):
                 return None
             # Mapped copy on write: PyTorch warns of arrays that are read-only.
             pixels = np.memmap(file, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-            if zlib.crc32(pixels.data) != index["crc32"]:
+            if zlib.crc32(text, zlib.crc32(pixels.data)) != checksum:
                 return None
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
-    reasons: dict[int, str] = {}
-    with closing(task.outcomes([task.files[row] for row in skipped], "skipped images")) as outcomes:
-        for row, outcome in zip(skipped, outcomes, strict=True):
-            if not isinstance(outcome, str):
-                return None  # the file could not be read when the cache was built
-            reasons[row] = outcome
+    if reasons is None:
+        outcomes = list(task.outcomes([task.files[row] for row in skipped], "skipped images"))
+        reasons = {row: outcome for row, outcome in zip(skipped, outcomes, strict=True) if isinstance(outcome, str)}
+        if len(reasons) < len(skipped):
+            return None  # some files could not be read when the cache was built
     return task.decoded(torch.from_numpy(pixels), reasons)
-
-
-def _index(file: BinaryIO) -> dict[str, Any]:
-    """Return the index at the end of a cache file, with the number of bytes before it.
-
-    Raises:
-        ValueError, OSError, struct.error: the file does not end as a cache does.
-    """
-    end = file.seek(-_END.size, os.SEEK_END)
-    length, magic = _END.unpack(file.read(_END.size))
-    if magic != _MAGIC or length > end:
-        raise ValueError("no cache of images")
-    start = file.seek(end - length)
-    index: dict[str, Any] = json.loads(file.read(length))
-    return {**index, "bytes": start}
 
 
 def _in_memory(task: _Task) -> Decoded:

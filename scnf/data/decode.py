@@ -156,12 +156,13 @@ def decode(source: Source, size: tuple[int, int], channels: int = 3, background:
     _check_channels(channels)
     colour = _colour(background)
     with _opened(source) as image:
-        if image is not source:
-            _reduce(image, max(size))
-        image.load()
-        transposition = _TRANSPOSITIONS.get(_orientation(image))
-        upright = image if transposition is None else image.transpose(transposition)
-        fitted = _fitted(_flattened(upright, "L" if channels == 1 else "RGB", colour), size)
+        area = _reduce(image, max(size)) if image is not source else None
+        image.load()  # turns a TIFF upright
+        flat = _flattened(image, "L" if channels == 1 else "RGB", colour)
+        orientation = _orientation(image)
+        fitted = _fitted(flat, area or flat.size, size if orientation < 5 else size[::-1])
+        if orientation in _TRANSPOSITIONS:  # last, when the image is small
+            fitted = fitted.transpose(_TRANSPOSITIONS[orientation])
         pixels = np.asarray(fitted)
         return np.array(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), order="C")
 
@@ -259,12 +260,13 @@ def _reason(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 for an upright image and for one whose EXIF data are damaged."""
+    """Return the EXIF orientation, 1 for an upright image and where the EXIF data are damaged."""
     try:
         # The method of the base class, since that of PNG would decode the pixels.
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        orientation = int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def _has_colour(image: Image.Image) -> bool:
@@ -279,12 +281,19 @@ def _has_colour(image: Image.Image) -> bool:
     return bool((colours[:, :1] != colours[:, 1:3]).any())
 
 
-def _reduce(image: Image.Image, side: int) -> None:
-    """Let the decoder of a large JPEG reduce it, so that its shorter side keeps twice the final side or more."""
+def _reduce(image: Image.Image, side: int) -> tuple[float, float] | None:
+    """Let the decoder of a large JPEG reduce it, so that its shorter side keeps twice the final side or more.
+
+    Returns:
+        Width and height of the picture in reduced pixels, of which the last ones are filled in part; None where the
+        image is not reduced.
+    """
     shorter = min(image.size)
-    if shorter >= 4 * side:
-        width, height = (math.ceil(length * 2 * side / shorter) for length in image.size)
-        image.draft(None, (width, height))
+    if shorter < 4 * side:
+        return None
+    width, height = (math.ceil(length * 2 * side / shorter) for length in image.size)
+    drafted = image.draft(None, (width, height))
+    return drafted and drafted[1][2:]
 
 
 def _flattened(image: Image.Image, mode: str, background: tuple[int, ...]) -> Image.Image:
@@ -320,12 +329,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize the image until its shorter side fits, and crop the longer side to its centre, in one operation."""
+def _fitted(image: Image.Image, area: tuple[float, float], size: tuple[int, int]) -> Image.Image:
+    """Resize the image until its shorter side fits, and crop the longer side to its centre, in one operation.
+
+    Args:
+        image: Image whose upper left part is the picture.
+        area: Width and height of the picture.
+        size: Height and width of the result.
+    """
     height, width = size
-    if image.size == (width, height):
+    if image.size == area == (width, height):
         return image
-    scale = min(image.width / width, image.height / height)
-    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
+    scale = min(area[0] / width, area[1] / height)
+    left, top = (area[0] - scale * width) / 2, (area[1] - scale * height) / 2
+    box = (left, top, min(left + scale * width, area[0]), min(top + scale * height, area[1]))
     return image.resize((width, height), Image.Resampling.BICUBIC, box)
