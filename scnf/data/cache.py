@@ -164,10 +164,9 @@ def decode_all(
 ) -> Decoded:
     """Decode image files to one tensor, or read their pixels from the cache where they have been decoded before.
 
-    The cache holds the pixels of one list of files, identified by path, size and time of change of each file, and of
-    one preprocessing. Damaged files are skipped, and tried again at each start. A cache that is damaged is rebuilt. If
-    the cache cannot be written, the pixels stay in memory and one line in the log says so. To free the space, remove
-    the directory of the cache.
+    A cache belongs to one preprocessing and one list of files, by their paths, sizes and times of change. Damaged files
+    are skipped, and tried again at each start. A damaged cache is rebuilt. Where the cache cannot be written, the
+    pixels stay in memory and a warning says so. To free the space, remove the directory of the caches.
 
     Args:
         files: Paths of the files.
@@ -181,13 +180,10 @@ def decode_all(
 
     Example:
         >>> import tempfile
-        >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
-        >>> Image.new("L", (8, 8), 7).save(folder / "seven.png")
-        >>> files = [folder / "absent.png", folder / "seven.png"]
-        >>> decoded = decode_all(files, Preprocessing((8, 8), channels=1), cache=folder / "cache")
-        >>> decoded.images.shape, decoded.rows, decoded.skipped[0][1]
-        (torch.Size([1, 1, 8, 8]), tensor([1]), 'it does not exist')
+        >>> decoded = decode_all([folder / "absent.png"], Preprocessing((8, 8), channels=1), cache=folder)
+        >>> decoded.images.shape, decoded.skipped[0][1]
+        (torch.Size([0, 1, 8, 8]), 'it does not exist')
     """
     if preprocessing.size is None or preprocessing.channels is None:
         raise InvalidArgument(
@@ -200,11 +196,7 @@ def decode_all(
         _log.warning("decoded images stay in memory, and the next start decodes them again: %s", error)
         decoded = _in_memory(task)
     if strict and decoded.skipped:
-        raise InvalidArgument(
-            "strict",
-            f"is set, and {len(decoded.skipped):,} of {len(files):,} images cannot be decoded: "
-            f"{_listed(decoded.skipped)}. Repair or remove these files, or unset strict to skip them",
-        )
+        raise InvalidArgument("strict", _complaint(decoded.skipped, len(files)))
     return decoded
 
 
@@ -300,12 +292,14 @@ def _load(task: _Task, path: Path, reasons: dict[int, str] | None = None) -> Dec
         with path.open("rb") as file:
             end = file.seek(-_END.size, os.SEEK_END)
             checksum, length, magic = _END.unpack(file.read(_END.size))
-            start = file.seek(max(end - length, 0))
+            if magic != _MAGIC or length > end:
+                return None
+            start = file.seek(end - length)
             text = file.read(length)
             index: dict[str, Any] = json.loads(text)
             skipped: list[int] = index["skipped"]
             shape = (len(task.files) - len(skipped), *task.shape)
-            if magic != _MAGIC or index["key"] != task.key or start != math.prod(shape):
+            if index["key"] != task.key or start != math.prod(shape):
                 return None
             # Mapped copy on write: PyTorch warns of arrays that are read-only.
             pixels = np.memmap(file, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
@@ -374,6 +368,11 @@ def _outcome(function: Callable[[Path], T], file: Path) -> T | str:
         return function(file)
     except DamagedImage as error:
         return str(error)
+
+
+def _complaint(skipped: Skipped, total: int) -> str:
+    share = f"{len(skipped):,} of {total:,} images cannot be decoded"
+    return f"is set, and {share}: {_listed(skipped)}. Repair or remove these files, or unset strict to skip them"
 
 
 def _listed(skipped: Skipped) -> str:
