@@ -217,19 +217,19 @@ def check_transform(case: Case, device: str = "cpu") -> None:
 
 
 @every_case
-def test_transform(case: Case) -> None:
+def test_transform_has_its_inverse_jacobian_and_independent_rows(case: Case) -> None:
     check_transform(case)
 
 
 @needs_cuda
 @every_case
-def test_transform_on_cuda(case: Case) -> None:
+def test_transform_on_cuda_has_its_inverse_jacobian_and_independent_rows(case: Case) -> None:
     check_transform(case, "cuda")
 
 
 @every_case
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_single_precision_stays_and_suffices(case: Case, device: str) -> None:
+def test_transform_in_single_precision_is_accurate(case: Case, device: str) -> None:
     transform, inputs, context = prepared(case, torch.float32, device)
     outputs, logabsdet = transform(inputs, context)
     restored, inverse_logabsdet = transform.inverse(outputs, context)
@@ -244,7 +244,7 @@ def test_single_precision_stays_and_suffices(case: Case, device: str) -> None:
 
 @every_case
 @pytest.mark.usefixtures("without_kernels")
-def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
+def test_transform_stays_in_single_precision_under_autocast(case: Case) -> None:
     transform, inputs, context = prepared(case, torch.float32)
     outputs, logabsdet = transform(inputs, context)
     restored, inverse_logabsdet = transform.inverse(outputs, context)
@@ -263,7 +263,7 @@ def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
 
 
 @needs_compiler
-def test_compiled_equals_eager() -> None:
+def test_transform_compiled_equals_eager() -> None:
     transform, inputs, context = prepared(CASES["composite"], torch.float32)
     with torch.no_grad():
         compiled = compile_for(transform, inputs.device)(inputs, context)
@@ -302,13 +302,13 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize(("make", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(make: Callable[[], object], message: str) -> None:
+def test_transform_refuses_invalid_arguments(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("product", [-10.0, -25.0, -80.0])
-def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
+def test_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
     planar = Planar(2)
     with torch.no_grad():
         planar.bias.copy_(torch.tensor([product, 0.0, 1.0, 0.0, 0.0]))  # u w = product, before u is moved
@@ -329,7 +329,7 @@ def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
     ],
     ids=["turned", "same", "reversed", "many"],
 )
-def test_a_permutation_takes_by_index_also_when_it_is_loaded(order: Tensor) -> None:
+def test_permutation_loaded_from_a_state_takes_by_its_index(order: Tensor) -> None:
     layer, inputs = Permutation(torch.arange(len(order)).roll(1)), torch.randn(3, len(order), 2, 2, requires_grad=True)
     layer.load_state_dict({"permutation": order})
     outputs, _ = layer(inputs)
