@@ -245,7 +245,7 @@ def test_initialize_starts_all_layers_and_keeps_the_mode() -> None:
 
 
 def test_latents_have_the_semantic_features_last() -> None:
-    """The semantic features are the last ones."""
+    """The semantic features come after the auxiliary ones."""
     model = prepared(MODELS["auxiliary"])
     x, _ = points(5)
     z, logabsdet = model.transform(x)

@@ -59,7 +59,7 @@ def batch(rows: int = 12, shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tenso
 
 
 def settings(recipe: str) -> list[dict[str, Any]]:
-    """What is tried of a recipe."""
+    """The arguments with which a recipe is tested."""
     if recipe == "classifier":
         return [{}, dict(norm="batch")]
     many = dict(num_samples=2, importance_samples=2)

@@ -91,7 +91,7 @@ def test_mlp_kernel_is_deterministic_with_any_number_of_threads(vectors: int) ->
 
 
 @needs_kernel
-def test_mlp_kernel_propagates_nan_and_forgets_those_of_earlier_calls() -> None:
+def test_mlp_kernel_propagates_nan_and_forgets_earlier_calls() -> None:
     for place in range(9):
         arrays = drawn((20, 3, 8, 1, 4))
         arrays[place].view(-1)[0] = float("nan")

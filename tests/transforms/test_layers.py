@@ -88,7 +88,7 @@ def test_actnorm_stays_finite_on_constant_channels_and_single_rows() -> None:
 
 
 def copied_in_place(layer: nn.Module, state: dict[str, Tensor]) -> None:
-    """As training on several devices hands a state round."""
+    """Copies a state into a layer in place, as training on several devices does."""
     with torch.no_grad():
         for name, value in layer.state_dict().items():
             value.copy_(state[name])
