@@ -56,7 +56,7 @@ def test_validation_rows_do_not_depend_on_the_number_of_labels() -> None:
     assert torch.equal(draw(num_labels=10).validation, draw(num_labels=200, balanced=False).validation)
 
 
-def test_labelled_rows_of_fewer_labels_are_a_subset_of_those_of_more() -> None:
+def test_split_of_more_labels_contains_the_labelled_rows_of_fewer() -> None:
     assert set(draw(num_labels=10).labelled.tolist()) < set(draw(num_labels=50).labelled.tolist())
 
 
@@ -80,7 +80,7 @@ def test_split_sha256_tells_splits_apart() -> None:
     }
 
 
-def test_visible_labels_are_those_of_labelled_rows_alone() -> None:
+def test_split_shows_the_labels_of_labelled_rows_alone() -> None:
     split = draw()
     before = LABELS.clone()
     visible = split.visible(LABELS)

@@ -76,7 +76,7 @@ def test_diagonal_gaussian_integrates_to_one_and_matches_torch() -> None:
 
 @every_conditional
 @torch.no_grad()
-def test_class_density_integrates_to_one_and_samples_follow_it(make: Make) -> None:
+def test_class_density_integrates_to_one_and_matches_samples(make: Make) -> None:
     distribution = prepared(make)
     for label in range(3):
         samples = distribution.sample(torch.full((20_000,), label))

@@ -79,7 +79,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 @every_model
 @torch.no_grad()
-def test_flow_density_integrates_to_one_and_samples_follow_it(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_flow_density_integrates_to_one_and_matches_samples(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     y = torch.arange(30_000) % 3
     samples = model.sample(y)

@@ -398,7 +398,7 @@ def test_decoder_takes_the_lowest_draw(recipe: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("recipe", ["ladder-vae", "ladder-dgm"])
-def test_ladder_layers_see_the_draw_above_them(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ladder_layers_see_the_draw_above(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, (x, y) = made(recipe), batch()
     recorder = Recorder(model.ladder.down)
     monkeypatch.setattr(model.ladder, "down", recorder)

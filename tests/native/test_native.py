@@ -602,7 +602,7 @@ def flip(content: bytes, place: int) -> bytes:
     ],
     ids=["zeros", "empty", "half", "page", "answer", "last-byte", "text", "other-library", "no-digest"],
 )
-def test_kernel_library_is_rebuilt_if_damaged(cache: Path, tmp_path: Path, damage) -> None:
+def test_kernel_library_that_is_damaged_is_rebuilt(cache: Path, tmp_path: Path, damage) -> None:
     subprocess.run(
         ["g++", "-shared", "-fPIC", "-xc++", "-", "-o", tmp_path / "other.so"], input=ANSWER % 41, text=True, check=True
     )
@@ -625,7 +625,7 @@ def test_kernel_library_in_use_survives_damage_of_its_file(cache: Path) -> None:
     assert library.answer() == 42
 
 
-def test_kernel_library_is_rebuilt_if_it_cannot_be_loaded(cache: Path) -> None:
+def test_kernel_library_that_cannot_be_loaded_is_rebuilt(cache: Path) -> None:
     assert fresh() is not None
     target, digest = sorted(cache.glob("kernels-*"))
     target.write_bytes(b"of another C library")

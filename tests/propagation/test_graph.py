@@ -27,7 +27,7 @@ def test_nearest_neighbours_have_the_largest_cosine() -> None:
     assert not (indices == torch.arange(203).unsqueeze(1)).any()
 
 
-def test_nearest_neighbours_reduce_many_features_to_those_that_vary() -> None:
+def test_nearest_neighbours_reduce_many_features_to_varying_ones() -> None:
     core = torch.randn(120, 20)
     wide = torch.cat([core, 1e-4 * torch.randn(120, 100)], dim=1) @ torch.linalg.qr(torch.randn(120, 120)).Q
     assert torch.equal(nearest_neighbours(wide, 5)[0], nearest_neighbours(core, 5)[0])

@@ -185,7 +185,7 @@ OTHER_NAMES = {
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
 @pytest.mark.parametrize("section", ["", "train."])
-def test_names_of_other_projects_are_answered_with_those_of_scnf(path: Path, name: str, section: str) -> None:
+def test_names_of_other_projects_are_answered_with_the_setting(path: Path, name: str, section: str) -> None:
     for words in ([f"--{section}{name}", "1"], [f"--{section}{name}=1"]):
         with pytest.raises(UserError, match=f"command line: '{section}{name}' is called {OTHER_NAMES[name]}"):
             load(None, words)
@@ -432,7 +432,7 @@ def test_paths_begin_at_home(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
-def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
+def test_null_is_refused_for_settings_that_take_no_null(path: Path, name: str) -> None:
     section, _, leaf = name.rpartition(".")
     path.write_text(f"{section}: {{{leaf}: null}}" if section else f"{name}: null")
     if takes_none(LEAVES[name].kind):

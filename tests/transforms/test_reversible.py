@@ -77,7 +77,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("make", [images, vectors])
-def test_reversible_gradients_are_those_of_plain_autograd(make: Callable[[], CompositeTransform]) -> None:
+def test_reversible_gradients_equal_plain_autograd(make: Callable[[], CompositeTransform]) -> None:
     transform = make().double()
     x = torch.rand(5, 1, 4, 4).double() if make is images else torch.randn(5, 4).double()
     context = None if make is images else torch.randn(5, CONTEXT).double()
@@ -241,7 +241,7 @@ def shared() -> list[Transform]:
     ],
     ids=["shared", "blind", "another-forward", "own-parameter"],
 )
-def test_reversible_gradients_of_unusual_layers_are_those_of_autograd(make: Callable[[], list[Transform]]) -> None:
+def test_reversible_gradients_of_unusual_layers_equal_autograd(make: Callable[[], list[Transform]]) -> None:
     transform = CompositeTransform(make()).double()
     x = torch.randn(6, 4, dtype=torch.float64)
     with torch.no_grad():
