@@ -349,6 +349,7 @@ class Own(ScnfFast):
         ("extra: Annotated[int, When('nope', ('x',))] = 1", "extra has an effect with nope x alone, which is no arg"),
         ("name: str = 'x'", "name is no name for an argument"),
         ("recipe: str = 'x'", "recipe is no name for an argument"),
+        ("prior: float = 1.0", "prior must keep its type, for it is the class prior of all models"),
         ("coupling: int = 1", "coupling is no name for an argument"),
     ],
 )

@@ -17,7 +17,7 @@ from scnf.machine import compile_for
 from scnf.models import SemiConditionalFlow
 from scnf.models.base import JointModel
 from scnf.objectives import semi_supervised_loss
-from scnf.recipes import RECIPES, FlowRecipe, ScnfPaper, build
+from scnf.recipes import RECIPES, FlowRecipe, ScnfDigits, ScnfPaper, build
 from scnf.recipes.variational import POSTERIORS
 from scnf.transforms import AffineCoupling
 
@@ -151,6 +151,21 @@ def test_defaults_and_arguments_reach_the_parts() -> None:
     prior = ClassPrior(3, [0.5, 0.3, 0.2])
     model = build("scnf-digits", [1, 8, 8], 3, prior, class_chunk=2, conditional="gaussian", means="simplex")
     assert model.prior is prior and model.conditional.chunk == 2
+
+
+def test_build_takes_the_class_prior_of_the_recipe_or_of_the_caller() -> None:
+    learned = build(ScnfDigits(prior="learned"), (1, 8, 8), 3)
+    assert "prior.logits" in dict(learned.named_parameters())
+    named = build("scnf-digits", (1, 8, 8), 2, prior=[0.75, 0.25])
+    torch.testing.assert_close(named.prior.log_prob_all().exp(), torch.tensor([0.75, 0.25]))
+    with pytest.raises(InvalidArgument, match="prior must be a ClassPrior, because an empirical one needs labels"):
+        build("scnf-digits", (1, 8, 8), 3, prior="empirical")
+    with pytest.raises(InvalidArgument, match="prior must be a ClassPrior over 3 classes, not over 2"):
+        build("scnf-digits", (1, 8, 8), 3, ClassPrior(2))
+    with pytest.raises(InvalidArgument, match="probabilities must be 3 positive numbers that sum to 1"):
+        build("scnf-digits", (1, 8, 8), 3, prior=[0.5, 0.5])
+    with pytest.raises(InvalidArgument, match=r"prior must be a list .* or one of uniform, empirical, learned"):
+        build("scnf-digits", (1, 8, 8), 3, prior="flat")
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,10 @@ def test_weights_are_refused_where_settings_would_make_another_model_of_them(
         outcome = digits("--epochs 0 --model.scale sigmoid --pretrained", copied.path, words)
         assert outcome.code == 2 and message.format(copied.path) in outcome.err
     assert scnf("evaluate 1 --model.scale symmetric --class_chunk 5").code == 0
+    outcome = digits("--epochs 0 --prior empirical --pretrained", copied.path)
+    assert outcome.code == 2 and "model.prior is uniform" in outcome.err
+    for words in ("--prior learned", "--prior empirical --adapt"):  # these start from the prior of the weights, or anew
+        assert digits("--epochs 0", words, "--pretrained", copied.path).code == 0
 
 
 def test_weights_that_are_no_good_are_refused_wherever_they_are_read(
