@@ -2,8 +2,8 @@
 
 Library code raises :class:`InvalidArgument`, which names an argument of the function or class that raises it. Only
 commands know settings and options: they turn the exception into a :class:`UserError` that names the setting, and exit
-with code 2. The modules behind commands that deal with files, runs, weights and settings raise UserError themselves.
-Any other exception is a bug, and keeps its traceback.
+with code 2. The modules behind commands that read and write files, runs, weights, checkpoints and settings raise
+UserError themselves. Any other exception is a bug, and keeps its traceback.
 """
 
 

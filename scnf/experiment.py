@@ -324,16 +324,17 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
 
 def _load(data: DataSettings) -> Dataset:
     """Load the data of the settings, with advice on options where they are not available (UserError)."""
-    with in_sections("data"):
-        try:
-            return load(data.name, data.root)
-        except InvalidArgument as error:
-            if data.name not in DATASETS:
-                raise InvalidArgument("name", f"{error.problem} (one of your own needs --import FILE)") from error
-            if isinstance(error, MissingData):
-                advice = "The data of --config digits.yaml need no files. Images of your own need --import FILE"
-                raise InvalidArgument("root", f"{error.problem}. {advice}, which reads them") from error
+    try:
+        return load(data.name, data.root)
+    except InvalidArgument as error:
+        if error.argument not in ("name", "root"):  # a bug, for example in a data set of the user's own
             raise
+        advice = ""
+        if data.name not in DATASETS:
+            advice = " (one of your own needs --import FILE)"
+        elif isinstance(error, MissingData):
+            advice = ". The data of --config digits.yaml need no files. Images of your own need --import FILE"
+        raise UserError(f"data.{error.argument} {error.problem}{advice}") from error
 
 
 def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weights:

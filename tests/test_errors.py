@@ -19,6 +19,7 @@ from conftest import TINY
 from scnf.batch import Batch
 from scnf.cli import main
 from scnf.data import download
+from scnf.data.sources import DATASETS
 from scnf.errors import InvalidArgument, UserError
 from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
@@ -479,6 +480,15 @@ def test_a_bug_in_a_model_leaves_its_traceback(
     assert outcome.code == 1 and f"this is a bug in scnf, please report it: {type(error).__name__}: " in outcome.err
     text = (last_run().path / "error.txt").read_text()
     assert text.startswith("Traceback") and "in step" in text
+
+
+def test_a_bug_in_a_data_set_keeps_its_traceback(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(root: Path) -> Any:
+        raise InvalidArgument("batch_size", "must be 1 or more, not 0")
+
+    monkeypatch.setitem(DATASETS, "digits", wrong)
+    outcome = scnf(DIGITS)
+    assert outcome.code == 1 and "this is a bug in scnf, please report it: InvalidArgument: batch_size" in outcome.err
 
 
 def test_a_bug_in_a_training_leaves_its_traceback_in_the_run(
