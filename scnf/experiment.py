@@ -1,8 +1,7 @@
 """Build an experiment from settings, which is the data, label split, model and device of a command."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,18 +13,19 @@ from torch import Tensor
 from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
+from scnf.data.download import MissingData
 from scnf.data.labels import Split, draw_split
-from scnf.data.sources import Dataset, load
+from scnf.data.sources import DATASETS, Dataset, load
 from scnf.distributions import ClassPrior, make_prior
 from scnf.errors import InvalidArgument, UserError
 from scnf.machine import description, has_bfloat16
 from scnf.models.base import JointModel
 from scnf.models.vae import VAE
 from scnf.native import library
-from scnf.recipes import ClassConditionalPart, M1M2Recipe, Recipe, build
+from scnf.recipes import ClassConditionalPart, M1M2Recipe, build
 from scnf.runs import Run
-from scnf.settings import Settings
-from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS
+from scnf.settings import OTHER_WEIGHTS, DataSettings, Settings, advising, in_sections, in_settings
+from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
@@ -198,7 +198,8 @@ class Experiment:
             augment=self.settings.data.augment,
         )
         if model is None:
-            check_figures(figures, split)
+            with advising(OTHER_WEIGHTS):
+                check_figures(figures, split)
         return figures
 
     def same_split(self, directory: Path) -> bool:
@@ -241,17 +242,19 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     """
     settings = deepcopy(settings)
     device = _device(settings.device)
-    dataset = dataset or load(settings.data.name, settings.data.root)
+    dataset = dataset or _load(settings.data)
     data, classes = settings.data, dataset.num_classes
     data.resolve_labels(classes)
-    with in_settings(settings.model, dataset.name):
+    with in_sections("data"):
         split = draw_split(
             dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
         )
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
     recipe, m1 = settings.model, None
-    if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
+    if isinstance(recipe, M1M2Recipe):
+        if recipe.m1 is None:
+            raise UserError("model.m1 must be a trained M1: train one (--config mnist_m1.yaml), then set it to its run")
         m1 = _find_m1(str(recipe.m1), settings, run_directory)
     with in_settings(recipe, dataset.name):
         prior = make_prior(recipe.prior, classes, visible)
@@ -265,31 +268,6 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
         print(f"M1: {m1.path}")
         experiment.note_other_split(m1)
     return experiment
-
-
-@contextmanager
-def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
-    """Turn a model's error about an argument of its recipe, or about the data, into an error about settings.
-
-    Args:
-        recipe: Recipe of the model.
-        data: Name of the data.
-
-    Raises:
-        UserError: The model raised an :class:`~scnf.errors.InvalidArgument` about an argument or the data. Any other
-            exception is a bug, and is raised unchanged.
-    """
-    try:
-        yield
-    except InvalidArgument as error:
-        names = {name: f"{section}.{name}" for section in ("data", "train") for name in arguments_of(SECTIONS[section])}
-        names |= {name: f"model.{name}" for name in arguments_of(type(recipe))}
-        names["probabilities"] = "model.prior"
-        if error.argument in names:
-            raise UserError(f"{names[error.argument]} {error.problem}") from error
-        if error.argument in ("shape", "levels", "inputs"):
-            raise UserError(f"the recipe {recipe.name} does not take the data {data}: {error}") from error
-        raise
 
 
 def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Experiment:
@@ -342,6 +320,21 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
                 f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
                 f"Set it to {before[name]}, or train a new model"
             )
+
+
+def _load(data: DataSettings) -> Dataset:
+    """Load the data of the settings, with advice on options where they are not available (UserError)."""
+    try:
+        return load(data.name, data.root)
+    except InvalidArgument as error:
+        if error.argument not in ("name", "root"):  # a bug, for example in a data set of the user's own
+            raise
+        advice = ""
+        if data.name not in DATASETS:
+            advice = " (one of your own needs --import FILE)"
+        elif isinstance(error, MissingData):
+            advice = ". The data of --config digits.yaml need no files. Images of your own need --import FILE"
+        raise UserError(f"data.{error.argument} {error.problem}{advice}") from error
 
 
 def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weights:

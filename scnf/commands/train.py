@@ -16,7 +16,7 @@ from scnf.analysis.samples import sample_picture
 from scnf.commands import options
 from scnf.data.batches import Batches
 from scnf.errors import InvalidArgument, UserError
-from scnf.experiment import M1_COPY, Experiment, check_model, in_settings, prepare
+from scnf.experiment import M1_COPY, Experiment, check_model, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
 from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
@@ -26,7 +26,18 @@ from scnf.recipes import M1M2Recipe
 from scnf.recipes.probe import probe
 from scnf.registry import REGISTRATIONS
 from scnf.runs import Run
-from scnf.settings import Settings, check_lasting, lasting, load_settings, runs_root, to_yaml
+from scnf.settings import (
+    SMALLER_STEPS,
+    Settings,
+    advising,
+    check_lasting,
+    in_sections,
+    in_settings,
+    lasting,
+    load_settings,
+    runs_root,
+    to_yaml,
+)
 from scnf.shipped import find_config
 from scnf.threads import Threads
 from scnf.training.checkpoint import save_tensors
@@ -111,7 +122,8 @@ def _components(settings: Settings, run_directory: Path | None) -> tuple[Experim
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:
-        check_compiler(experiment.device)
+        with in_sections("train"):
+            check_compiler(experiment.device)
     for module in experiment.model.modules():
         if isinstance(module, CompositeTransform):
             module.reversible = train_settings.reversible
@@ -142,7 +154,8 @@ def _run(training: _Training) -> int:
     try:
         if training.checkpoint is None:
             _write_inputs(run, experiment)
-        with traceback_in(run.path), in_settings(experiment.settings.model, experiment.dataset.name):
+        recipe, data = experiment.settings.model, experiment.dataset.name
+        with traceback_in(run.path), advising(SMALLER_STEPS), in_settings(recipe, data):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():

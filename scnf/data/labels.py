@@ -74,15 +74,15 @@ def draw_split(
         balanced: Whether each class gets the same number of labels.
 
     Raises:
-        ValueError: a label is not one of the classes.
-        InvalidArgument: the data has too few rows, or `num_labels` cannot be shared equally.
+        InvalidArgument: a label is not one of the classes, the data has too few rows, or `num_labels` cannot be shared
+            equally.
 
     Example:
         >>> split = draw_split(torch.arange(100) % 10, 10, num_labels=20, num_validation=30, data_seed=0)
         >>> len(split.labelled), len(split.validation), len(split.train)
         (20, 30, 70)
     """
-    check_labels(labels, num_classes, hidden=False)
+    check_labels(labels, num_classes, hidden=False, argument="labels")
     total = len(labels)
     if num_validation < 1 or num_validation >= total:
         raise InvalidArgument("num_validation", f"must be between 1 and {total - 1}, not {num_validation}")

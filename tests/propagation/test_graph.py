@@ -138,7 +138,7 @@ def test_spread_does_not_depend_on_the_range_of_weights(factor: float) -> None:
 
 @pytest.mark.parametrize("indices", [[[1], [2]], [[1], [-1]], [1, 0], [[1, 0], [0, 1]]])
 def test_spread_refuses_indices_that_are_no_neighbours(indices: list[object]) -> None:
-    with pytest.raises(ValueError, match="neighbours are rows 0 to 1"):
+    with pytest.raises(ValueError, match="indices must be rows 0 to 1"):
         spread(torch.tensor(indices), torch.ones(2, 1), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 
@@ -162,13 +162,13 @@ def test_nearest_neighbours_refuse_eigenvectors_that_are_not_finite(
         return found
 
     monkeypatch.setattr(torch.linalg, "eigh", failing)
-    with pytest.raises(ValueError, match="principal components of these features are not finite"):
+    with pytest.raises(ValueError, match="features must have finite principal components"):
         nearest_neighbours(torch.randn(80, 70), 3)
 
 
 @pytest.mark.parametrize("weight", [-1.0, torch.nan, torch.inf])
 def test_spread_refuses_invalid_weights(weight: float) -> None:
-    with pytest.raises(ValueError, match="weights of neighbours"):
+    with pytest.raises(ValueError, match="weights must be finite and at least 0"):
         spread(torch.tensor([[1], [0]]), torch.tensor([[1.0], [weight]]), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 

@@ -273,15 +273,24 @@ def test_transform_compiled_equals_eager() -> None:
 ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "logit-zero": (lambda: Logit(0.0), "alpha must be above 0 and below 0.5, not 0.0"),
     "logit-half": (lambda: Logit(0.5), "alpha must be above 0 and below 0.5"),
-    "one-grey-level": (lambda: GreyLevels(1), "levels must be above 1"),
-    "grey-levels-slope": (lambda: GreyLevels(256, slope=0.0), "slope above 0"),
-    "grey-levels-tail": (lambda: GreyLevels(256, tail=0.5), "tail between 0 and 0.5"),
+    "one-grey-level": (lambda: GreyLevels(1), "levels must be a whole number of 2 or more, not 1"),
+    "grey-levels-slope": (lambda: GreyLevels(256, slope=0.0), "slope must be above 0 and finite, not 0.0"),
+    "grey-levels-tail": (lambda: GreyLevels(256, tail=0.5), "tail must be above 0 and below 0.5, not 0.5"),
     "logit-nan": (lambda: Logit(float("nan")), "alpha must be above 0 and below 0.5"),
-    "permutation-twice": (lambda: Permutation(torch.tensor([0, 0, 1])), "each of 0..C-1 exactly once"),
-    "permutation-from-one": (lambda: Permutation(torch.tensor([1, 2, 3])), "each of 0..C-1 exactly once"),
-    "factor-out-nothing": (lambda: FactorOut(Flatten((4,)), (4,), aside=0), "cannot set 0 of 4 channels aside"),
-    "factor-out-all": (lambda: FactorOut(Flatten((4,)), (4,), aside=4), "cannot set 4 of 4 channels aside"),
-    "factor-out-one-channel": (lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)), "cannot set 0 of 1 channels aside"),
+    "permutation-twice": (lambda: Permutation(torch.tensor([0, 0, 1])), "each of 0..2 exactly once"),
+    "permutation-from-one": (lambda: Permutation(torch.tensor([1, 2, 3])), "each of 0..2 exactly once"),
+    "factor-out-nothing": (
+        lambda: FactorOut(Flatten((4,)), (4,), aside=0),
+        "leave channels in both parts: 0 of 4",
+    ),
+    "factor-out-all": (
+        lambda: FactorOut(Flatten((4,)), (4,), aside=4),
+        "leave channels in both parts: 4 of 4",
+    ),
+    "factor-out-one-channel": (
+        lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)),
+        "leave channels in both parts: 0 of 1",
+    ),
     "unknown-scale": (
         lambda: AffineCoupling(nn.Identity(), ChannelPartition(2), scale="exp"),
         "scale must be one of sigmoid, symmetric; not 'exp'",
