@@ -65,13 +65,19 @@ def check_tensor(name: str, value: Tensor) -> None:
         raise InvalidArgument(name, f"must be a tensor, not {type(value).__name__}: convert it with torch.as_tensor")
 
 
-def check_rows(rows: int, labels: int) -> None:
-    """Refuse labels whose number differs from the number of rows (ValueError)."""
+def check_rows(rows: int, labels: int, argument: str = "y") -> None:
+    """Refuse labels `argument` whose number differs from the number of rows (InvalidArgument)."""
     if rows != labels:
-        raise ValueError(f"there are {rows} rows and {labels} labels")
+        raise InvalidArgument(argument, f"must hold one label for each of {rows} rows, not {labels} labels")
 
 
-def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True, rows: int | None = None) -> None:
+def check_labels(
+    y: Tensor,
+    num_classes: int | None = None,
+    hidden: bool = True,
+    rows: int | None = None,
+    argument: str = "y",
+) -> None:
     """Refuse a value that is not a vector of labels.
 
     Args:
@@ -79,78 +85,90 @@ def check_labels(y: Tensor, num_classes: int | None = None, hidden: bool = True,
         num_classes: Number of classes K; by default labels may be of any class.
         hidden: Whether some labels may be UNLABELLED.
         rows: Number of rows N, where it is known.
+        argument: Name of the caller's argument that holds the labels.
 
     Raises:
-        ValueError: The labels are of another type, shape or length, or a number is no label.
+        InvalidArgument: The labels are of another type, shape or length, or a number is no label.
 
     Example:
         >>> check_labels(torch.tensor([0, 2, UNLABELLED]), num_classes=3)
-        >>> check_labels(torch.tensor([0, -100]))
+        >>> check_labels(torch.tensor([0, -100]), num_classes=3, hidden=False)
         Traceback (most recent call last):
         ...
-        ValueError: labels are 0 or more, or UNLABELLED (-1) where they are hidden; these run from -100 to 0
+        scnf.errors.InvalidArgument: y must hold labels of 0 to 2, not numbers from -100 to 0
     """
-    check_tensor("y", y)
+    check_tensor(argument, y)
     if y.dtype != torch.int64 or y.dim() != 1:
-        raise ValueError(f"labels are int64 of shape [N], not {y.dtype} of shape {list(y.shape)}")
+        raise InvalidArgument(
+            argument, f"must hold labels as int64 of shape [N], not {y.dtype} of shape {list(y.shape)}"
+        )
     if rows is not None:
-        check_rows(rows, len(y))
+        check_rows(rows, len(y), argument)
     if not len(y):
         return
     low, high = (int(end) for end in y.aminmax())
     if low < (UNLABELLED if hidden else 0) or (num_classes is not None and high >= num_classes):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         allowed += f", or UNLABELLED ({UNLABELLED}) where they are hidden" if hidden else ""
-        raise ValueError(f"labels are {allowed}; these run from {low} to {high}")
+        raise InvalidArgument(argument, f"must hold labels of {allowed}, not numbers from {low} to {high}")
 
 
-def check_images(x: Tensor) -> None:
-    """Refuse values that are not images [N, C, H, W] with at least one pixel (ValueError)."""
-    check_tensor("x", x)
+def check_images(x: Tensor, argument: str = "x") -> None:
+    """Refuse values `argument` that are not images [N, C, H, W] with at least one pixel (InvalidArgument)."""
+    check_tensor(argument, x)
     if x.dim() != 4:
-        raise ValueError(f"images are of shape [N, C, H, W], not {list(x.shape)}")
+        raise InvalidArgument(argument, f"must hold images of shape [N, C, H, W], not of shape {list(x.shape)}")
     if not x.numel():
-        raise ValueError(f"these images of shape {list(x.shape)} hold no pixel")
+        raise InvalidArgument(argument, f"must hold at least one pixel, not images of shape {list(x.shape)}")
 
 
-def check_data(x: Tensor, levels: int | None) -> None:
+def check_data(x: Tensor, levels: int | None, argument: str = "x") -> None:
     """Refuse data that are neither images in whole grey levels nor points, or that have no rows.
 
     Args:
         x: Images [N, C, H, W] of whole numbers 0..levels-1, uint8 for up to 256 levels; or points [N, D] of floats.
         levels: Number of grey levels; None for points.
+        argument: Name of the caller's argument that holds the data.
 
     Raises:
-        ValueError: The data are of another type, shape or range.
+        InvalidArgument: The data are of another type, shape or range.
 
     Example:
         >>> check_data(torch.randint(17, (2, 1, 8, 8), dtype=torch.uint8), levels=16)
         Traceback (most recent call last):
         ...
-        ValueError: 16 grey levels are 0 to 15; these run from 0 to 16
+        scnf.errors.InvalidArgument: x must hold 16 grey levels, which are 0 to 15, not numbers from 0 to 16
     """
-    check_tensor("x", x)
+    check_tensor(argument, x)
     if levels is None:
-        if not x.is_floating_point() or x.dim() != 2:
-            raise ValueError(
-                f"points are floats of shape [N, D], not {x.dtype} of shape {list(x.shape)}; for images, say how many "
-                "grey levels they have"
-            )
-        if not x.numel():
-            raise ValueError(f"these points of shape {list(x.shape)} hold no number")
-        if not bool(x.isfinite().all()):
-            raise ValueError("some of these points are not finite")
+        _check_points(x, argument)
         return
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         kind = "torch.uint8" if levels <= 256 else "torch.int32"
-        raise ValueError(
-            f"images of {levels} grey levels are whole numbers, not {x.dtype}: convert floats in [0, 1] "
-            f"by (x * {levels - 1}).round().to({kind})"
+        raise InvalidArgument(
+            argument,
+            f"must hold {levels} grey levels as whole numbers, not {x.dtype}: convert floats in [0, 1] "
+            f"by (x * {levels - 1}).round().to({kind})",
         )
-    check_images(x)
+    check_images(x, argument)
     low, high = (int(end) for end in x.aminmax())
     if low < 0 or high >= levels:
-        raise ValueError(f"{levels} grey levels are 0 to {levels - 1}; these run from {low} to {high}")
+        raise InvalidArgument(
+            argument, f"must hold {levels} grey levels, which are 0 to {levels - 1}, not numbers from {low} to {high}"
+        )
+
+
+def _check_points(x: Tensor, argument: str) -> None:
+    if not x.is_floating_point() or x.dim() != 2:
+        raise InvalidArgument(
+            argument,
+            f"must hold points as floats of shape [N, D], not {x.dtype} of shape {list(x.shape)}; for images, say how "
+            "many grey levels they have",
+        )
+    if not x.numel():
+        raise InvalidArgument(argument, f"must hold at least one number, not points of shape {list(x.shape)}")
+    if not bool(x.isfinite().all()):
+        raise InvalidArgument(argument, "must hold finite points, and some are not finite")
 
 
 def check_inputs(x: Tensor, low: float = -torch.inf, high: float = torch.inf) -> None:
@@ -162,20 +180,22 @@ def check_inputs(x: Tensor, low: float = -torch.inf, high: float = torch.inf) ->
         high: Largest value that a pixel of x [N, C, H, W] may have.
 
     Raises:
-        ValueError: The inputs are of another type or range.
+        InvalidArgument: The inputs are of another type or range.
     """
     check_tensor("x", x)
     if not x.is_floating_point():
-        raise ValueError(
-            f"a model takes floats, not {x.dtype}: scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)"
+        raise InvalidArgument(
+            "x",
+            f"must hold floats, not {x.dtype}: scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)",
         )
     if not x.numel():
         return
     least, most = (float(end) for end in x.detach().aminmax())
     if not (-torch.inf < least and most < torch.inf):  # NaN fails the comparison, too
-        raise ValueError("some of these inputs are not finite")
+        raise InvalidArgument("x", "must hold finite inputs, and some are not finite")
     if x.dim() == 4 and (least < low or most > high):
-        raise ValueError(
-            f"pixels lie in [0, 1], and these run from {least:.2f} to {most:.2f}: do not standardise them; "
-            "scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)"
+        raise InvalidArgument(
+            "x",
+            f"must hold pixels in [0, 1], not from {least:.2f} to {most:.2f}: do not standardise them; "
+            "scnf.data.batches.dequantize turns grey levels into pixels in [0, 1)",
         )

@@ -1,4 +1,10 @@
-"""Define the exceptions for users of the command line and for callers of the library."""
+"""Define the exceptions for users of the command line and for callers of the library.
+
+Library code raises :class:`InvalidArgument`, which names an argument of the function or class that raises it. Only
+commands know settings and options: they turn the exception into a :class:`UserError` that names the setting, and exit
+with code 2. The modules behind commands that read and write files, runs, weights, checkpoints and settings raise
+UserError themselves. Any other exception is a bug, and keeps its traceback.
+"""
 
 
 class UserError(Exception):
@@ -6,6 +12,17 @@ class UserError(Exception):
 
     The message says what is wrong and what to do about it. The command line prints it on one line without a
     traceback and exits with code 2. Library callers catch it like any exception.
+    """
+
+
+class FileError(UserError):
+    """A file that cannot be written or locked."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss, gradient or metric that is not finite.
+
+    The message says where it arose. A command adds the settings that may help.
     """
 
 

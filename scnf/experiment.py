@@ -1,8 +1,7 @@
 """Build an experiment from settings, which is the data, label split, model and device of a command."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,20 +14,21 @@ from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
 from scnf.data.decode import Preprocessing
+from scnf.data.download import MissingData
 from scnf.data.folder import Reading
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
-from scnf.data.sources import Dataset, load
+from scnf.data.sources import DATASETS, Dataset, load
 from scnf.distributions import ClassPrior, make_prior
 from scnf.errors import InvalidArgument, UserError
 from scnf.machine import description, has_bfloat16
 from scnf.models.base import JointModel
 from scnf.models.vae import VAE
 from scnf.native import library
-from scnf.recipes import ClassConditionalPart, M1M2Recipe, Recipe, build
+from scnf.recipes import ClassConditionalPart, M1M2Recipe, build
 from scnf.runs import Run
-from scnf.settings import DataSettings, Settings
-from scnf.settings.schema import DEFAULT_RECIPE, OWN, SECTIONS
+from scnf.settings import OTHER_WEIGHTS, DataSettings, Settings, advising, in_sections, in_settings
+from scnf.settings.schema import DEFAULT_RECIPE, OWN
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
@@ -39,6 +39,8 @@ INPUTS = "inputs.json"
 """File in a run, or beside shipped weights, with the inputs and classes of the model."""
 M1_COPY = "m1"
 """Directory in a run of M1+M2 with a copy of the trained M1."""
+_READING = ("size", "channels", "background", "strict", "classes")
+"""Settings of images of one's own."""
 _ADAPT_SEED_OFFSET = 1_000_003
 """The offset that `train.adapt` adds to the seed. The flow may have had the same seed and drawn the same class
 means."""
@@ -203,7 +205,8 @@ class Experiment:
             augment=self.settings.data.augment,
         )
         if model is None:
-            check_figures(figures, split)
+            with advising(OTHER_WEIGHTS):
+                check_figures(figures, split)
         return figures
 
     def same_split(self, directory: Path) -> bool:
@@ -249,7 +252,7 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     dataset = dataset or load_data(settings.data)
     data, classes = settings.data, dataset.num_classes
     _resolve(data, dataset)
-    with in_settings(settings.model, dataset.name):
+    with in_sections("data"):
         split = draw_split(
             dataset.train_y,
             classes,
@@ -261,7 +264,9 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     visible, shape = split.visible(dataset.train_y), tuple(dataset.train_x.shape[1:])
     torch.manual_seed(settings.seed + (_ADAPT_SEED_OFFSET if settings.train.adapt else 0))
     recipe, m1 = settings.model, None
-    if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
+    if isinstance(recipe, M1M2Recipe):
+        if recipe.m1 is None:
+            raise UserError("model.m1 must be a trained M1: train one (--config mnist_m1.yaml), then set it to its run")
         m1 = _find_m1(str(recipe.m1), settings, run_directory)
     with in_settings(recipe, dataset.name):
         prior = make_prior(recipe.prior, classes, visible)
@@ -278,13 +283,24 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
 
 
 def load_data(data: DataSettings) -> Dataset:
-    """Load the dataset of these settings (UserError)."""
-    if data.name not in OWN:
+    """Load the data of the settings, with advice on options where they are not available (UserError)."""
+    try:
+        if data.name in OWN:
+            size = None if data.size is None else (data.size[0], data.size[-1])
+            preprocessing = Preprocessing(size, data.channels, data.background)
+            return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes))
         return load(data.name, data.root)
-    preprocessing = Preprocessing(
-        None if data.size is None else (data.size[0], data.size[-1]), data.channels, data.background
-    )
-    return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes))
+    except InvalidArgument as error:
+        if error.argument not in ("name", "root", *_READING):  # a bug, for example in a dataset of the user's own
+            raise
+        advice = ""
+        if error.argument == "name" and data.name not in DATASETS:
+            advice = " (one of your own needs --import FILE)"
+        elif isinstance(error, MissingData):
+            advice = (
+                ". The data of --config digits.yaml need no files. `scnf train FOLDER` trains on images of your own"
+            )
+        raise UserError(f"data.{error.argument} {error.problem}{advice}") from error
 
 
 def _resolve(data: DataSettings, dataset: Dataset) -> None:
@@ -295,31 +311,6 @@ def _resolve(data: DataSettings, dataset: Dataset) -> None:
     if data.name == "folder":
         data.channels, *size = dataset.train_x.shape[1:]
         data.size = tuple(size)
-
-
-@contextmanager
-def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
-    """Turn a model's error about an argument of its recipe, or about the data, into an error about settings.
-
-    Args:
-        recipe: Recipe of the model.
-        data: Name of the data.
-
-    Raises:
-        UserError: The model raised an :class:`~scnf.errors.InvalidArgument` about an argument or the data. Any other
-            exception is a bug, and is raised unchanged.
-    """
-    try:
-        yield
-    except InvalidArgument as error:
-        names = {name: f"{section}.{name}" for section in ("data", "train") for name in arguments_of(SECTIONS[section])}
-        names |= {name: f"model.{name}" for name in arguments_of(type(recipe))}
-        names["probabilities"] = "model.prior"
-        if error.argument in names:
-            raise UserError(f"{names[error.argument]} {error.problem}") from error
-        if error.argument in ("shape", "levels", "inputs"):
-            raise UserError(f"the recipe {recipe.name} does not take the data {data}: {error}") from error
-        raise
 
 
 def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Experiment:

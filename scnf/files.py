@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scnf.errors import UserError
+from scnf.errors import FileError, UserError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         A temporary file that is open for bytes.
 
     Raises:
-        UserError: the file cannot be written (disk full, read-only), or `path` is not a regular file but a directory, a
+        FileError: the file cannot be written (disk full, read-only), or `path` is not a regular file but a directory, a
             symbolic link, a FIFO or a device; `path` is unchanged.
 
     Example:
@@ -62,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise UserError(
+        raise FileError(
             f"cannot write {path}: {error.strerror or error}. Free some space or choose another directory; "
             "earlier contents are unchanged."
         ) from error
@@ -147,13 +147,13 @@ def sweep(directory: Path) -> None:
 
 
 def _replaceable(path: Path) -> int | None:
-    """Return the mode of the regular file at `path`, or None without one; raise a UserError for any other kind."""
+    """Return the mode of the regular file at `path`, or None without one; raise a FileError for any other kind."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(mode):
-        raise UserError(
+        raise FileError(
             f"cannot write {path}: it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, and only "
             "regular files are replaced. Choose another name."
         )

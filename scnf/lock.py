@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from scnf.errors import UserError
+from scnf.errors import FileError
 from scnf.files import sweep
 
 try:
@@ -38,7 +38,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         BlockingIOError: another process, or another block of this process, holds the lock; the message names the holder
             where it is known.
-        UserError: the lock file cannot be created.
+        FileError: the lock file cannot be created.
 
     Example:
         >>> import tempfile
@@ -80,7 +80,7 @@ def alone_in(folder: Path, scratch: str, task: str) -> Iterator[None]:
         task: Description of the work of another process in the folder, for the log.
 
     Raises:
-        UserError: the folder is not writable.
+        FileError: the folder is not writable.
     """
     with ExitStack() as stack:
         try:
@@ -101,7 +101,7 @@ def _acquire(path: Path, wait: bool) -> tuple[int, bool]:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise UserError(
+            raise FileError(
                 f"cannot write {path}: {error.strerror or error}. Make its directory writable, or choose another."
             ) from error
         try:

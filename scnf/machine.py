@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _GROWTH = 1 << 28
@@ -72,7 +72,7 @@ def check_compiler(device: torch.device) -> None:
     """Check that the compiler for `torch.compile` exists, a C++ compiler for a CPU and a C compiler for a GPU.
 
     Raises:
-        UserError: the compiler does not exist.
+        InvalidArgument: the compiler does not exist; the argument is `compile`.
     """
     windows, mac = sys.platform == "win32", sys.platform == "darwin"
     if device.type == "cuda":
@@ -81,9 +81,10 @@ def check_compiler(device: torch.device) -> None:
         variable, names = "CXX", ["cl" if windows else "clang++" if mac else "g++"]
     names = [os.environ[variable]] if os.environ.get(variable) else names
     if not any(map(shutil.which, names)):
-        raise UserError(
-            f"torch.compile needs a compiler, and there is no {' or '.join(names)}: install one, name yours in the "
-            f"variable {variable}, or set train.compile to false"
+        raise InvalidArgument(
+            "compile",
+            f"needs a compiler for torch.compile, and there is no {' or '.join(names)}: install one, name yours in the "
+            f"variable {variable}, or set it to false",
         )
 
 

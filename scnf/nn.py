@@ -93,7 +93,7 @@ class MLP(nn.Module):
         """Map [N, in_features] to [N, out_features]."""
         if self.takes_context:
             if context is None:
-                raise ValueError("this network was built with a context and none was given")
+                raise InvalidArgument("context", "must be given, because this network was built with a context")
             inputs = torch.cat([inputs, context.to(inputs.dtype)], dim=1)
         layers = (self.enter, *(layer for block in self.blocks for layer in block.children()), self.leave)
         if _replaceable(*layers):
@@ -150,7 +150,7 @@ class ConvNet(nn.Module):
         """Map [N, in_channels, H, W] to [N, out_channels, H, W]."""
         if self.takes_context:
             if context is None:
-                raise ValueError("this network was built with a context and none was given")
+                raise InvalidArgument("context", "must be given, because this network was built with a context")
             context_channels = context.to(inputs.dtype)[:, :, None, None].expand(-1, -1, *inputs.shape[2:])
             inputs = torch.cat([inputs, context_channels], dim=1)
         layers = (self.enter, cast(nn.Conv2d, self.blocks[1 if self.glow_form else 0]), self.leave)
@@ -191,7 +191,7 @@ class Features(nn.Sequential):
         dropout: Dropout rate of the pooled features of "conv".
 
     Raises:
-        ValueError: The kind or the normalisation is unknown, or "conv" would take vectors.
+        InvalidArgument: The kind or the normalisation is unknown, or "conv" would take vectors.
 
     Example:
         >>> Features((1, 28, 28), hidden=64, kind="conv")(torch.zeros(5, 1, 28, 28)).shape

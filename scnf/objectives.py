@@ -10,6 +10,7 @@ from scnf import UNLABELLED
 from scnf.arguments import Range, check_arguments
 from scnf.batch import Batch
 from scnf.checks import at_hand, check_labels, check_tensor
+from scnf.errors import InvalidArgument
 from scnf.models.base import JointOutput, at_label
 
 Share = Annotated[float, Range(0, 1)]
@@ -132,8 +133,8 @@ def semi_supervised_loss(
             views that have a target. With latents there is "kl", their mean divergence.
 
     Raises:
-        ValueError: batch.y is not a vector of labels, the output is of another batch, or the temperature is not above
-            0.
+        InvalidArgument: batch.y is not a vector of labels, the output is of another batch, or the temperature is not
+            above 0.
 
     Example:
         >>> output = JointOutput(torch.tensor([-3.0, -5.0]), torch.tensor([[-0.1, -2.3], [-0.7, -0.7]]))
@@ -147,7 +148,7 @@ def semi_supervised_loss(
         check_labels(y, output.class_log_probs.shape[1])
     _check_fit(output, batch)
     if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature!r}")
+        raise InvalidArgument("temperature", f"must be above 0, not {temperature!r}")
     labelled = y != UNLABELLED
     weight = 1.0 + (weights.labelled - 1.0) * labelled.to(nll.dtype)
     row_loss = nll if output.kl is None or weights.kl == 1 else nll + (weights.kl - 1) * output.kl
@@ -184,20 +185,23 @@ def semi_supervised_loss(
 
 
 def _check_fit(output: JointOutput, batch: Batch) -> None:
-    """Refuse an output that does not belong to the batch (ValueError)."""
+    """Refuse an output that does not belong to the batch (InvalidArgument)."""
     if output.log_likelihood.shape != batch.y.shape or len(output.class_log_probs) != len(batch.y):
-        raise ValueError(
-            f"the output is of another batch: log_likelihood {list(output.log_likelihood.shape)} and class_log_probs "
-            f"{list(output.class_log_probs.shape)} beside {len(batch.y)} labels"
+        raise InvalidArgument(
+            "output",
+            f"must belong to the batch of {len(batch.y)} labels, not have log_likelihood "
+            f"{list(output.log_likelihood.shape)} and class_log_probs {list(output.class_log_probs.shape)}",
         )
     for name, rows, labels in (("moved rows", output.moved, batch.moved_y), ("views", output.views, batch.targets)):
         if rows is not None and labels is not None and len(rows) != len(labels):
-            raise ValueError(f"the output is of another batch: {len(rows)} {name} beside {len(labels)} labels for them")
+            raise InvalidArgument(
+                "output", f"must belong to the batch of {len(labels)} labels of {name}, not have {len(rows)} {name}"
+            )
     if (output.moved is None) != (batch.moved_y is None or not len(batch.moved_y)):
-        raise ValueError("moved rows are missing in the output, or their labels moved_y in the batch")
+        raise InvalidArgument("output", "must have moved rows where the batch has their labels moved_y, and only there")
     if output.views is not None and len(output.views) > len(batch.y):
-        raise ValueError(
-            f"there are {len(output.views)} views of {len(batch.y)} rows: views must show rows of the batch"
+        raise InvalidArgument(
+            "output", f"must have views of rows of the batch, which has {len(batch.y)} rows, not {len(output.views)}"
         )
 
 

@@ -1,12 +1,16 @@
-"""Who may import whom, and what `import scnf` may load."""
+"""Who may import whom, what `import scnf` may load, and which errors name settings."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from scnf.recipes import RECIPES
+from scnf.settings.schema import leaves
 
 PACKAGE = Path(__file__).parents[1] / "scnf"
 FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
@@ -115,6 +119,46 @@ def test_importing_scnf_is_light() -> None:
     code = f"import sys, scnf; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+LIBRARY = {
+    *("scnf.batch", "scnf.checks", "scnf.data", "scnf.distributions", "scnf.machine", "scnf.models", "scnf.native"),
+    *("scnf.nn", "scnf.objectives", "scnf.propagation", "scnf.recipes", "scnf.threads", "scnf.transforms"),
+    *(f"scnf.training.{name}" for name in ("averaging", "diagnose", "loop", "metrics", "schedules", "subject")),
+}
+"""Modules that know no settings: their errors name their own arguments, and commands name the setting."""
+SETTINGS = {name for recipe in RECIPES.values() for name in leaves(recipe)}
+
+
+def texts_of_errors(tree: ast.AST) -> Iterator[str]:
+    """Every text that is a part of a `raise`, also the constant parts of f-strings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            yield from (
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
+
+
+def names_of_settings(text: str) -> list[str]:
+    """The settings and options that a message names."""
+    settings = re.findall(r"(?<![-\w.])(?:data|train|model|objective|runs)\.[a-z_0-9]+", text)
+    return [name for name in settings if name in SETTINGS] + re.findall(r"--[a-z][a-z_.]*", text)
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if any(within(name, part) for part in LIBRARY)))
+def test_errors_of_the_library_name_no_setting(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert "UserError" not in names, "an error about an argument is an InvalidArgument, see scnf.errors"
+    named = {text: names_of_settings(text) for text in texts_of_errors(tree)}
+    assert not any(named.values()), {text: names for text, names in named.items() if names}
+
+
+def test_settings_are_found_in_the_text_of_an_error() -> None:
+    source = """raise Error("x", f"must be {a}: set train.lr, model.channels or --data.root {b} of data.batches")"""
+    texts = list(texts_of_errors(ast.parse(source)))
+    assert [name for text in texts for name in names_of_settings(text)] == ["train.lr", "model.channels", "--data.root"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +16,27 @@ from scnf.batch import Batch
 from scnf.data.augment import random_affine
 from scnf.data.batches import Batches, dequantize
 from scnf.data.labels import draw_split
+from scnf.data.sources import load
 from scnf.distributions import ClassPrior
+from scnf.errors import InvalidArgument
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import OnLatents, SemiConditionalFlow
+from scnf.models.ladder import Ladder
+from scnf.nn import MLP, ConvNet
 from scnf.objectives import Weights, semi_supervised_loss
 from scnf.propagation.distortion import deslanted, distortion_labels, distortion_neighbours
 from scnf.propagation.graph import nearest_neighbours
 from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.spread import propagate, spread
+from scnf.propagation.strategy import Propagation
 from scnf.recipes import build
 from scnf.training.averaging import averaged_model
 from scnf.training.diagnose import without_density
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
+from scnf.transforms.pixels import GreyLevels
+from scnf.transforms.planar import Planar
+from scnf.transforms.shape import FactorOut, Flatten, Permutation
 
 K, ROWS, SHAPE = 3, 8, (1, 8, 8)
 GOOD = torch.tensor([0, 1, 2, UNLABELLED, 2, 1, 0, UNLABELLED])
@@ -61,8 +70,9 @@ def batches(y: Tensor) -> Batches:
     return Batches(grey(), y, 4, 0.5, 0, levels=17)
 
 
-def loss(y: Tensor) -> object:
-    return semi_supervised_loss(JointOutput(torch.zeros(ROWS), torch.zeros(ROWS, K)), Batch(x(), y), Weights(1.0, 1.0))
+def loss(y: Tensor, **words: float) -> object:
+    output = JointOutput(torch.zeros(ROWS), torch.zeros(ROWS, K))
+    return semi_supervised_loss(output, Batch(x(), y), Weights(1.0, 1.0), **words)
 
 
 MODELS = ["scnf-digits", "m1", "m2", "m2-drawn", "classifier"]
@@ -97,9 +107,10 @@ def test_every_door_refuses_what_is_no_label(
     wrong += [good.int(), good.float(), good.unsqueeze(1)]
     wrong += [] if hidden else [GOOD]
     for y in wrong:
-        with pytest.raises(ValueError, match="labels are"):
+        with pytest.raises(InvalidArgument, match="must hold labels") as caught:
             take(y)
-    with pytest.raises(ValueError, match="must be a tensor, not list"):
+        assert caught.value.argument == ("labels" if take is OF_LABELS["split"][0] else "y")
+    with pytest.raises(InvalidArgument, match="must be a tensor, not list"):
         take(good.tolist())  # type: ignore[arg-type]
 
 
@@ -130,15 +141,15 @@ def test_images_of_floats_are_refused_where_grey_levels_are_wanted(take: Callabl
     take(grey())
     take(grey().int())
     for images in (x(), grey().double()):
-        with pytest.raises(ValueError, match="whole"):
+        with pytest.raises(InvalidArgument, match=r"^x must hold .*whole"):
             take(images)
 
 
 @pytest.mark.parametrize("take", [OF_IMAGES["batches"], OF_IMAGES["evaluate"]], ids=["batches", "evaluate"])
 def test_grey_levels_beyond_the_last_are_refused(take: Callable[[Tensor], object]) -> None:
-    with pytest.raises(ValueError, match="17 grey levels are 0 to 16; these run from 0 to 255"):
+    with pytest.raises(InvalidArgument, match="x must hold 17 grey levels, which are 0 to 16, not numbers from 0 to"):
         take(torch.where(grey() == 16, 255, grey()))
-    with pytest.raises(ValueError, match=r"images are of shape \[N, C, H, W\]"):
+    with pytest.raises(InvalidArgument, match=r"x must hold images of shape \[N, C, H, W\], not of shape \[8, 64\]"):
         take(grey().flatten(1))
 
 
@@ -147,7 +158,7 @@ def test_points_are_finite_floats() -> None:
     Batches(points, GOOD, 4, 0.5, 0, levels=None)
     points[3, 1] = torch.nan
     for wrong, message in ((points, "not finite"), (grey(), "say how many grey levels"), (GOOD[:, None], "floats")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InvalidArgument, match=message):
             Batches(wrong, GOOD, 4, 0.5, 0, levels=None)
 
 
@@ -159,7 +170,7 @@ def test_rows_and_labels_are_as_many(name: str) -> None:
     take, hidden, _ = OF_LABELS[name]
     y = GOOD if hidden else KNOWN
     for wrong in (y[1:], y[:1], y[:0], y.repeat(2)):
-        with pytest.raises(ValueError, match=f"there are 8 rows and {len(wrong)} labels"):
+        with pytest.raises(InvalidArgument, match=f"y must hold one label for each of 8 rows, not {len(wrong)} labels"):
             take(wrong)
 
 
@@ -172,24 +183,26 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
     network = model(name)
     network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
     wrong: list[tuple[Batch, str]] = [
-        (Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]), "8 rows and 7 labels"),
-        (Batch(x(), GOOD, moved=x()), "moved rows and their labels moved_y must be given together"),
-        (Batch(x()[:2], GOOD[:2], views=x()), "there are 8 views of 2 rows: views must show rows of the batch"),
+        (Batch(x(), GOOD, moved=x(), moved_y=GOOD[1:]), "moved_y must hold one label for each of 8 rows, not 7"),
+        (Batch(x(), GOOD, moved=x()), "moved must be given together with the labels moved_y of the moved rows"),
+        (Batch(x()[:2], GOOD[:2], views=x()), "views must show rows of the batch, which has 2 rows, not 8"),
     ]
     if at_hand:
-        wrong.append((Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "these run from 99 to 99"))
+        wrong.append(
+            (Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "targets must hold .*not numbers from 99")
+        )
     for batch, message in wrong:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InvalidArgument, match=message):
             network(batch)
-    with pytest.raises(ValueError, match=r"a model takes a scnf\.batch\.Batch\(x, y\), not Tensor"):
+    with pytest.raises(InvalidArgument, match=r"batch must be a scnf\.batch\.Batch\(x, y\), not Tensor"):
         network(x())
     assert network(Batch(x(), GOOD, views=x()[:0], targets=GOOD[:0])).views is None
-    with pytest.raises(ValueError, match="8 rows and 7 labels"):
+    with pytest.raises(InvalidArgument, match="y must hold one label for each of 8 rows, not 7 labels"):
         network(Batch(x(), GOOD[1:]))
-    with pytest.raises(ValueError, match="x must be a tensor, not ndarray"):
+    with pytest.raises(InvalidArgument, match="x must be a tensor, not ndarray"):
         network(Batch(x().numpy(), GOOD))
     if name != "classifier":  # which is composed by hand here, and knows no shape
-        with pytest.raises(ValueError, match=r"of shape \['N', 1, 8, 8\], not \[8, 1, 16, 16\]"):
+        with pytest.raises(InvalidArgument, match=r"of shape \['N', 1, 8, 8\] for this model, not \[8, 1, 16, 16\]"):
             network(Batch(x().repeat(1, 1, 2, 2), GOOD))
 
 
@@ -205,9 +218,9 @@ WRONG_SHAPE: dict[str, Callable[[Any, Tensor], object]] = {
 @pytest.mark.parametrize("name", ["scnf-digits", "m2"])
 @pytest.mark.parametrize("take", WRONG_SHAPE.values(), ids=WRONG_SHAPE)
 def test_a_model_refuses_images_of_another_shape(name: str, take: Callable[[Any, Tensor], object]) -> None:
-    with pytest.raises(ValueError, match="this model takes inputs of shape"):
+    with pytest.raises(InvalidArgument, match=r"x must be of shape .* for this model"):
         take(model(name), grey().repeat(1, 1, 2, 2))
-    with pytest.raises(ValueError, match="this model takes inputs of shape"):
+    with pytest.raises(InvalidArgument, match=r"x must be of shape .* for this model"):
         take(model(name), grey().repeat(1, 3, 1, 1))
 
 
@@ -267,8 +280,51 @@ WRONG_ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("call", "words", "message"), WRONG_ARGUMENTS)
 def test_numbers_out_of_range_are_refused(call: Callable[..., object], words: dict[str, Any], message: str) -> None:
     call()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidArgument, match=message) as caught:
         call(**words)
+    assert caught.value.argument == list(words)[-1]
+
+
+def other_graph(indices: list[list[int]], weights: list[list[float]]) -> object:
+    return spread(torch.tensor(indices), torch.tensor(weights), torch.tensor([0, UNLABELLED]), 0.9, 3)
+
+
+OTHER_DOORS: dict[str, tuple[Callable[[], object], str]] = {
+    "dequantize": (lambda: dequantize(x(), 17), "x"),
+    "augment": (lambda: random_affine(x(), 1.0), "x"),
+    "views": (lambda: figures(views=1, augment=0.0), "augment"),
+    "calibration": (lambda: expected_calibration_error(torch.zeros(K), KNOWN), "class_log_probs"),
+    "temperature": (lambda: loss(GOOD, temperature=0.0), "temperature"),
+    "output": (lambda: loss(GOOD[1:]), "output"),
+    "cosines": (lambda: over_cosines(features=x()), "features"),
+    "no-label": (lambda: over_cosines(y=torch.full_like(GOOD, UNLABELLED)), "y"),
+    "graph": (lambda: other_graph([[1], [2]], [[1.0], [1.0]]), "indices"),
+    "weights": (lambda: other_graph([[1], [0]], [[1.0], [-1.0]]), "weights"),
+    "one-image": (lambda: by_distortion(x=x()[:1]), "x"),
+    "distances": (lambda: by_distortion(x=-x()), "x"),
+    "measure": (lambda: Propagation(x(), GOOD, None, 1, 1, "self-training")(model("m1"), 0), "neighbours"),
+    "ladder": (lambda: Ladder([], [], [], []), "latents"),
+    "mlp": (lambda: MLP(2, 2, 4, context_features=3)(torch.zeros(1, 2)), "context"),
+    "conv-net": (lambda: ConvNet(1, 1, 4, context_features=3)(x()), "context"),
+    "planar": (lambda: Planar(2, context_features=3)(torch.zeros(1, 2)), "context"),
+    "permutation": (lambda: Permutation(torch.tensor([0, 0])), "permutation"),
+    "factor-out": (lambda: FactorOut(Flatten((1,)), (1,)), "aside"),
+    "levels": (lambda: GreyLevels(1), "levels"),
+    "slope": (lambda: GreyLevels(4, slope=0.0), "slope"),
+    "tail": (lambda: GreyLevels(4, tail=0.5), "tail"),
+    "name": (lambda: load("mnits"), "name"),
+    "root": (lambda: load("mnist", Path(__file__).parent), "root"),
+    "m1": (lambda: build("m1-m2", SHAPE, K, levels=17), "m1"),
+    "m1-run": (lambda: build("m1-m2", SHAPE, K, levels=17, m1="last"), "m1"),
+}
+
+
+@pytest.mark.parametrize(("call", "argument"), OTHER_DOORS.values(), ids=OTHER_DOORS)
+def test_an_error_names_the_argument_of_the_library(call: Callable[[], object], argument: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        call()
+    assert caught.value.argument == argument
+    assert str(caught.value) == f"{argument} {caught.value.problem}"
 
 
 OF_ARRAYS: dict[str, Callable[[Any], object]] = {
@@ -287,19 +343,19 @@ OF_ARRAYS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("take", OF_ARRAYS.values(), ids=OF_ARRAYS)
 def test_arrays_are_refused_where_tensors_are_wanted(take: Callable[[Any], object]) -> None:
-    with pytest.raises(ValueError, match="must be a tensor, not ndarray"):
+    with pytest.raises(InvalidArgument, match="must be a tensor, not ndarray"):
         take(grey().numpy())
 
 
 @pytest.mark.parametrize("name", [name for name in OF_ARRAYS if name not in ("propagate", "neighbours", "initialize")])
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (ROWS, 1, 8, 0)])
 def test_images_that_hold_no_pixel_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="hold no pixel"):
+    with pytest.raises(InvalidArgument, match="x must hold at least one pixel"):
         OF_ARRAYS[name](torch.zeros(shape, dtype=torch.uint8))
 
 
 def test_points_that_hold_no_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="hold no number"):
+    with pytest.raises(InvalidArgument, match="x must hold at least one number"):
         rows(x=torch.zeros(0, 2), levels=None)
 
 
@@ -307,11 +363,11 @@ def test_points_that_hold_no_number_are_refused() -> None:
 def test_a_model_refuses_raw_grey_levels(name: str) -> None:
     takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(Batch(x, GOOD)), lambda m, x: m.log_likelihood(x)]
     for take in takes:
-        with pytest.raises(ValueError, match=r"a model takes floats, not torch\.uint8"):
+        with pytest.raises(InvalidArgument, match=r"x must hold floats, not torch\.uint8"):
             take(model(name), grey())
-        with pytest.raises(ValueError, match=r"0\.00 to 16\.00"):
+        with pytest.raises(InvalidArgument, match=r"0\.00 to 16\.00"):
             take(model(name), grey().float())
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(InvalidArgument, match="not finite"):
             take(model(name), x().masked_fill(grey() == 3, torch.nan))
         take(model(name), x())
 

@@ -19,6 +19,7 @@ from conftest import TINY
 from scnf.batch import Batch
 from scnf.cli import main
 from scnf.data import download
+from scnf.data.sources import DATASETS
 from scnf.errors import InvalidArgument, UserError
 from scnf.failures import explain, traceback_in
 from scnf.machine import check_compiler
@@ -139,7 +140,10 @@ BAD: list[Any] = [
         "there is no configuration 'digit.yaml', neither at that path nor in configs/; did you mean",
     ),
     # data
-    ("train --data.name digitz --data.root nowhere", "unknown dataset 'digitz'. Did you mean 'digits'?"),
+    ("train --data.name digitz --data.root nowhere", "data.name must be one of mnist, fashion, "),
+    ("train --data.name digitz", "not 'digitz'; did you mean digits? (one of your own needs --import FILE)"),
+    ("train --data.root logs", "data.root logs holds 000001-"),
+    ("train --data.root logs", "--config digits.yaml need no files. For images of your own: scnf train FOLDER"),
     (f"{DIGITS} --num_labels 1100 --balanced false", "asks for 1100 labels and the data has 1097 training rows"),
     (f"{DIGITS} --num_labels 99", "data.num_labels = 99 cannot be shared equally by 10 classes: take 90 or 100"),
     (f"{DIGITS} --labels_per_class 109", "needs 109 labels of each class, and class"),
@@ -343,7 +347,7 @@ def test_damaged_data(
 ) -> None:
     damaged(name, change)
     outcome = scnf("train --data.root files")
-    check(outcome, f"files/MNIST/raw/{name} is damaged: ")
+    check(outcome, f"data.root must hold intact files, and files/MNIST/raw/{name} is damaged: ")
     assert found in outcome.err and "Delete it and run again" in outcome.err
     assert not (tmp_path / "logs").exists()
 
@@ -462,6 +466,31 @@ def broken(*_: Any, **__: Any) -> Any:
 BUG = "error: this is a bug in scnf, please report it: RecursionError: maximum recursion depth exceeded (the traceback "
 
 
+@pytest.mark.parametrize(
+    "error", [TypeError("no tensor"), KeyError("y"), InvalidArgument("features", "must be finite")]
+)
+def test_a_bug_in_a_model_leaves_its_traceback(
+    digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def step(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("scnf.models.flow.SemiConditionalFlow.step", step)
+    outcome = digits("--max_steps 1")
+    assert outcome.code == 1 and f"this is a bug in scnf, please report it: {type(error).__name__}: " in outcome.err
+    text = (last_run().path / "error.txt").read_text()
+    assert text.startswith("Traceback") and "in step" in text
+
+
+def test_a_bug_in_a_data_set_keeps_its_traceback(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(root: Path) -> Any:
+        raise InvalidArgument("batch_size", "must be 1 or more, not 0")
+
+    monkeypatch.setitem(DATASETS, "digits", wrong)
+    outcome = scnf(DIGITS)
+    assert outcome.code == 1 and "this is a bug in scnf, please report it: InvalidArgument: batch_size" in outcome.err
+
+
 def test_a_bug_in_a_training_leaves_its_traceback_in_the_run(
     digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,16 +527,17 @@ def test_other_ends_of_a_training_pass_unchanged(error: BaseException, tmp_path:
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
 def test_without_a_compiler_there_is_a_message(monkeypatch: pytest.MonkeyPatch, device: str, variable: str) -> None:
     monkeypatch.setenv(variable, "no-such-compiler")
-    message = f"there is no no-such-compiler: install one, name yours in the variable {variable}, or set train.compile"
-    with pytest.raises(UserError, match=message):
+    message = f"there is no no-such-compiler: install one, name yours in the variable {variable}, or set it to false"
+    with pytest.raises(InvalidArgument, match=message) as caught:
         check_compiler(torch.device(device))
+    assert caught.value.argument == "compile"
 
 
 def test_compiling_without_a_compiler_ends_before_there_is_a_run(
     digits: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    check(digits("--compile"), "torch.compile needs a compiler, and there is no no-such-compiler")
+    check(digits("--compile"), "train.compile needs a compiler for torch.compile, and there is no no-such-compiler")
     assert not (tmp_path / "logs").exists()
 
 

@@ -55,7 +55,7 @@ def test_the_context_counts_and_is_required(make: Callable[..., nn.Module], shap
     network = perturbed(make(context_features=2))
     inputs = torch.randn(4, *shape)
     assert (network(inputs, torch.zeros(4, 2)) != network(inputs, torch.ones(4, 2))).any()
-    with pytest.raises(ValueError, match="built with a context and none was given"):
+    with pytest.raises(ValueError, match="context must be given, because this network was built with a context"):
         network(inputs)
 
 

@@ -204,11 +204,23 @@ def test_weights_without_a_schedule_stay() -> None:
 @pytest.mark.parametrize(
     ("given", "batch", "message"),
     [
-        (with_views(), of(labels(0)), "the output is of another batch: log_likelihood"),
-        (with_views()._replace(log_likelihood=torch.zeros(3, 1)), of(ONE_LABEL), "the output is of another batch"),
-        (with_views(), of(ONE_LABEL, targets=labels(0)), "2 views beside 1 labels for them"),
-        (with_views(), of(ONE_LABEL, moved_y=labels(0)), "moved rows are missing in the output, or their labels"),
-        (with_views()._replace(views=torch.zeros(4, 2)), of(ONE_LABEL), "there are 4 views of 3 rows"),
+        (with_views(), of(labels(0)), "output must belong to the batch of 1 labels, not have log_likelihood"),
+        (with_views()._replace(log_likelihood=torch.zeros(3, 1)), of(ONE_LABEL), "output must belong to the batch"),
+        (
+            with_views(),
+            of(ONE_LABEL, targets=labels(0)),
+            "the batch of 1 labels of views, not have 2 views",
+        ),
+        (
+            with_views(),
+            of(ONE_LABEL, moved_y=labels(0)),
+            "output must have moved rows where the batch has",
+        ),
+        (
+            with_views()._replace(views=torch.zeros(4, 2)),
+            of(ONE_LABEL),
+            "must have views of rows of the batch, which has 3 rows",
+        ),
     ],
 )
 def test_an_output_of_another_batch_is_refused(given: JointOutput, batch: Batch, message: str) -> None:

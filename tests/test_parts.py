@@ -306,9 +306,9 @@ def test_data_that_are_none_are_refused(process: Callable[[], None]) -> None:
         (Dataset("own", x, y, x, y, 2, "256"), "levels must be a whole number"),  # type: ignore[arg-type]
         (Dataset("own", points.double(), y, points, y, 2, None), "must be float32, not torch.float64"),
         (Dataset("own", points.clone().requires_grad_(), y, points, y, 2, None), "must not require gradients"),
-        (Dataset("own", x.float(), y, x, y, 2, 256), "train split is no data: images of 256 grey levels are whole"),
-        (Dataset("own", x, y, x, y + 1, 2, 256), "test split is no data: labels are 0 to 1"),
-        (Dataset("own", x, y[:3], x, y, 2, 256), "train split is no data: there are 4 rows and 3 labels"),
+        (Dataset("own", x.float(), y, x, y, 2, 256), "train_x must hold 256 grey levels as whole numbers"),
+        (Dataset("own", x, y, x, y + 1, 2, 256), "test_y must hold labels of 0 to 1, not numbers from 1 to 2"),
+        (Dataset("own", x, y[:3], x, y, 2, 256), "train_y must hold one label for each of 4 rows, not 3"),
         (Dataset("own", x, y, x[..., :1], y, 2, 256), "test_x must be shaped as train_x"),
         ((x, y), "dataset must be a Dataset, not tuple"),
     ):

@@ -56,7 +56,9 @@ def test_every_recipe_trains_and_is_evaluated(
     again = scnf("evaluate last --split test").out
     assert f"accuracy {100 * summary['test']['accuracy']:.2f} %" in again
     if recipe == "classifier":
-        assert "no p(x)" in again and scnf("sample last").code == 2
+        refused = scnf("sample last")
+        assert "no p(x)" in again and refused.code == 2 and scnf("compare last").code == 0
+        assert refused.err == "error: a plain classifier cannot draw images: it models p(y | x) alone\n"
     else:
         assert f"NLL {summary['test']['nll']:.3f} nats" in again
         assert scnf("sample last --label 3 --num 4").code == 0

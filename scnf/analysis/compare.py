@@ -92,8 +92,8 @@ def measure(
         * "posterior_images_per_second" is the speed of p(y | x), and "parameters" counts the parameters.
 
     Raises:
-        ValueError: x is not valid data, or y does not hold one label of the model's classes for each row.
-        UserError: a metric is NaN.
+        InvalidArgument: x is not valid data, or y does not hold one label of the model's classes for each row.
+        NotFinite: a metric is NaN.
 
     Example:
         >>> from scnf.recipes import build

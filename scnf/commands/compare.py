@@ -8,7 +8,7 @@ from scnf.commands import options
 from scnf.errors import UserError
 from scnf.files import expand
 from scnf.runs import Run
-from scnf.settings import Settings
+from scnf.settings import OTHER_WEIGHTS, Settings, advising
 from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.weights import find_weights
@@ -48,9 +48,10 @@ def compare(words: Sequence[str]) -> int:
     table: list[dict[str, Any]] = []
     for ref, experiment in experiments.items():
         rows = x.to(experiment.device), y.to(experiment.device)
-        figures = comparison.measure(
-            experiment.model, *rows, first.dataset.levels, arguments.k, batch_size, title=names[ref]
-        )
+        with advising(OTHER_WEIGHTS):
+            figures = comparison.measure(
+                experiment.model, *rows, first.dataset.levels, arguments.k, batch_size, title=names[ref]
+            )
         table.append({"run": names[ref], "recipe": trained[ref].model.name, **figures})
     caption = (
         f"{len(x):,} {split} images of {first.dataset.name}. log p(x) in nats is the mean over {NOISE_DRAWS} draws of "

@@ -27,6 +27,8 @@ def sample(words: Sequence[str]) -> int:
     from scnf.experiment import load_trained
 
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
+    if experiment.model.likelihood_of == "labels":
+        raise UserError("a plain classifier cannot draw images: it models p(y | x) alone")
     experiment.settle_threads(experiment.evaluation, options.say)
     classes = experiment.dataset.num_classes
     if arguments.label is not None and not 0 <= arguments.label < classes:

@@ -17,7 +17,7 @@ from scnf.commands import automatic, options
 from scnf.data.batches import Batches
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
-from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, in_settings, load_data, prepare
+from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, load_data, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
 from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
@@ -27,7 +27,18 @@ from scnf.recipes import M1M2Recipe
 from scnf.recipes.probe import probe
 from scnf.registry import REGISTRATIONS
 from scnf.runs import Run
-from scnf.settings import Settings, check_lasting, lasting, load_settings, runs_root, to_yaml
+from scnf.settings import (
+    SMALLER_STEPS,
+    Settings,
+    advising,
+    check_lasting,
+    in_sections,
+    in_settings,
+    lasting,
+    load_settings,
+    runs_root,
+    to_yaml,
+)
 from scnf.shipped import find_config
 from scnf.threads import Threads
 from scnf.training.checkpoint import save_tensors
@@ -141,7 +152,8 @@ def _components(
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:
-        check_compiler(experiment.device)
+        with in_sections("train"):
+            check_compiler(experiment.device)
     for module in experiment.model.modules():
         if isinstance(module, CompositeTransform):
             module.reversible = train_settings.reversible
@@ -172,7 +184,8 @@ def _run(training: _Training) -> int:
     try:
         if training.checkpoint is None:
             _write_inputs(run, experiment)
-        with traceback_in(run.path), in_settings(experiment.settings.model, experiment.dataset.name):
+        recipe, data = experiment.settings.model, experiment.dataset.name
+        with traceback_in(run.path), advising(SMALLER_STEPS), in_settings(recipe, data):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scnf.errors import InvalidArgument
+
 
 def random_affine(x: Tensor, strength: float) -> Tensor:
     """Move each image by its own random affine map.
@@ -21,7 +23,7 @@ def random_affine(x: Tensor, strength: float) -> Tensor:
         A new tensor [N, C, H, W] of the same type.
 
     Raises:
-        ValueError: x holds floats.
+        InvalidArgument: x holds floats.
 
     Example:
         >>> x = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
@@ -29,7 +31,7 @@ def random_affine(x: Tensor, strength: float) -> Tensor:
         (True, torch.uint8)
     """
     if x.is_floating_point():
-        raise ValueError(f"random_affine takes whole grey levels, not {x.dtype}: dequantise the images afterwards")
+        raise InvalidArgument("x", f"must hold whole grey levels, not {x.dtype}: dequantise the images afterwards")
     # single precision, independent of torch's default type
     draws = 2 * torch.rand(6, len(x), device=x.device, dtype=torch.float32) - 1
     angle, stretch_x, stretch_y, shear, shift_x, shift_y = strength * draws

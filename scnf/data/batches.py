@@ -26,12 +26,12 @@ def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None 
         generator: Random generator of the noise; torch's global generator by default.
 
     Raises:
-        ValueError: the images hold floats.
+        InvalidArgument: the images hold floats.
     """
     if levels is None:
         return x
     if x.is_floating_point():
-        raise ValueError(f"grey levels must be whole numbers, not {x.dtype}: the images may be dequantised already")
+        raise InvalidArgument("x", f"must hold whole grey levels, not {x.dtype}: the images may be dequantised already")
     return add_noise(x, torch.rand(x.shape, device=x.device, generator=generator), levels)
 
 
@@ -78,9 +78,9 @@ class Batches:
         num_views: Number of views of unlabelled rows in a batch.
 
     Raises:
-        ValueError: x or y has the wrong type or shape, `batch_size` or `passes` is below 1, or `labelled_share` lies
-            outside [0, 1].
-        InvalidArgument: the batch is too small for the share, no row has a label, or points are to be augmented.
+        InvalidArgument: x or y has the wrong type or shape, `batch_size` or `passes` is below 1, or `labelled_share`
+            lies outside [0, 1]. Or the batch is too small for the share, no row has a label, or points are to be
+            augmented.
 
     Example:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)

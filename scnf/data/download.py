@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from scnf.errors import UserError
+from scnf.errors import FileError, InvalidArgument
 from scnf.files import write_bytes
 from scnf.interrupt import child
 from scnf.lock import alone_in
@@ -54,6 +54,18 @@ IDX_MD5 = {  # of the uncompressed files, in the order of IDX_SHAPES
 }
 
 
+class MissingData(InvalidArgument):
+    """A data root that lacks data files, which cannot be downloaded into it."""
+
+
+class Unavailable(Exception):
+    """An attempt that got no data files, for example without a network; :func:`obtain` then makes the next one."""
+
+
+class _OfAnotherDataset(ValueError):
+    """A data file that belongs to another dataset."""
+
+
 def idx_header(shape: tuple[int, ...]) -> bytes:
     """Return the header of an IDX file of bytes: two zeros, type 8 (uint8), number of axes, big-endian lengths."""
     return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
@@ -75,7 +87,6 @@ def read_checked(folder: Path, name: str, md5: str) -> bytes:
     Raises:
         ValueError: the content does not have this MD5, or the gzip is damaged.
         OSError: the file cannot be read.
-        UserError: the content belongs to another dataset.
     """
     path = _locate(folder, name) or folder / name
     data = path.read_bytes()
@@ -88,10 +99,7 @@ def read_checked(folder: Path, name: str, md5: str) -> bytes:
     if checksum != md5:
         owner = next((owner for owner, checksums in IDX_MD5.items() if checksum in checksums), None)
         if owner:
-            raise UserError(
-                f"{path} belongs to {owner}, and data.name is another dataset: change data.name, or point --data.root "
-                "elsewhere"
-            )
+            raise _OfAnotherDataset(f"{path} belongs to {owner}")
         shape = IDX_SHAPES.get(name)
         size = f"{len(idx_header(shape)) + math.prod(shape)} bytes with " if shape else ""
         raise ValueError(f"{path} is damaged: found {len(data)} bytes with MD5 {checksum}, expected {size}MD5 {md5}")
@@ -106,6 +114,11 @@ def obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappin
         subfolder: Folder of the files, relative to the data root.
         md5s: MD5 of the uncompressed content by file name.
         attempts: Ways to get absent files by description, in the order in which they are tried.
+
+    Raises:
+        InvalidArgument: files in the root are damaged, unreadable or of another dataset.
+        MissingData: absent files cannot be downloaded.
+        FileError: a downloaded file cannot be written.
     """
     folder = find_folder(root, subfolder, md5s)
     if any(_locate(folder, name) is None for name in md5s):
@@ -113,14 +126,20 @@ def obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappin
         _fetch(folder, md5s, attempts)
     try:
         return {name: read_checked(folder, name, md5) for name, md5 in md5s.items()}
+    except _OfAnotherDataset as error:
+        raise InvalidArgument(
+            "root", f"must hold files of this dataset, and {error}. Name another dataset or another directory"
+        ) from error
     except ValueError as error:
-        raise UserError(
-            f"{error}. Delete it and run again to fetch it anew, or point --data.root elsewhere."
+        raise InvalidArgument(
+            "root",
+            f"must hold intact files, and {error}. Delete it and run again to fetch it anew, or name another directory",
         ) from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {error.filename or folder}: {error.strerror or error}. "
-            "Make it readable or point --data.root elsewhere."
+        raise InvalidArgument(
+            "root",
+            f"must hold readable files, and {error.filename or folder} cannot be read: {error.strerror or error}. Make "
+            "it readable, or name another directory",
         ) from error
 
 
@@ -132,14 +151,15 @@ def find_folder(root: Path, subfolder: str, names: Iterable[str]) -> Path:
 
 
 def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
-    """Raise a UserError where `root` has contents and none of them belongs to a downloaded dataset."""
+    """Refuse a `root` that has contents of which none belongs to a downloaded dataset (MissingData)."""
     entries = sorted(entry for entry in (os.listdir(root) if root.is_dir() else []) if not entry.startswith("."))
     if entries and not _DOWNLOADED & set(entries) and not (subfolder and (root / subfolder).is_dir()):
         listed = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
-        raise UserError(
+        raise MissingData(
+            "root",
             f"{root} holds {listed}, and none of the data files {', '.join(names)}. Data files are not downloaded into "
-            f"a folder with other contents. Set --data.root {root / 'downloads'} to download into a new folder, or "
-            "--data.name to take another dataset. Images of your own need --import FILE, which reads them"
+            f"a folder with other contents. Name {root / 'downloads'} to download into a new folder, or another "
+            "directory or dataset",
         )
 
 
@@ -151,11 +171,12 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
             stack.enter_context(alone_in(folder, _SCRATCH, f"fetches data into {folder}"))
             scratch = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True)
             temporary = Path(stack.enter_context(scratch))
-        except (OSError, UserError) as error:
+        except (OSError, FileError) as error:
             reason = getattr(error.__cause__ or error, "strerror", None) or error
-            raise UserError(
-                f"the data files {', '.join(md5s)} are not in {folder}, and they cannot be fetched into it: "
-                f"{reason}. Point --data.root at a directory that holds them or is writable."
+            raise MissingData(
+                "root",
+                f"must hold the data files {', '.join(md5s)}, which are not in {folder} and cannot be fetched into it: "
+                f"{reason}. Name a directory that holds them or is writable",
             ) from error
         outcomes: list[str] = []
         if all(_locate(folder, name) for name in md5s):  # another process has fetched them meanwhile
@@ -167,7 +188,7 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
                 work.mkdir()
                 source = attempt(work)
                 contents = {name: read_checked(source, name, md5) for name, md5 in md5s.items()}
-            except (UserError, ValueError, OSError) as error:
+            except (Unavailable, ValueError, OSError) as error:
                 logger.info("attempt %d failed: %s", number, error)
                 outcomes.append(f"({number}) {description}: {error}")
                 continue
@@ -176,10 +197,10 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
                     write_bytes(folder / name, data)
             logger.info("attempt %d succeeded: the files are in %s", number, folder)
             return
-    raise UserError(
-        f"the data files {', '.join(md5s)} are not in {folder} and could not be fetched: {'; '.join(outcomes)}. "
-        "Point --data.root at a directory that holds the files, run again with a network connection, or try "
-        "--config digits.yaml, which needs no files."
+    raise MissingData(
+        "root",
+        f"must hold the data files {', '.join(md5s)}, which are not in {folder} and could not be fetched: "
+        f"{'; '.join(outcomes)}. Name a directory that holds the files, or run again with a network connection",
     )
 
 
@@ -195,7 +216,7 @@ def run_python(arguments: list[str], work: Path, limit: float = math.inf) -> Non
         limit: Maximum run time in seconds.
 
     Raises:
-        UserError: the process failed or was stopped; the message is its last line of output, its exit code, or the
+        Unavailable: the process failed or was stopped; the message is its last line of output, its exit code, or the
             time limit that it exceeded.
     """
     with tempfile.TemporaryFile() as output:
@@ -214,13 +235,13 @@ def run_python(arguments: list[str], work: Path, limit: float = math.inf) -> Non
                     content, last_change = latest, now
                 patience = QUIET_SECONDS if content else _START_SECONDS
                 if now - last_change > patience:
-                    raise UserError(f"no data arrived for {patience} seconds")
+                    raise Unavailable(f"no data arrived for {patience} seconds")
                 if now - start > limit:
-                    raise UserError(f"not finished after {limit:.0f} seconds")
+                    raise Unavailable(f"not finished after {limit:.0f} seconds")
         if process.returncode:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
-            raise UserError(lines[-1] if lines else f"exit code {process.returncode}")
+            raise Unavailable(lines[-1] if lines else f"exit code {process.returncode}")
 
 
 def _listing(folder: Path) -> set[tuple[str, int]]:

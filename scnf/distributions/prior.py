@@ -48,7 +48,7 @@ class ClassPrior(nn.Module):
         """Estimate the prior from the visible labels of y [N], with one added to each count so that none is zero.
 
         Raises:
-            ValueError: y is not a vector of labels.
+            InvalidArgument: y is not a vector of labels.
         """
         check_labels(y, num_classes)
         counts = torch.bincount(y[y != UNLABELLED].cpu(), minlength=num_classes) + 1.0

@@ -9,6 +9,7 @@ from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.checks import at_hand, check_inputs, check_labels, check_rows, check_tensor
 from scnf.distributions import Temperature
+from scnf.errors import InvalidArgument
 from scnf.transforms import start_from
 
 
@@ -96,7 +97,7 @@ class JointModel(nn.Module):
         """Refuse inputs x [N, ...] or labels y [N] that the model does not take.
 
         Raises:
-            ValueError: The inputs or labels are of another type, shape or range.
+            InvalidArgument: The inputs or labels are of another type, shape or range.
         """
         check_inputs(x, *self.pixels)
         self._check_shape(x)
@@ -105,27 +106,28 @@ class JointModel(nn.Module):
 
     def _check_shape(self, x: Tensor) -> None:
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"this model takes inputs of shape {['N', *self.shape]}, not {list(x.shape)}")
+            raise InvalidArgument("x", f"must be of shape {['N', *self.shape]} for this model, not {list(x.shape)}")
 
     def _check_batch(self, batch: Batch) -> None:
         """Check that the parts of a batch fit together, and check the labels of its moved rows and views."""
         if not isinstance(batch, Batch):
-            raise ValueError(f"a model takes a scnf.batch.Batch(x, y), not {type(batch).__name__}")
+            raise InvalidArgument("batch", f"must be a scnf.batch.Batch(x, y), not {type(batch).__name__}")
         check_tensor("x", batch.x)
         check_tensor("y", batch.y)
         if batch.y.dim() == 1:
             check_rows(len(batch.x), len(batch.y))
-        for name, rows, labels in (("moved rows", batch.moved, batch.moved_y), ("views", batch.views, batch.targets)):
+        pairs = ("moved", batch.moved, "moved_y", batch.moved_y), ("views", batch.views, "targets", batch.targets)
+        for rows_name, rows, labels_name, labels in pairs:
             if rows is not None and len(rows) > len(batch.x):
-                raise ValueError(
-                    f"there are {len(rows)} {name} of {len(batch.x)} rows: {name} must show rows of the batch"
+                raise InvalidArgument(
+                    rows_name, f"must show rows of the batch, which has {len(batch.x)} rows, not {len(rows)}"
                 )
             if rows is not None and labels is not None:
-                check_rows(len(rows), len(labels))
+                check_rows(len(rows), len(labels), labels_name)
                 if at_hand(labels):
-                    check_labels(labels, self.num_classes)
+                    check_labels(labels, self.num_classes, argument=labels_name)
         if (batch.moved is None) != (batch.moved_y is None):
-            raise ValueError("moved rows and their labels moved_y must be given together")
+            raise InvalidArgument("moved", "must be given together with the labels moved_y of the moved rows")
 
     def _check_step(self, x: Tensor, y: Tensor) -> None:
         """Check inputs x [N, ...] and labels y of a step, and their values only where no device has to wait."""
@@ -139,7 +141,7 @@ class JointModel(nn.Module):
         """Compute log-likelihoods and class posteriors of a batch, and class posteriors of its moved rows and views.
 
         Raises:
-            ValueError: The model does not take the rows or the labels.
+            InvalidArgument: The model does not take the rows or the labels.
         """
         self._check_batch(batch)
         inputs = batch.inputs()
@@ -168,7 +170,7 @@ class JointModel(nn.Module):
         """Return the classifier log q(y | x) [N, K], averaged over draws of latent variables where the model has any.
 
         Raises:
-            ValueError: The model does not take the inputs x.
+            InvalidArgument: The model does not take the inputs x.
         """
         self.check(x)
         return self.step(x, torch.zeros(0, dtype=torch.long, device=x.device))[1]
@@ -199,7 +201,7 @@ class JointModel(nn.Module):
             y: Labels [N], UNLABELLED where hidden.
 
         Raises:
-            ValueError: The model does not take this data.
+            InvalidArgument: The model does not take this data.
         """
         self.check(x, y)
         training = self.training

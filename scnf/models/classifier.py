@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.distributions import single_or_better
-from scnf.errors import UserError
 from scnf.models.base import JointModel, at_label
 from scnf.nn import before_head
 
@@ -42,9 +41,9 @@ class Classifier(JointModel):
         """Raise an error, because the model has no p(x).
 
         Raises:
-            UserError: Always.
+            NotImplementedError: Always.
         """
-        raise UserError("a plain classifier knows no p(x): it has accuracy and calibration, no likelihood")
+        raise NotImplementedError("a plain classifier knows no p(x): it has accuracy and calibration, no likelihood")
 
     def representation(self, x: Tensor) -> Tensor:
         """Return the hidden units [N, hidden] that the head of the network reads."""
@@ -54,6 +53,6 @@ class Classifier(JointModel):
         """Raise an error, because the model has no p(x | y) to draw from.
 
         Raises:
-            UserError: Always.
+            NotImplementedError: Always.
         """
-        raise UserError("a plain classifier cannot draw images: it models p(y | x) alone")
+        raise NotImplementedError("a plain classifier cannot draw images: it models p(y | x) alone")

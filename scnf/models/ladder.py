@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from scnf.distributions import CategoricalLatent, GaussianLatent
 from scnf.distributions.latent import diagonal_gaussian, merge_gaussians
+from scnf.errors import InvalidArgument
 
 
 class Ladder(nn.Module):
@@ -28,6 +29,9 @@ class Ladder(nn.Module):
             there is one.
         latents: L latent variables, bottom first.
         priors: L - 1 networks (z_(l+1), context) -> means and log-scales of p(z_l | z_(l+1)), bottom first.
+
+    Raises:
+        InvalidArgument: The numbers of parts differ, or one of several latents is not Gaussian.
     """
 
     def __init__(
@@ -39,9 +43,14 @@ class Ladder(nn.Module):
     ) -> None:
         super().__init__()
         if not len(bodies) == len(heads) == len(latents) == len(priors) + 1:
-            raise ValueError("a ladder of L latents takes L bodies, L heads and L - 1 priors")
+            raise InvalidArgument(
+                "latents",
+                "must be as many as bodies and heads, and one more than priors, "
+                f"not {len(latents)} with {len(bodies)} bodies, {len(heads)} heads and {len(priors)} priors",
+            )
         if len(latents) > 1 and not all(isinstance(latent, GaussianLatent) for latent in latents):
-            raise ValueError("the latents of a ladder are Gaussian")
+            kinds = ", ".join(type(latent).__name__ for latent in latents)
+            raise InvalidArgument("latents", f"must be Gaussian where there are several, not {kinds}")
         self.bodies, self.heads, self.latents = nn.ModuleList(bodies), nn.ModuleList(heads), nn.ModuleList(latents)
         self.priors = nn.ModuleList(priors)
         self.features = sum(latent.features for latent in latents)

@@ -51,7 +51,7 @@ class M2(VariationalModel):
         class_chunk: Number of classes enumerated at once; all by default.
 
     Raises:
-        ValueError: A score function has fewer than two samples, or is combined with importance samples.
+        InvalidArgument: A score function has fewer than two samples, or is combined with importance samples.
 
     Example:
         >>> from scnf.recipes import build
@@ -218,7 +218,7 @@ class M1M2(VariationalModel):
         m2: M2 over points of width D, with a Gaussian likelihood.
 
     Raises:
-        ValueError: The two models do not fit together.
+        InvalidArgument: The two models do not fit together.
     """
 
     def __init__(self, m1: VAE, m2: M2) -> None:

@@ -48,7 +48,7 @@ class VariationalModel(JointModel):
         importance_samples: Number k of importance samples.
 
     Raises:
-        ValueError: A number of samples is below 1.
+        InvalidArgument: A number of samples is below 1.
     """
 
     exact = False
@@ -127,7 +127,7 @@ class VariationalModel(JointModel):
         grow with k.
 
         Raises:
-            ValueError: `num_samples` is below 1.
+            InvalidArgument: `num_samples` is below 1.
         """
         if num_samples < 1:
             raise InvalidArgument("num_samples", f"must be 1 or more for a bound, not {num_samples}")
@@ -139,6 +139,6 @@ class VariationalModel(JointModel):
         return total.logsumexp(dim=1) - math.log(num_samples)
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Refuse inputs or labels that the model or its likelihood does not take (ValueError)."""
+        """Refuse inputs or labels that the model or its likelihood does not take (InvalidArgument)."""
         super().check(x, y)
         self.likelihood.check(x)

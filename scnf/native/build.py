@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from scnf.errors import UserError
+from scnf.errors import FileError
 from scnf.files import write_bytes, write_text
 from scnf.interrupt import child
 from scnf.lock import alone_in
@@ -46,7 +46,7 @@ def library() -> Kernels | None:
         return None
     try:
         return _load()
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, UserError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, FileError) as error:
         _log.info(
             "networks are PyTorch's, which are slower, for want of a kernel: %s (SCNF_NATIVE=0 skips the attempt)",
             _summary(error),

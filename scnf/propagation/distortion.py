@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.checks import check_count, check_images
+from scnf.errors import InvalidArgument
 from scnf.propagation.arrays import by_parts, rescaled
 from scnf.propagation.graph import nearest_neighbours
 from scnf.propagation.oriented_gradients import oriented_gradients
@@ -42,7 +43,7 @@ def deslanted(x: Tensor, chunk: int = 2**22) -> Tensor:
         Images float32 [N, C, H, W] in the same range; an image of one colour stays unchanged.
 
     Raises:
-        ValueError: x does not hold images, or holds no pixel.
+        InvalidArgument: x does not hold images, or holds no pixel.
 
     Example:
         >>> slash = torch.eye(9).flip(0)[None, None]
@@ -152,8 +153,8 @@ def distortion_neighbours(
         Indices [N, k], the nearest first, and weights [N, k] in [0, 1].
 
     Raises:
-        ValueError: there are fewer than two images or no pixels, a number is negative or not finite, or `neighbours` or
-            `candidates` is too small.
+        InvalidArgument: there are fewer than two images or no pixels, a number is negative or not finite, or
+            `neighbours` or `candidates` is too small.
 
     Example:
         >>> x = torch.rand(2, 1, 28, 28)
@@ -166,8 +167,10 @@ def distortion_neighbours(
     check_images(x)
     check_count("neighbours", neighbours)
     check_count("candidates", candidates, neighbours)
-    if len(x) < 2 or not bool((x.isfinite() & (x >= 0)).all()):
-        raise ValueError("neighbours by distortion need two images or more, of finite numbers that are not negative")
+    if len(x) < 2:
+        raise InvalidArgument("x", f"must hold two images or more to have neighbours, not {len(x)}")
+    if not bool((x.isfinite() & (x >= 0)).all()):
+        raise InvalidArgument("x", "must hold finite numbers that are not negative, and some are not")
     upright = deslanted(rescaled(x))
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
     gradients = by_parts(sobel_gradients, upright, 1000)  # convolutions take much memory
@@ -199,8 +202,8 @@ def distortion_labels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         Labels [N] and their certainty [N] in [0, 1], see :func:`scnf.propagation.spread.spread`.
 
     Raises:
-        ValueError: :func:`distortion_neighbours` refuses the images, no row has a label, or y does not hold labels of
-            the images.
+        InvalidArgument: :func:`distortion_neighbours` refuses the images, no row has a label, or y does not hold labels
+            of the images.
 
     Example:
         >>> x = torch.rand(2, 1, 28, 28)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.checks import check_count, check_tensor
+from scnf.errors import InvalidArgument
 from scnf.propagation.arrays import rescaled
 
 COMPONENTS = 64
@@ -24,18 +25,20 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
         Indices [N, k] and cosines [N, k].
 
     Raises:
-        ValueError: the features have another shape or are not finite, or N - 1 is less than `neighbours`.
+        InvalidArgument: the features have another shape or are not finite, or N - 1 is less than `neighbours`.
     """
     check_tensor("features", features)
     check_count("chunk", chunk)
     if features.dim() != 2 or not features.numel():
-        raise ValueError(f"features must have shape [N, D] and at least one row, not shape {list(features.shape)}")
+        raise InvalidArgument(
+            "features", f"must have shape [N, D] and at least one row, not shape {list(features.shape)}"
+        )
     if not 0 <= neighbours < len(features):
-        raise ValueError(
-            f"neighbours must lie between 0 and {len(features) - 1} for {len(features)} rows, not be {neighbours}"
+        raise InvalidArgument(
+            "neighbours", f"must be between 0 and {len(features) - 1} for {len(features)} rows, not {neighbours}"
         )
     if not bool(features.isfinite().all()):
-        raise ValueError("features are not finite, so they have no nearest neighbours")
+        raise InvalidArgument("features", "must be finite to have nearest neighbours, and some are not finite")
     features = rescaled(features).float()
     centred = features - features.mean(dim=0)
     products = centred.T @ centred
@@ -44,7 +47,7 @@ def nearest_neighbours(features: Tensor, neighbours: int, chunk: int = 500) -> t
         vectors = torch.linalg.eigh(products.double()).eigenvectors  # by ascending eigenvalue
         centred = centred @ vectors[:, -COMPONENTS:].float()
         if not bool(centred.isfinite().all()):
-            raise ValueError("the principal components of these features are not finite")
+            raise InvalidArgument("features", "must have finite principal components, and these are not finite")
     unit = F.normalize(centred, dim=1)
     buffer = unit.new_empty(chunk, len(unit))  # allocating each chunk would take as long as the products
     cosines = unit.new_empty(len(unit), neighbours)

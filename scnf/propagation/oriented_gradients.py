@@ -36,7 +36,7 @@ def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
         Features float32 [N, D], where D is 972 for 28x28 and for 8x8 images.
 
     Raises:
-        ValueError: x does not hold images, or holds no pixel.
+        InvalidArgument: x does not hold images, or holds no pixel.
 
     Example:
         >>> features = oriented_gradients(torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8))

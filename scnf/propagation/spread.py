@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.checks import check_count, check_labels, check_share, check_tensor
+from scnf.errors import InvalidArgument
 from scnf.propagation.arrays import rescaled
 from scnf.propagation.graph import nearest_neighbours
 
@@ -31,8 +32,8 @@ def propagate(
         Labels [N], unchanged for labelled rows, and their certainty [N] in [0, 1].
 
     Raises:
-        ValueError: no row has a label, y does not hold labels of the rows, a feature is not finite, or `neighbours`,
-            `alpha` or `steps` is out of range.
+        InvalidArgument: no row has a label, y does not hold labels of the rows, a feature is not finite, or
+            `neighbours`, `alpha` or `steps` is out of range.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]])
@@ -48,12 +49,12 @@ def propagate(
 
 
 def check_spread(y: Tensor, rows: int, alpha: float, steps: int) -> None:
-    """Raise ValueError for arguments that :func:`spread` refuses, before the slow search for neighbours."""
+    """Raise InvalidArgument for arguments that :func:`spread` refuses, before the slow search for neighbours."""
     check_labels(y, rows=rows)
     check_share("alpha", alpha, ends=False)
     check_count("steps", steps, 0)
     if not bool((y != UNLABELLED).any()):
-        raise ValueError("labels cannot spread where no row has one")
+        raise InvalidArgument("y", "must hold a label to spread, and no row has one")
 
 
 def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor]:
@@ -75,8 +76,8 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
         Labels [N], unchanged for labelled rows, and their certainty [N] in [0, 1].
 
     Raises:
-        ValueError: no row has a label, or y does not hold labels of the rows; a weight is negative or not finite; an
-            index is not a row, or indices and weights differ in shape; `alpha` or `steps` is out of range.
+        InvalidArgument: no row has a label, or y does not hold labels of the rows; a weight is negative or not finite;
+            an index is not a row, or indices and weights differ in shape; `alpha` or `steps` is out of range.
 
     Example:
         >>> chain = torch.tensor([[1], [2], [3], [2]])
@@ -88,12 +89,13 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
     check_tensor("weights", weights)
     check_spread(y, len(indices), alpha, steps)
     if indices.dim() != 2 or indices.shape != weights.shape or not bool(((indices >= 0) & (indices < len(y))).all()):
-        raise ValueError(
-            f"neighbours are rows 0 to {len(y) - 1}, with one weight each: indices and weights must have shape [N, k], "
-            f"not {list(indices.shape)} and {list(weights.shape)}"
+        raise InvalidArgument(
+            "indices",
+            f"must be rows 0 to {len(y) - 1} in the shape [N, k] of the weights, not indices of shape "
+            f"{list(indices.shape)} with weights of shape {list(weights.shape)}, or other rows",
         )
     if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError("weights of neighbours must be finite and at least 0")
+        raise InvalidArgument("weights", "must be finite and at least 0, and some are not")
     labelled = y != UNLABELLED
     weights = rescaled(weights) if weights.numel() else weights
     rows = torch.arange(len(y), device=y.device).unsqueeze(1).expand_as(indices)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel
 from scnf.propagation.distortion import distortion_labels
 from scnf.propagation.oriented_gradients import oriented_gradients
@@ -86,6 +87,9 @@ class Propagation:
         if self.neighbours == "pixels":
             return self.x.flatten(1)
         if self.neighbours != "self-training" or self.levels is None:
-            raise ValueError(f"these rows have no neighbours by {self.neighbours!r}")
+            raise InvalidArgument(
+                "neighbours",
+                f"must be pixels, gradients, distortion or, for grey levels, self-training; not {self.neighbours!r}",
+            )
         self.say(f"self-training: {self.networks} networks before the first epoch")
         return self_trained_features(self.x, self.y, self.levels, self.networks, self.augment, self.autocast)

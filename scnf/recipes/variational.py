@@ -330,9 +330,7 @@ class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
             InvalidArgument: There is no trained M1, or the trained M1 takes other inputs.
         """
         if not isinstance(self.m1, VAE):
-            raise InvalidArgument(
-                "m1", "must be a trained M1: train one (--config mnist_m1.yaml), then set this to its run"
-            )
+            raise InvalidArgument("m1", f"must be a trained model of the recipe m1, not {self.m1!r}: train one")
         if self.m1.likelihood.shape != shape:
             raise InvalidArgument(
                 "m1",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scnf.batch import Batch
 from scnf.data.batches import Batches
-from scnf.errors import UserError
+from scnf.errors import NotFinite
 from scnf.interrupt import Interrupted, Signals, watch
 from scnf.machine import compile_for
 from scnf.models.base import JointModel, JointOutput
@@ -110,7 +110,8 @@ def train(
         The progress of the training, in which `stopped_by` is the signal that ended it.
 
     Raises:
-        UserError: The loss is not finite, the run directory cannot be written, or another process uses it.
+        NotFinite: The loss or its gradient is not finite.
+        UserError: The run directory cannot be written, or another process uses it.
         Interrupted: A signal arrived during the first step, or a second signal arrived.
     """
     if plan.ema and state.averaged is None:
@@ -268,7 +269,7 @@ class _Loop:
         return self.objective(output, batch, done)
 
     def check(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
-        """Refuse a loss or gradient that is not finite.
+        """Refuse a loss or gradient that is not finite (NotFinite).
 
         On a GPU the check runs at every 25th step and before each checkpoint, because it waits for the device.
         """
@@ -280,10 +281,9 @@ class _Loop:
         reason = first_non_finite(model, partial(self.loss_and_metrics, batch, model))
         has_checkpoint = self.run.checkpoint("last").is_file()
         place = f"the last good checkpoint is kept in {path}" if has_checkpoint else "there is no checkpoint yet"
-        raise UserError(
+        raise NotFinite(
             f"the loss or its gradient is not finite at step {self.progress.total_step} (epoch "
-            f"{self.progress.epoch + 1}): {without_density(model, batch)}{reason}. Training stopped; {place}. Lower "
-            "train.lr or set train.grad_clip"
+            f"{self.progress.epoch + 1}): {without_density(model, batch)}{reason}. Training stopped; {place}"
         )
 
     def end_epoch(self, evaluate: Callable[[JointModel], dict[str, float]]) -> str:

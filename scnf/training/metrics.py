@@ -12,7 +12,7 @@ from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_labels, check_tensor
 from scnf.data.augment import random_affine
 from scnf.data.batches import dequantize
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument, NotFinite
 from scnf.models.base import JointModel
 
 NOISE_DRAWS = 8
@@ -43,7 +43,7 @@ def expected_calibration_error(class_log_probs: Tensor, y: Tensor, bins: int = 1
         bins: Number of bins of the confidence.
 
     Raises:
-        ValueError: The labels do not fit the rows, or there are no bins.
+        InvalidArgument: The labels do not fit the rows, or there are no bins.
     """
     _check_labels_fit(class_log_probs, y)
     check_count("bins", bins)
@@ -61,7 +61,7 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
         y: True labels [N].
 
     Raises:
-        ValueError: The labels do not fit the rows.
+        InvalidArgument: The labels do not fit the rows.
 
     Example:
         >>> brier_score(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).log(), torch.tensor([0, 0]))
@@ -80,7 +80,7 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     and maps are drawn on the CPU, and are the same on every device. The caller's random state is restored at the end.
 
     Raises:
-        ValueError: The data do not fit `levels`, or `batch_size` is below 1.
+        InvalidArgument: The data do not fit `levels`, or `batch_size` is below 1.
     """
     check_data(x, levels)
     check_count("batch_size", batch_size)
@@ -203,7 +203,7 @@ def evaluate(
         https://arxiv.org/abs/1509.00519, eq. 8, with the noise as the latent variable).
 
     Raises:
-        ValueError: The data do not fit `levels`, or the labels do not fit the rows and the model's classes. Or
+        InvalidArgument: The data do not fit `levels`, or the labels do not fit the rows and the model's classes. Or
             `batch_size` or `draws` is below 1, `views` is below 0, or `augment` is 0 with `views`.
 
     Example:
@@ -221,7 +221,10 @@ def evaluate(
     check_count("draws", draws)
     check_count("views", views, 0)
     if views and not augment:
-        raise ValueError("views are moved versions of an image: augment must be above 0; draws vary only the noise")
+        raise InvalidArgument(
+            "augment",
+            f"must be above 0 to move views of each image, not {augment}; draws vary only the noise",
+        )
 
     outputs = over_draws(model, x, levels, batch_size, seed, draws)
     figures = figures_of(model, outputs, y, levels, math.prod(x.shape[1:]))
@@ -237,7 +240,7 @@ def evaluate(
 
 
 def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:
-    """Refuse wrong rows x or wrong true labels y before a pass over all rows (ValueError)."""
+    """Refuse wrong rows x or wrong true labels y before a pass over all rows (InvalidArgument)."""
     check_data(x, levels)
     check_labels(y, hidden=False, rows=len(x))
 
@@ -250,16 +253,15 @@ def check_figures(figures: Mapping[str, Any], of: str) -> None:
         of: Subject of the metrics, for the message.
 
     Raises:
-        UserError: A metric is NaN.
+        NotFinite: A metric is NaN.
 
     Example:
         >>> check_figures({"accuracy": 0.1, "nll": float("inf")}, "test")
     """
     names = [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
     if names:
-        raise UserError(
-            f"{of}: {', '.join(names)} came out as NaN: these weights are too large, or went wrong in training. Use "
-            "other weights, for example an earlier checkpoint, or train again with a smaller train.lr"
+        raise NotFinite(
+            f"{of}: {', '.join(names)} came out as NaN: these weights are too large, or went wrong in training"
         )
 
 
@@ -330,8 +332,8 @@ def figures_text(figures: Mapping[str, float]) -> str:
 def _check_labels_fit(class_log_probs: Tensor, y: Tensor) -> None:
     check_tensor("class_log_probs", class_log_probs)
     if class_log_probs.dim() != 2 or not len(class_log_probs):
-        raise ValueError(
-            f"class_log_probs must have the shape [N, K] with at least one row, not {list(class_log_probs.shape)}"
+        raise InvalidArgument(
+            "class_log_probs", f"must have the shape [N, K] with at least one row, not {list(class_log_probs.shape)}"
         )
     check_labels(y, class_log_probs.shape[1], hidden=False, rows=len(class_log_probs))
 

@@ -40,7 +40,7 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
         *inputs: Arguments of the call.
 
     Raises:
-        ValueError: The inputs of a layer would give parameters that are not finite.
+        InvalidArgument: The inputs of a layer would give parameters that are not finite.
 
     Example:
         >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)

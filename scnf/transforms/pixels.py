@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf.checks import check_count
 from scnf.errors import InvalidArgument
 from scnf.native import look_up
 from scnf.transforms.base import Transform, sum_except_batch
@@ -81,6 +82,9 @@ class GreyLevels(StartsFromData):
         slope: Slope of each level above the darkest before a first batch; the Gaussian has standard deviation 1.
         tail: Share of the Gaussian that is left out on each side, in (0, 0.5).
 
+    Raises:
+        InvalidArgument: A number is out of its range.
+
     Example:
         >>> outputs, _ = GreyLevels(256)(torch.rand(1000, 1) / 256)  # black
         >>> bool(outputs.abs().max() < 2.6)
@@ -89,10 +93,11 @@ class GreyLevels(StartsFromData):
 
     def __init__(self, levels: int, slope: float = 5.0, tail: float = 0.005) -> None:
         super().__init__()
-        if not (levels > 1 and 0 < slope < math.inf and 0 < tail < 0.5):
-            raise ValueError(
-                f"levels must be above 1, slope above 0, tail between 0 and 0.5; not {levels}, {slope} and {tail}"
-            )
+        check_count("levels", levels, 2)
+        if not 0 < slope < math.inf:
+            raise InvalidArgument("slope", f"must be above 0 and finite, not {slope}")
+        if not 0 < tail < 0.5:
+            raise InvalidArgument("tail", f"must be above 0 and below 0.5, not {tail}")
         self.levels, self.tail, self.highest = levels, tail, NormalDist().inv_cdf(1 - tail)
         self.log_slope = nn.Parameter(torch.full((levels - 1,), math.log(slope)))
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scnf.errors import InvalidArgument
 from scnf.transforms.base import Transform
 
 
@@ -37,7 +38,7 @@ class Planar(Transform):
         raw = self.bias.expand(len(inputs), -1)
         if self.by_context is not None:
             if context is None:
-                raise ValueError("this planar flow was built with a context and none was given")
+                raise InvalidArgument("context", "must be given, because this planar flow was built with a context")
             raw = raw + self.by_context(context).to(raw.dtype)
         u, w, b = raw[:, : self.features], raw[:, self.features : -1], raw[:, -1]
         product = (u * w).sum(dim=1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scnf.errors import InvalidArgument
 from scnf.transforms.base import InverseTransform, Transform
 
 
@@ -90,6 +91,9 @@ class Permutation(Transform):
 
     Args:
         permutation: Indices int64 [C]: output i is input permutation[i].
+
+    Raises:
+        InvalidArgument: An index is missing, or occurs twice.
     """
 
     permutation: Tensor
@@ -97,7 +101,9 @@ class Permutation(Transform):
     def __init__(self, permutation: Tensor) -> None:
         super().__init__()
         if not torch.equal(permutation.sort().values, torch.arange(len(permutation))):
-            raise ValueError("a permutation must hold each of 0..C-1 exactly once")
+            raise InvalidArgument(
+                "permutation", f"must hold each of 0..{len(permutation) - 1} exactly once, not {permutation.tolist()}"
+            )
         self.register_buffer("permutation", permutation.clone())
         self._runs = _runs(self.permutation)
 
@@ -132,6 +138,9 @@ class FactorOut(Transform):
         shape: Shape of one input, (C, H, W) or (D,).
         aside: Number of channels set aside; half of them, rounded down, by default.
 
+    Raises:
+        InvalidArgument: No channel is set aside, or none is left.
+
     Example:
         >>> layer = FactorOut(Flatten((2, 3, 3)), shape=(4, 3, 3))
         >>> layer(torch.zeros(5, 4, 3, 3))[0].shape
@@ -142,7 +151,7 @@ class FactorOut(Transform):
         super().__init__()
         aside = shape[0] // 2 if aside is None else aside
         if not 0 < aside < shape[0]:
-            raise ValueError(f"cannot set {aside} of {shape[0]} channels aside: at least one must go and one must stay")
+            raise InvalidArgument("aside", f"must leave channels in both parts: {aside} of {shape[0]}")
         self.inner = inner
         self.aside_shape = (aside, *shape[1:])
         self.sizes = (aside, shape[0] - aside)

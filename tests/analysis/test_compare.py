@@ -70,11 +70,11 @@ def folder(finished: Path, runs: dict[str, Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def compared(folder: Path) -> dict[str, dict[str, str]]:
-    """Its table."""
+    """The rows of the comparison's table, by name of the run."""
     return table(folder)
 
 
-def test_a_flow_has_the_exact_figures_of_evaluate(compared: dict[str, dict[str, str]], finished: Path) -> None:
+def test_compare_gives_flows_the_exact_figures_of_evaluate(compared: dict[str, dict[str, str]], finished: Path) -> None:
     row = compared["digits-scnf-digits"]
     expected = Run(finished).read_json("summary.json")["validation"]
     assert (row["recipe"], row["likelihood"]) == ("scnf-digits", "exact")
@@ -84,7 +84,7 @@ def test_a_flow_has_the_exact_figures_of_evaluate(compared: dict[str, dict[str, 
     assert {row[key] for key in ("iwae_nats", "gap_nats", "iwae_bits_per_dim", "gap_bits_per_dim")} == {""}
 
 
-def test_the_elbo_lies_below_the_importance_weighted_bound(compared: dict[str, dict[str, str]]) -> None:
+def test_compare_elbo_lies_below_the_importance_weighted_bound(compared: dict[str, dict[str, str]]) -> None:
     row = compared["m2"]
     elbo, iwae, gap = (float(row[key]) for key in ("nats", "iwae_nats", "gap_nats"))
     assert row["likelihood"] == "bound" and gap == pytest.approx(iwae - elbo) and gap > 0
@@ -93,7 +93,9 @@ def test_the_elbo_lies_below_the_importance_weighted_bound(compared: dict[str, d
     assert float(row["gap_bits_per_dim"]) == pytest.approx(gap / 64 / math.log(2))
 
 
-def test_binarised_pixels_are_marked_and_have_no_bits(compared: dict[str, dict[str, str]], folder: Path) -> None:
+def test_compare_marks_binarised_pixels_and_gives_no_bits_per_dim(
+    compared: dict[str, dict[str, str]], folder: Path
+) -> None:
     row = compared["bernoulli"]
     assert row["likelihood_of"] == "binary" and float(row["nats"]) < float(row["iwae_nats"])
     assert {row[key] for key in ("bits_per_dim", "iwae_bits_per_dim", "gap_bits_per_dim")} == {""}
@@ -103,14 +105,16 @@ def test_binarised_pixels_are_marked_and_have_no_bits(compared: dict[str, dict[s
     assert starred[1] == "*) binarised pixels: not comparable with bits/dim"
 
 
-def test_a_classifier_has_no_likelihood(compared: dict[str, dict[str, str]]) -> None:
+def test_compare_leaves_the_likelihood_of_classifiers_empty(compared: dict[str, dict[str, str]]) -> None:
     row = compared["classifier"]
     assert row["likelihood_of"] == "labels"
     assert {row[key] for key in ("likelihood", "nats", "iwae_nats", "density_images_per_second")} == {""}
     assert 0 <= float(row["accuracy"]) <= 1 and 0 <= float(row["brier"]) <= 2
 
 
-def test_the_table_is_ranked_by_density_and_the_files_parse(compared: dict[str, dict[str, str]], folder: Path) -> None:
+def test_compare_table_is_ranked_by_density_and_its_files_parse(
+    compared: dict[str, dict[str, str]], folder: Path
+) -> None:
     *comparable, before_last, last = compared.values()
     bits = [float(row["iwae_bits_per_dim"] or row["bits_per_dim"]) for row in comparable]
     assert len(bits) == 2 and bits == sorted(bits)
@@ -125,14 +129,16 @@ def test_the_table_is_ranked_by_density_and_the_files_parse(compared: dict[str, 
     assert len(list(folder.iterdir())) == 3
 
 
-def test_importance_samples_of_training_are_no_elbo(scnf: Scnf, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_compare_elbo_ignores_the_importance_samples_of_training(
+    scnf: Scnf, runs: dict[str, Path], tmp_path: Path
+) -> None:
     assert scnf("compare", runs["iwae"], "--k 5 --limit 0").code == 0
     elbo = f"{float(table(tmp_path / 'logs/comparison')['iwae']['bits_per_dim']):.3f} bits/dim"
     assert elbo in scnf("evaluate", runs["iwae"], "--split validation --model.importance_samples 1").out
     assert elbo not in scnf("evaluate", runs["iwae"], "--split validation").out
 
 
-def test_the_limit_takes_the_first_images(scnf: Scnf, finished: Path, tmp_path: Path) -> None:
+def test_compare_limit_takes_the_first_images(scnf: Scnf, finished: Path, tmp_path: Path) -> None:
     outcome = scnf("compare", finished, "--limit 7")
     assert outcome.code == 0 and outcome.out.startswith("7 validation images of digits.")
     assert outcome.out.endswith("comparison.csv, .md and .png are in logs/comparison\n")
@@ -140,7 +146,9 @@ def test_the_limit_takes_the_first_images(scnf: Scnf, finished: Path, tmp_path: 
     assert 7 * float(table(tmp_path / "logs/comparison")["digits-scnf-digits"]["accuracy"]) % 1 == pytest.approx(0)
 
 
-def test_other_label_splits_go_together_on_test_alone(scnf: Scnf, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_compare_accepts_different_label_splits_on_the_test_set_only(
+    scnf: Scnf, runs: dict[str, Path], tmp_path: Path
+) -> None:
     for split in ("validation", "test"):
         outcome = scnf("compare", runs["m2"], runs["other"], "--split", split)
         assert outcome.code == 2 and "label split of 000005 other is not that of 000001 m2" in outcome.err
@@ -151,17 +159,17 @@ def test_other_label_splits_go_together_on_test_alone(scnf: Scnf, runs: dict[str
 
 
 @pytest.mark.parametrize("words", ["", "--same-test-set"])
-def test_other_data_never_go_together(scnf: Scnf, runs: dict[str, Path], words: str) -> None:
+def test_compare_refuses_runs_on_different_datasets(scnf: Scnf, runs: dict[str, Path], words: str) -> None:
     outcome = scnf("compare", runs["m2"], runs["moons"], words)
     assert outcome.code == 2 and "000001 m2 on digits, 000006 moons on moons" in outcome.err
 
 
-def test_shipped_weights_are_one_more_model(scnf: Scnf, runs: dict[str, Path]) -> None:
+def test_compare_counts_shipped_weights_among_the_models(scnf: Scnf, runs: dict[str, Path]) -> None:
     outcome = scnf("compare", runs["m2"], "--pretrained")
     assert outcome.code == 2 and "000001 m2 on digits, shipped on mnist" in outcome.err
 
 
-def test_points_are_compared_in_nats(scnf: Scnf, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_compare_measures_points_in_nats(scnf: Scnf, runs: dict[str, Path], tmp_path: Path) -> None:
     assert scnf("compare", runs["moons"], "--limit 50").code == 0
     row = table(tmp_path / "logs/comparison")["moons"]
     assert row["bits_per_dim"] == "" and math.isfinite(float(row["nats"]))
@@ -176,13 +184,13 @@ def test_points_are_compared_in_nats(scnf: Scnf, runs: dict[str, Path], tmp_path
         ("nowhere", "there is no run 'nowhere'"),
     ],
 )
-def test_wrong_words_are_user_errors(scnf: Scnf, words: str, message: str) -> None:
+def test_compare_command_reports_invalid_arguments_as_user_errors(scnf: Scnf, words: str, message: str) -> None:
     outcome = scnf("compare", words)
     assert outcome.code == 2 and message in outcome.err
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_measuring_leaves_no_trace(training: bool) -> None:
+def test_measure_leaves_model_and_random_state_unchanged(training: bool) -> None:
     model: JointModel = build("m2", (1, 8, 8), 10, levels=17, hidden=16, latent=4, norm="batch").train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x, y = torch.randint(17, (21, 1, 8, 8), dtype=torch.uint8), torch.arange(21) % 10
@@ -193,7 +201,7 @@ def test_measuring_leaves_no_trace(training: bool) -> None:
     assert all(first[key] == again[key] for key in first if not key.endswith("per_second"))
 
 
-def test_all_models_see_the_same_pixels() -> None:
+def test_measure_shows_all_models_the_same_pixels() -> None:
     x, y = torch.randint(17, (21, 1, 8, 8), dtype=torch.uint8), torch.arange(21) % 10
     seen: list[list[torch.Tensor]] = []
     for recipe in ("m2", "classifier"):
@@ -206,7 +214,7 @@ def test_all_models_see_the_same_pixels() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
 
 
-def test_more_importance_samples_tighten_the_bound() -> None:
+def test_importance_samples_tighten_the_measured_bound() -> None:
     model = build("m2", (1, 8, 8), 10, levels=17, hidden=16, latent=4, likelihood="logistic")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -216,7 +224,7 @@ def test_more_importance_samples_tighten_the_bound() -> None:
     assert one["nats"] == many["nats"] < one["iwae_nats"] < many["iwae_nats"] - 0.1
 
 
-def test_brier_by_hand() -> None:
+def test_brier_score_equals_a_calculation_by_hand() -> None:
     probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
     expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.9**2 + 0.1**2 + 0.8**2) + 2) / 3
     assert brier_score(probs.log(), torch.tensor([0, 0, 1])) == pytest.approx(expected, abs=1e-6)

@@ -43,7 +43,7 @@ def logs(tmp_path: Path) -> Path:
     return root
 
 
-def test_table(logs: Path) -> None:
+def test_runs_table_shows_settings_results_and_status(logs: Path) -> None:
     assert format_table(list_runs(logs)).splitlines() == [
         "    id  name     recipe     data    labels  epochs  accuracy   bits_per_dim   minutes  status",
         "000001  a        scnf-fast  mnist      100      12   93.42 %          1.250       3.2  finished",
@@ -75,7 +75,7 @@ def test_table(logs: Path) -> None:
         ({"where": ["recipe=-"]}, ["damaged", "odd"]),
     ],
 )
-def test_table_sorts_and_filters(logs: Path, arguments: dict[str, Any], names: list[str]) -> None:
+def test_runs_table_sorts_and_filters(logs: Path, arguments: dict[str, Any], names: list[str]) -> None:
     lines = format_table(list_runs(logs), **arguments).splitlines()
     assert [line.split()[1] for line in lines[1:] if line[0] != "*"] == names
     assert any(line[0] == "*" for line in lines) == ("c" in names)
@@ -91,17 +91,19 @@ def test_table_sorts_and_filters(logs: Path, arguments: dict[str, Any], names: l
         ({"where": ["accuracy>0,9"]}, "'0,9' is not a number"),
     ],
 )
-def test_wrong_questions_are_user_errors(arguments: dict[str, Any], message: str) -> None:
+def test_runs_table_reports_invalid_columns_and_conditions_as_user_errors(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         format_table([], **arguments)
 
 
-def test_an_empty_table_says_so(logs: Path) -> None:
+def test_runs_table_without_rows_names_the_conditions(logs: Path) -> None:
     assert format_table([]) == "no runs"
     assert format_table(list_runs(logs), where=["data=svhn", "id>2"]) == "no runs where data=svhn and id>2"
 
 
-def test_describe(logs: Path) -> None:
+def test_describe_shows_status_settings_results_and_files_of_a_run(logs: Path) -> None:
     text = describe(Run.find(logs, "1"))
     assert text.startswith(str(logs / "000001-"))
     for line in ("status: finished", "recipe +scnf-fast", "seed +3", r"test.accuracy +0.93421", r"config.yaml +\d+ B"):

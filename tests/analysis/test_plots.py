@@ -53,7 +53,9 @@ def test_image_grid_keeps_large_images_and_takes_rectangles_and_gradients(tmp_pa
 
 @pytest.mark.parametrize("classes", [2, 10, 30])
 @pytest.mark.parametrize("background", [False, True])
-def test_points(tmp_path: Path, classes: int, background: bool) -> None:
+def test_points_plot_shows_coloured_samples_in_an_image_of_fixed_size(
+    tmp_path: Path, classes: int, background: bool
+) -> None:
     samples, labels = torch.randn(200, 2), torch.randint(-1, classes, (200,))
     xs, ys = torch.linspace(-3, 3, 40), torch.linspace(-2, 2, 30)
     density = (xs, ys, torch.exp(-(ys[:, None] ** 2) - xs**2)) if background else None
@@ -64,7 +66,7 @@ def test_points(tmp_path: Path, classes: int, background: bool) -> None:
     assert coloured.sum() > 300
 
 
-def test_curves_draw_every_panel(tmp_path: Path) -> None:
+def test_curves_plot_draws_every_panel(tmp_path: Path) -> None:
     rows = [
         {"epoch": e, "train.loss": 3 / e, "validation.accuracy": 1 - 0.5 / e, "validation.bits_per_dim": 1 + 1 / e}
         for e in range(1, 13)
@@ -84,7 +86,7 @@ def test_curves_draw_every_panel(tmp_path: Path) -> None:
         ([{"epoch": e, "train.loss": 1.0 / e} for e in range(1, 99)], [True, False, False]),
     ],
 )
-def test_curves_tolerate_missing_columns(tmp_path: Path, rows: list[dict[str, float]], drawn: list[bool]) -> None:
+def test_curves_plot_tolerates_missing_columns(tmp_path: Path, rows: list[dict[str, float]], drawn: list[bool]) -> None:
     plots.curves(rows, tmp_path / "curves.png")
     assert blue_panels(tmp_path / "curves.png") == drawn
 
@@ -99,7 +101,7 @@ def blue_panels(path: Path) -> list[bool]:
     ]  # panels may overlap a third by a little
 
 
-def test_a_picture_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+def test_plot_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         plots.curves([], tmp_path / "file" / "curves.png")
@@ -107,7 +109,7 @@ def test_a_picture_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> Non
         plots.image_grid(torch.rand(1, 1, 8, 8), tmp_path / "file" / "grid.png", columns=1)
 
 
-def test_matplotlib_is_imported_late_and_pyplot_never(tmp_path: Path) -> None:
+def test_plots_import_matplotlib_late_and_pyplot_never(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from scnf.analysis import plots; assert 'matplotlib' not in sys.modules;"
         f"plots.curves([], pathlib.Path({str(tmp_path / 'c.png')!r})); assert 'matplotlib.pyplot' not in sys.modules"

@@ -8,12 +8,12 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_strength_zero_changes_nothing() -> None:
+def test_random_affine_of_strength_zero_changes_nothing() -> None:
     x = images()
     assert torch.equal(random_affine(x, 0.0), x)
 
 
-def test_every_image_gets_its_own_map_and_the_argument_is_untouched() -> None:
+def test_random_affine_moves_images_differently_and_leaves_its_argument() -> None:
     x = images()[:1].expand(8, -1, -1, -1).contiguous()
     before = x.clone()
     moved = random_affine(x, 1.0)
@@ -23,7 +23,7 @@ def test_every_image_gets_its_own_map_and_the_argument_is_untouched() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64], ids=str)
-def test_images_of_many_grey_levels_keep_them(dtype: torch.dtype) -> None:
+def test_random_affine_keeps_grey_levels_above_255(dtype: torch.dtype) -> None:
     x = images()
     torch.manual_seed(0)
     narrow = random_affine(x, 1.0)
@@ -33,7 +33,7 @@ def test_images_of_many_grey_levels_keep_them(dtype: torch.dtype) -> None:
     assert (wide - 100 * narrow.to(dtype)).abs().max() <= 50  # which was rounded to a hundred of these levels
 
 
-def test_the_centre_of_mass_moves_by_no_more_than_the_shift_allows() -> None:
+def test_random_affine_moves_the_centre_of_mass_within_the_shift() -> None:
     x = torch.zeros(500, 1, 28, 28, dtype=torch.uint8)
     x[:, :, 13:15, 13:15] = 200  # a dot in the middle: turning and stretching leave it there
     moved = random_affine(x, 1.0).double()

@@ -33,7 +33,7 @@ def drawn(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[list[list[i
 @pytest.mark.parametrize(
     ("batch_size", "share", "labelled"), [(20, 0.25, 5), (20, 0.0, 0), (20, 1.0, 20), (7, 0.3, 2), (2, 0.5, 1)]
 )
-def test_the_share_is_held_in_every_batch(batch_size: int, share: float, labelled: int) -> None:
+def test_labelled_share_is_held_in_each_batch(batch_size: int, share: float, labelled: int) -> None:
     rows, labels = drawn(make(batch_size, share))
     for batch_rows, batch_labels in zip(rows, labels, strict=True):
         assert len(batch_rows) == batch_size
@@ -42,7 +42,7 @@ def test_the_share_is_held_in_every_batch(batch_size: int, share: float, labelle
         assert all(row % 5 == 0 and row < 60 for row in batch_rows[:labelled])
 
 
-def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
+def test_epoch_passes_once_over_all_rows_without_their_labels() -> None:
     batches = make()
     assert batches.steps_per_epoch == 8
     for epoch in range(3):
@@ -50,7 +50,7 @@ def test_an_epoch_passes_once_over_all_rows_unlabelled() -> None:
         assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
 
 
-def test_an_epoch_may_pass_several_times() -> None:
+def test_epoch_passes_several_times_over_all_rows() -> None:
     batches = make(passes=3)
     assert batches.steps_per_epoch == 24
     rows, _ = drawn(batches)
@@ -67,7 +67,7 @@ def numbered() -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def test_without_views_the_rows_themselves_carry_what_is_guessed_of_them(numbered: tuple[Tensor, Tensor]) -> None:
+def test_guessed_labels_go_to_the_rows_of_batches_without_views(numbered: tuple[Tensor, Tensor]) -> None:
     batches = Batches(*numbered, 10, 0.2, seed=0, levels=256)
     labels = next(batches.epoch(0)).y
     assert labels[2:].tolist() == [UNLABELLED] * 8
@@ -78,7 +78,7 @@ def test_without_views_the_rows_themselves_carry_what_is_guessed_of_them(numbere
     assert batch.views is batch.targets is None
 
 
-def test_views_carry_what_is_guessed_of_their_rows(numbered: tuple[Tensor, Tensor]) -> None:
+def test_guessed_labels_go_to_the_views_as_targets(numbered: tuple[Tensor, Tensor]) -> None:
     batches = Batches(*numbered, 10, 0.2, seed=0, levels=256, views=True)
     batch = next(batches.epoch(0))
     assert batch.y[2:].tolist() == batch.targets.tolist() == [UNLABELLED] * 8
@@ -89,14 +89,14 @@ def test_views_carry_what_is_guessed_of_their_rows(numbered: tuple[Tensor, Tenso
     assert torch.equal(guessed.y, batch.y) and torch.equal(guessed.targets, views % 7)
 
 
-def test_when_it_does_not_divide_no_row_comes_twice() -> None:
+def test_epoch_repeats_no_row_where_the_batch_size_does_not_divide() -> None:
     batches = make(num_rows=119)
     rows, _ = drawn(batches)
     seen = [row for batch in rows for row in batch[5:]]
     assert len(rows) == batches.steps_per_epoch == 7 and len(seen) == len(set(seen)) == 105
 
 
-def test_labelled_rows_come_round_evenly() -> None:
+def test_labelled_rows_recur_evenly_in_new_orders() -> None:
     rows, _ = drawn(make())
     labelled = [row for batch in rows for row in batch[:5]]
     counts = [labelled.count(row) for row in range(0, 60, 5)]
@@ -106,19 +106,19 @@ def test_labelled_rows_come_round_evenly() -> None:
     assert labelled[:12] != labelled[12:24]
 
 
-def test_all_labelled_goes_once_over_the_size_of_the_data() -> None:
+def test_epoch_of_labelled_rows_alone_has_the_size_of_the_data() -> None:
     batches = make(labelled_share=1.0)
     assert batches.steps_per_epoch == 6
 
 
-def test_a_batch_may_be_larger_than_the_data() -> None:
+def test_batch_may_be_larger_than_the_data() -> None:
     batches = make(batch_size=400)
     rows, labels = drawn(batches)
     assert batches.steps_per_epoch == 1 and len(rows[0]) == 400
     assert set(rows[0][100:]) == set(range(120)) and labels[0][100:] == [UNLABELLED] * 300
 
 
-def test_the_draw_depends_on_seed_and_epoch_alone() -> None:
+def test_batches_depend_on_seed_and_epoch_alone() -> None:
     torch.manual_seed(1)
     first = drawn(make(), epoch=2)
     torch.manual_seed(2)
@@ -130,12 +130,12 @@ def test_the_draw_depends_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize("start", range(9))
-def test_starting_late_gives_the_rest(start: int) -> None:
+def test_epoch_started_late_gives_the_remaining_batches(start: int) -> None:
     rows, labels = drawn(make(), epoch=4)
     assert drawn(make(), epoch=4, start=start) == (rows[start:], labels[start:])
 
 
-def test_labels_of_hidden_rows_never_come_out() -> None:
+def test_hidden_labels_never_appear_in_batches() -> None:
     x, y = rows_as_points()
     for batch in Batches(x, y, 20, 0.25, 0, None).epoch(0):
         assert (batch.y[5:] == UNLABELLED).all()
@@ -193,7 +193,7 @@ def test_encoded_batches_hold_the_codes_of_the_same_rows() -> None:
     assert encoded.steps_per_epoch == batches.steps_per_epoch and len(seen) == 3 + 1 + 3
 
 
-def test_encoded_batches_without_labels_views_or_augmentation() -> None:
+def test_encoded_batches_need_no_labels_views_or_augmentation() -> None:
     x, y = rows_as_points()
     hidden = torch.full_like(y, UNLABELLED)
     for batches in (Batches(x, hidden, 20, 0.0, 0, None), Batches(x, y, 20, 0.25, 0, None)):
@@ -212,7 +212,7 @@ def as_they_are(batch: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("views", [False, True])
-def test_rows_of_the_likelihood_are_not_moved(views: bool) -> None:
+def test_augmentation_leaves_rows_of_the_likelihood_unmoved(views: bool) -> None:
     y = rows_as_points()[1]
     batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, views)
     sizes = []
@@ -222,7 +222,7 @@ def test_rows_of_the_likelihood_are_not_moved(views: bool) -> None:
     assert sizes == [[20, 5, 15 if views else 0]] * 8
 
 
-def test_labelled_rows_are_moved_in_place_for_a_network_without_a_likelihood() -> None:
+def test_augmentation_in_place_moves_labelled_rows_of_a_batch() -> None:
     y = rows_as_points()[1]
     batches = Batches(RAMP.expand(len(y), 1, 8, 8), y, 20, 0.25, 0, 256, 1.0, in_place=True)
     batch = next(batches.epoch(0))
@@ -231,7 +231,7 @@ def test_labelled_rows_are_moved_in_place_for_a_network_without_a_likelihood() -
 
 
 @pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
-def test_points_have_no_views(options: dict[str, Any]) -> None:
+def test_batches_refuse_views_of_points(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="points have no augmented views"):
         Batches(*rows_as_points(), 20, 0.25, 0, None, **options)
 
@@ -246,7 +246,7 @@ def test_points_have_no_views(options: dict[str, Any]) -> None:
         ({"num_labelled": 0, "labelled_share": 1.0}, "no row has a label"),
     ],
 )
-def test_what_cannot_be_held(arguments: dict[str, Any], message: str) -> None:
+def test_batches_that_cannot_hold_the_labelled_share_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         make(**arguments)
     assert message in str(caught.value)
@@ -257,7 +257,7 @@ def test_what_cannot_be_held(arguments: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("levels", [*range(2, 20), 49, 100, 255, 256, 257, 1000, 4096, 10_007, 65_535, 65_536])
-def test_dequantize_keeps_to_the_cell_of_a_level_at_both_ends_of_the_noise(
+def test_dequantize_stays_in_the_cell_of_a_level_at_both_ends_of_the_noise(
     levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.arange(levels, dtype=torch.int32).view(1, 1, 1, -1)
@@ -270,7 +270,7 @@ def test_dequantize_keeps_to_the_cell_of_a_level_at_both_ends_of_the_noise(
         torch.testing.assert_close(found, (x.to(dtype) + noise) / levels, rtol=3 * torch.finfo(dtype).eps, atol=0)
 
 
-def test_dequantize_leaves_other_draws_as_they_are() -> None:
+def test_dequantize_corrects_only_draws_outside_of_their_cell() -> None:
     x = torch.full((1, 1, 1024, 1024), 200, dtype=torch.uint8)
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(3))
     plain = (x + noise) / 256
@@ -281,7 +281,7 @@ def test_dequantize_leaves_other_draws_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_dequantize(levels: int) -> None:
+def test_dequantize_adds_uniform_noise_within_the_cell_of_a_level(levels: int) -> None:
     x = torch.arange(levels, dtype=torch.uint8).repeat(1000).view(-1, 1, 1, levels)
     u = dequantize(x, levels)
     assert u.dtype == torch.float32 and u.shape == x.shape and x.dtype == torch.uint8
@@ -293,12 +293,12 @@ def test_dequantize(levels: int) -> None:
         assert abs(float(moment.mean()) - expected) < 4.5 * (variance / x.numel()) ** 0.5  # standard errors
 
 
-def test_the_highest_level_stays_below_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dequantize_keeps_the_highest_level_below_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))  # the largest it can give
     assert float(dequantize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), 256).max()) < 1
 
 
-def test_noise_comes_from_the_generator() -> None:
+def test_dequantize_draws_noise_from_the_given_generator() -> None:
     x = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     state = torch.get_rng_state()
     first, second = (dequantize(x, 256, torch.Generator().manual_seed(7)) for _ in range(2))
@@ -306,14 +306,14 @@ def test_noise_comes_from_the_generator() -> None:
     assert not torch.equal(dequantize(x, 256, torch.Generator().manual_seed(8)), first)
 
 
-def test_points_are_left_as_they_are() -> None:
+def test_dequantize_leaves_points_unchanged() -> None:
     x = torch.randn(5, 2)
     assert dequantize(x, None) is x
     points = next(make().epoch(0)).x
     assert torch.equal(points, points.round())
 
 
-def test_seeds_and_sizes_may_be_whole_numbers_of_numpy() -> None:
+def test_batches_and_splits_accept_numpy_integers() -> None:
     x, y = torch.randint(17, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2
     split = [draw_split(y, kind(2), kind(10), kind(4), kind(3)).to_json() for kind in (int, np.int64)]
     assert split[0] == split[1] == json.loads(json.dumps(split[1]))

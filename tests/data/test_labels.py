@@ -24,7 +24,7 @@ def draw(
 
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("data_seed", [0, 1, 2**63 - 1])
-def test_every_row_has_one_use(balanced: bool, data_seed: int) -> None:
+def test_split_puts_each_row_into_training_or_validation(balanced: bool, data_seed: int) -> None:
     split = draw(balanced=balanced, data_seed=data_seed)
     validation, labelled, train = (set(rows.tolist()) for rows in (split.validation, split.labelled, split.train))
     assert (len(labelled), len(validation), len(train)) == (50, 100, 400)
@@ -34,16 +34,16 @@ def test_every_row_has_one_use(balanced: bool, data_seed: int) -> None:
 
 
 @pytest.mark.parametrize("num_labels", [0, 10, 50, 200])
-def test_balanced_counts(num_labels: int) -> None:
+def test_split_balanced_takes_equally_many_labels_of_each_class(num_labels: int) -> None:
     split = draw(num_labels=num_labels)
     assert LABELS[split.labelled].bincount(minlength=10).tolist() == [num_labels // 10] * 10
 
 
-def test_unbalanced_takes_any_number() -> None:
+def test_split_unbalanced_takes_any_number_of_labels() -> None:
     assert [len(draw(num_labels=number, balanced=False).labelled) for number in (0, 1, 7, 400)] == [0, 1, 7, 400]
 
 
-def test_the_draw_depends_on_data_seed_alone() -> None:
+def test_split_depends_on_data_seed_alone() -> None:
     torch.manual_seed(1)
     state, first = torch.get_rng_state(), draw()
     assert torch.equal(torch.get_rng_state(), state)
@@ -52,15 +52,15 @@ def test_the_draw_depends_on_data_seed_alone() -> None:
     assert len({draw(data_seed=seed).sha256 for seed in range(20)}) == 20
 
 
-def test_validation_does_not_depend_on_the_number_of_labels() -> None:
+def test_validation_rows_do_not_depend_on_the_number_of_labels() -> None:
     assert torch.equal(draw(num_labels=10).validation, draw(num_labels=200, balanced=False).validation)
 
 
-def test_more_labels_are_the_fewer_ones_and_others() -> None:
+def test_split_of_more_labels_contains_the_labelled_rows_of_fewer() -> None:
     assert set(draw(num_labels=10).labelled.tolist()) < set(draw(num_labels=50).labelled.tolist())
 
 
-def test_sha256_tells_splits_apart() -> None:
+def test_split_sha256_tells_splits_apart() -> None:
     split = draw()
     moved = torch.cat([split.labelled, split.validation[:1]])
     others = [
@@ -80,7 +80,7 @@ def test_sha256_tells_splits_apart() -> None:
     }
 
 
-def test_visible_hides_all_others() -> None:
+def test_split_shows_the_labels_of_labelled_rows_alone() -> None:
     split = draw()
     before = LABELS.clone()
     visible = split.visible(LABELS)
@@ -91,7 +91,7 @@ def test_visible_hides_all_others() -> None:
     assert torch.equal(LABELS, before)
 
 
-def test_hidden_labels_change_nothing_visible() -> None:
+def test_hidden_labels_change_no_visible_label() -> None:
     split = draw(balanced=False)
     changed = LABELS.clone()
     hidden = split.visible(LABELS) == UNLABELLED
@@ -101,7 +101,7 @@ def test_hidden_labels_change_nothing_visible() -> None:
     assert torch.equal(again.visible(changed), split.visible(LABELS))
 
 
-def test_labels_of_validation_change_nothing_visible_when_balanced() -> None:
+def test_validation_labels_change_no_visible_label_of_a_balanced_split() -> None:
     split = draw()
     changed = LABELS.clone()
     changed[split.validation] = 0
@@ -126,7 +126,7 @@ def test_labels_of_validation_change_nothing_visible_when_balanced() -> None:
         ({"num_validation": 499}, "the data has 1 training rows"),
     ],
 )
-def test_what_cannot_be_drawn(arguments: dict[str, object], message: str) -> None:
+def test_split_that_cannot_be_drawn_is_an_invalid_argument(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         draw(**arguments)  # type: ignore[arg-type]
     assert message in str(caught.value)

@@ -76,7 +76,7 @@ def test_diagonal_gaussian_integrates_to_one_and_matches_torch() -> None:
 
 @every_conditional
 @torch.no_grad()
-def test_each_class_integrates_to_one_and_its_samples_follow_it(make: Make) -> None:
+def test_class_density_integrates_to_one_and_matches_samples(make: Make) -> None:
     distribution = prepared(make)
     for label in range(3):
         samples = distribution.sample(torch.full((20_000,), label))
@@ -91,7 +91,7 @@ def test_each_class_integrates_to_one_and_its_samples_follow_it(make: Make) -> N
 
 @every_conditional
 @torch.no_grad()
-def test_sample_gives_one_row_for_each_label(make: Make) -> None:
+def test_class_samples_have_one_row_for_each_label(make: Make) -> None:
     distribution = prepared(make)
     y = torch.tensor([2, 0, 1]).repeat(4000)
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_sample_gives_one_row_for_each_label(make: Make) -> None:
 @every_conditional
 @pytest.mark.parametrize("num_classes", [1, 2, 10, 13])
 @torch.no_grad()
-def test_enumerated_classes_equal_a_loop(make: Make, num_classes: int) -> None:
+def test_log_prob_all_equals_a_loop_over_classes(make: Make, num_classes: int) -> None:
     z = torch.randn(5, 12, dtype=torch.float64)
     loop: Tensor | None = None
     for chunk in (None, 1, 3, num_classes, 100):
@@ -122,7 +122,7 @@ def test_enumerated_classes_equal_a_loop(make: Make, num_classes: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_layers_before_the_first_that_sees_a_label_run_once_for_a_row(chunk: int | None) -> None:
+def test_class_flow_runs_layers_without_labels_once_for_each_row(chunk: int | None) -> None:
     conditional = flow(10, 6, chunk)
     rows: list[tuple[str, int]] = []
     for layer in conditional.transform._transforms:
@@ -132,7 +132,7 @@ def test_layers_before_the_first_that_sees_a_label_run_once_for_a_row(chunk: int
     assert rows == [("ActNorm", 7), ("PLULinear", 7), *(("CompositeTransform", count) for count in by_class)]
 
 
-def test_whoever_says_otherwise_of_one_class_says_so_of_all() -> None:
+def test_log_prob_all_follows_overridden_densities_and_transforms() -> None:
     class Louder(ClassConditionalFlow):
         def log_prob(self, z: Tensor, y: Tensor) -> Tensor:
             return 2 * super().log_prob(z, y)
@@ -151,7 +151,7 @@ def test_whoever_says_otherwise_of_one_class_says_so_of_all() -> None:
 
 @pytest.mark.parametrize("make", [flow, ClassConditionalGaussian], ids=["flow", "gaussian"])
 @torch.no_grad()
-def test_a_thousand_classes_in_chunks(make: Make) -> None:
+def test_log_prob_all_of_a_thousand_classes_is_the_same_in_chunks(make: Make) -> None:
     z = torch.randn(4, 2, dtype=torch.float64)
     distribution = prepared(make, 1000)
     whole = distribution.log_prob_all(z)
@@ -161,7 +161,7 @@ def test_a_thousand_classes_in_chunks(make: Make) -> None:
     torch.testing.assert_close(distribution.log_prob(z, y), whole.gather(1, y.unsqueeze(1)).squeeze(1))
 
 
-def test_enumeration_calls_once_without_a_chunk_and_never_with_more_classes_than_it() -> None:
+def test_enumerate_classes_calls_once_without_a_chunk_and_else_by_chunks() -> None:
     calls: list[int] = []
 
     def log_prob(z: Tensor, y: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def test_enumeration_calls_once_without_a_chunk_and_never_with_more_classes_than
 
 
 @every_conditional
-def test_every_parameter_gets_a_gradient(make: Make) -> None:
+def test_distribution_gives_all_parameters_a_gradient(make: Make) -> None:
     distribution = prepared(make)
     distribution.log_prob_all(torch.randn(6, 2, dtype=torch.float64)).square().sum().backward()
     for name, parameter in distribution.named_parameters():
@@ -186,7 +186,7 @@ def test_every_parameter_gets_a_gradient(make: Make) -> None:
 
 @every_conditional
 @torch.no_grad()
-def test_a_loaded_distribution_samples_at_once_and_is_the_same(make: Make) -> None:
+def test_loaded_distribution_samples_and_evaluates_as_the_saved_one(make: Make) -> None:
     distribution = prepared(make)
     torch.manual_seed(1)
     loaded = make(3, 2).double()
@@ -224,7 +224,7 @@ def test_class_conditional_gaussian_matches_torch(scales: str) -> None:
     torch.testing.assert_close(mixture.log_prob(z, y), expected.sum(dim=1))
 
 
-def test_means_from_data_are_class_averages() -> None:
+def test_class_means_from_data_are_class_averages() -> None:
     z, y = torch.randn(30, 2), torch.arange(30) % 2
     for means, moves in (("data", True), ("random", False), ("simplex", False)):
         for learned in (True, False):
@@ -241,7 +241,7 @@ def test_means_from_data_are_class_averages() -> None:
 
 
 @pytest.mark.parametrize(("learn_means", "learn_scales"), list(product((True, False), (True, False))))
-def test_what_is_not_learned_is_still_saved(learn_means: bool, learn_scales: bool) -> None:
+def test_class_conditional_gaussian_saves_parameters_not_learned(learn_means: bool, learn_scales: bool) -> None:
     mixture = ClassConditionalGaussian(3, 2, learn_means=learn_means, learn_scales=learn_scales)
     learned = {name for name, learn in (("mean", learn_means), ("log_scale", learn_scales)) if learn}
     assert {name for name, _ in mixture.named_parameters()} == learned
@@ -256,7 +256,7 @@ def test_what_is_not_learned_is_still_saved(learn_means: bool, learn_scales: boo
         (dict(means="simplex"), "means can be a simplex of 5 vertices in 4 dimensions or more, not 3"),
     ],
 )
-def test_gaussian_errors(arguments: dict[str, str], message: str) -> None:
+def test_class_conditional_gaussian_refuses_invalid_arguments(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClassConditionalGaussian(5, 3, **arguments)  # type: ignore[arg-type]
 
@@ -264,7 +264,7 @@ def test_gaussian_errors(arguments: dict[str, str], message: str) -> None:
 # --- the prior
 
 
-def test_priors_sum_to_one() -> None:
+def test_class_priors_sum_to_one() -> None:
     uniform = ClassPrior(4)
     given = ClassPrior(3, [0.5, 0.3, 0.2])
     counted = ClassPrior.empirical(torch.tensor([0, 0, 1, -1, -1, -1]), 3)
@@ -275,7 +275,7 @@ def test_priors_sum_to_one() -> None:
     torch.testing.assert_close(ClassPrior(1).log_prob_all(), torch.zeros(1))
 
 
-def test_a_learned_prior_learns_and_stays_normalised() -> None:
+def test_learned_prior_gets_gradients_and_stays_normalised() -> None:
     prior = ClassPrior(3, [0.5, 0.3, 0.2], learned=True)
     perturb(prior, 0.2)
     log_prob = prior.log_prob_all()
@@ -284,7 +284,7 @@ def test_a_learned_prior_learns_and_stays_normalised() -> None:
     assert prior.logits.grad is not None and prior.logits.grad.abs().max() > 0
 
 
-def test_prior_samples_follow_it() -> None:
+def test_prior_samples_follow_its_probabilities() -> None:
     samples = ClassPrior(3, [0.6, 0.3, 0.1]).sample(20_000)
     torch.testing.assert_close(samples.bincount() / 20_000, torch.tensor([0.6, 0.3, 0.1]), rtol=0, atol=0.015)
 
@@ -293,12 +293,12 @@ def test_prior_samples_follow_it() -> None:
     "probabilities",
     [[0.5, 0.5], [0.5, 0.6, 0.2], [1.0, 0.0, 0.0], [0.7, 0.5, -0.2], [float("nan")] * 3, [[0.2, 0.3, 0.5]]],
 )
-def test_prior_errors(probabilities: list[float]) -> None:
+def test_prior_refuses_probabilities_that_are_none(probabilities: list[float]) -> None:
     with pytest.raises(ValueError, match="probabilities must be 3 positive numbers that sum to 1"):
         ClassPrior(3, probabilities)
 
 
-def test_priors_by_name() -> None:
+def test_make_prior_makes_priors_by_name_or_probabilities() -> None:
     visible = torch.tensor([0, 0, 1, -1, -1, -1])
     made = {kind: make_prior(kind, 3, visible) for kind in ("uniform", "learned", "empirical")}
     torch.testing.assert_close(made["uniform"].log_prob_all().exp(), torch.full((3,), 1 / 3))
@@ -312,7 +312,7 @@ def test_priors_by_name() -> None:
         make_prior("flat", 3, visible)
 
 
-def test_chunks_of_classes_bound_what_training_keeps() -> None:
+def test_class_chunk_bounds_the_memory_kept_for_backward() -> None:
     network = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1)).double()
     x = torch.randn(8, 4, dtype=torch.float64)
     kept, gradients = {}, {}

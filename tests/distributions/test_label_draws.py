@@ -28,14 +28,14 @@ def draws(draw: LabelDraw, logits: Tensor, num: int = 20_000) -> Tensor:
 
 @every_kind
 @pytest.mark.parametrize("temperature", [0.1, 0.67, 3.0])
-def test_draws_lie_on_the_simplex(kind: str, temperature: float) -> None:
+def test_label_draws_lie_on_the_simplex(kind: str, temperature: float) -> None:
     y = made(kind, temperature)(LOGITS.repeat(500, 1))
     assert y.shape == (2000, 3) and y.dtype == torch.float64 and y.isfinite().all() and (y >= 0).all()
     torch.testing.assert_close(y.sum(dim=1), torch.ones(2000, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 @every_kind
-def test_many_classes_and_extreme_logits_stay_finite(kind: str) -> None:
+def test_label_draws_of_many_classes_and_extreme_logits_are_finite(kind: str) -> None:
     draw = made(kind, 0.2).float()
     logits = torch.cat([50 * torch.randn(64, 50), torch.zeros(64, 50)]).requires_grad_()
     y = draw(logits)
@@ -47,7 +47,7 @@ def test_many_classes_and_extreme_logits_stay_finite(kind: str) -> None:
 
 
 @every_kind
-def test_gradients_reach_the_logits_of_their_row(kind: str) -> None:
+def test_label_draw_gradients_reach_the_logits_of_their_own_row(kind: str) -> None:
     draw = made(kind)
     logits = LOGITS[:3].repeat(20, 1).requires_grad_()
     y = draw(logits)
@@ -59,20 +59,20 @@ def test_gradients_reach_the_logits_of_their_row(kind: str) -> None:
 
 
 @every_kind
-def test_rows_are_drawn_apart(kind: str) -> None:
+def test_label_draws_differ_between_rows(kind: str) -> None:
     y = made(kind)(torch.zeros(200, 4, dtype=torch.float64))
     assert len(y.unique(dim=0)) > 3
 
 
 @pytest.mark.parametrize("kind", ONE_HOT)
-def test_straight_through_and_score_are_one_hot(kind: str) -> None:
+def test_straight_through_and_score_draws_are_one_hot(kind: str) -> None:
     y = made(kind)(LOGITS.repeat(100, 1).requires_grad_()).detach()
     torch.testing.assert_close(y.max(dim=1).values, torch.ones(400, dtype=torch.float64), rtol=0, atol=1e-12)
     assert ((y.abs() < 1e-12) | ((y - 1).abs() < 1e-12)).all()
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "logistic-normal"])
-def test_straight_through_has_the_corner_and_the_gradient_of_the_relaxed_draw(kind: str) -> None:
+def test_straight_through_draws_have_the_corner_and_gradient_of_relaxed_ones(kind: str) -> None:
     weights, results = torch.randn(12, 3, dtype=torch.float64), []
     for name in (kind, f"{kind}-st"):
         logits = LOGITS[:3].repeat(4, 1).requires_grad_()
@@ -87,7 +87,7 @@ def test_straight_through_has_the_corner_and_the_gradient_of_the_relaxed_draw(ki
 
 @pytest.mark.parametrize("kind", ["gumbel", "gumbel-st", "score"])
 @torch.no_grad()
-def test_the_nearest_corner_follows_the_classifier(kind: str) -> None:
+def test_label_draws_have_nearest_corners_distributed_as_the_classifier(kind: str) -> None:
     for logits in LOGITS:
         corners = draws(made(kind), logits).argmax(dim=1).bincount(minlength=3) / 20_000
         torch.testing.assert_close(corners.double(), logits.softmax(dim=0), rtol=0, atol=0.015)
@@ -95,7 +95,7 @@ def test_the_nearest_corner_follows_the_classifier(kind: str) -> None:
 
 @pytest.mark.parametrize("temperature", [0.2, 0.67, 5.0])
 @torch.no_grad()
-def test_the_mean_of_log_gamma_labels_is_the_classifier(temperature: float) -> None:
+def test_log_gamma_draws_have_the_mean_of_the_classifier(temperature: float) -> None:
     draw = made("log-gamma", temperature)
     for logits in LOGITS[:3]:
         y, q = draws(draw, logits), logits.softmax(dim=0)
@@ -115,21 +115,21 @@ def test_logistic_normal_noise_is_centred_on_the_classifier(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in LABEL_DRAWS if kind != "log-gamma"])
 @torch.no_grad()
-def test_no_class_is_favoured_for_its_place(kind: str) -> None:
+def test_label_draws_favour_no_class_for_its_position(kind: str) -> None:
     corners = draws(made(kind), torch.zeros(10, dtype=torch.float64)).argmax(dim=1).bincount(minlength=10) / 20_000
     torch.testing.assert_close(corners, torch.full((10,), 0.1), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "logistic-normal", "log-gamma"])
 @torch.no_grad()
-def test_a_low_temperature_goes_to_corners(kind: str) -> None:
+def test_label_draws_of_low_temperature_go_to_corners(kind: str) -> None:
     sharpness = [float(draws(made(kind, t), LOGITS[1]).max(dim=1).values.mean()) for t in (5.0, 1.0, 0.3, 0.02)]
     assert sharpness == sorted(sharpness) and sharpness[-1] > 0.97, sharpness
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "logistic-normal", "log-gamma"])
 @torch.no_grad()
-def test_an_annealed_temperature_reaches_the_draw(kind: str) -> None:
+def test_label_draws_get_sharper_with_an_annealed_temperature(kind: str) -> None:
     draw = make_label_draw(kind, 1.0, 0.05)
     assert draw is not None
     logits = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
@@ -139,13 +139,13 @@ def test_an_annealed_temperature_reaches_the_draw(kind: str) -> None:
     assert draw(logits).max(dim=1).values.mean() > before + 0.05
 
 
-def test_enumeration_needs_no_draw() -> None:
+def test_enumerated_labels_need_no_draw() -> None:
     assert make_label_draw("enumerate") is None
 
 
 @every_kind
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_a_temperature_is_above_zero(kind: str, temperature: float) -> None:
+def test_temperature_of_zero_or_less_is_refused(kind: str, temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
         make_label_draw(kind, temperature)
     with pytest.raises(ValueError, match="temperature must be above 0"):
@@ -154,6 +154,6 @@ def test_a_temperature_is_above_zero(kind: str, temperature: float) -> None:
         Temperature(temperature)
 
 
-def test_an_unknown_kind_is_an_error() -> None:
+def test_label_draw_of_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"labels must be one of enumerate, gumbel.*; not 'concrete'"):
         make_label_draw("concrete")

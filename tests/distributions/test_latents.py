@@ -91,7 +91,7 @@ def test_gaussian_draws_have_the_moments_and_the_density() -> None:
     torch.testing.assert_close(prior.std(dim=0), torch.ones(D, dtype=torch.float64), rtol=0.03, atol=0)
 
 
-def test_draws_carry_gradients_to_all_numbers() -> None:
+def test_latent_draws_carry_gradients_to_all_numbers_of_the_head() -> None:
     for latent in (GaussianLatent(D), with_flow(planar), with_flow(coupling)):
         parameters = numbers(latent.numbers).requires_grad_()
         z, kl = latent.draw(parameters)
@@ -108,7 +108,7 @@ def test_merged_gaussians_are_the_product_of_densities() -> None:
     torch.testing.assert_close(merge_gaussians(second, first), merged)
 
 
-def test_a_sharp_gaussian_decides_and_gradients_stay_finite() -> None:
+def test_merged_gaussians_follow_the_sharp_one_with_finite_gradients() -> None:
     sharp = torch.tensor([[2.0, -60.0]], requires_grad=True)
     wide = torch.tensor([[-5.0, 60.0]], requires_grad=True)
     for merged in (merge_gaussians(sharp, wide), merge_gaussians(wide, sharp)):
@@ -121,7 +121,7 @@ def test_a_sharp_gaussian_decides_and_gradients_stay_finite() -> None:
 
 
 @every_flow
-def test_log_density_of_a_flow_holds_the_log_determinant_of_autograd(flow: Callable[[], Transform]) -> None:
+def test_flow_posterior_density_has_the_log_determinant_of_autograd(flow: Callable[[], Transform]) -> None:
     latent, parameters = with_flow(flow), numbers(2 * D + C)
     context = parameters[:, 2 * D :]
     q = diagonal_gaussian(parameters[:, : 2 * D])
@@ -144,7 +144,7 @@ def test_log_density_of_a_flow_holds_the_log_determinant_of_autograd(flow: Calla
 
 @every_flow
 @torch.no_grad()
-def test_rows_of_a_flow_posterior_are_independent(flow: Callable[[], Transform]) -> None:
+def test_flow_posterior_rows_are_independent(flow: Callable[[], Transform]) -> None:
     latent, parameters = with_flow(flow), numbers(2 * D + C)
     other = parameters.clone()
     other[2] += 0.5
@@ -158,7 +158,7 @@ def test_rows_of_a_flow_posterior_are_independent(flow: Callable[[], Transform])
 
 @every_flow
 @torch.no_grad()
-def test_a_flow_posterior_is_a_density(flow: Callable[[], Transform]) -> None:
+def test_flow_posterior_density_integrates_to_one(flow: Callable[[], Transform]) -> None:
     # the mean of p(z) / q(z) under q is 1, for any density p that q covers
     latent = with_flow(flow)
     parameters = numbers(2 * D + C, 1)
@@ -169,7 +169,7 @@ def test_a_flow_posterior_is_a_density(flow: Callable[[], Transform]) -> None:
 
 
 @pytest.mark.parametrize("width", [1, D - 1, D + 1])
-def test_a_flow_of_another_width_is_refused(width: int) -> None:
+def test_flow_posterior_of_another_width_is_refused(width: int) -> None:
     for transform in (
         Planar(width),
         FullLinear(width),
@@ -180,13 +180,13 @@ def test_a_flow_of_another_width_is_refused(width: int) -> None:
             GaussianLatent(D, transform)
 
 
-def test_a_flow_of_another_context_is_refused() -> None:
+def test_flow_posterior_of_another_context_width_is_refused() -> None:
     for transform, context in ((Planar(D, C), C + 1), (Planar(D, C), 0), (coupling(), 0), (coupling(), C + 1)):
         with pytest.raises(ValueError, match="width"):
             GaussianLatent(D, transform, context)
 
 
-def test_a_check_of_the_width_leaves_the_flow_as_it_is() -> None:
+def test_flow_posterior_check_leaves_the_flow_unchanged() -> None:
     norm = ActNorm(D)
     flow = CompositeTransform([norm, Planar(D)])
     GaussianLatent(D, flow)
@@ -252,7 +252,7 @@ def test_categorical_prior_is_uniform() -> None:
 # --- temperatures
 
 
-def test_a_temperature_goes_along_a_geometric_line() -> None:
+def test_temperature_anneals_geometrically() -> None:
     temperature = Temperature(2.0, 0.5)
     for done, value in ((0.0, 2.0), (0.25, 2**0.5), (0.5, 1.0), (1.0, 0.5), (1.5, 0.5), (-1.0, 2.0)):
         temperature.anneal(done)
@@ -262,7 +262,7 @@ def test_a_temperature_goes_along_a_geometric_line() -> None:
     assert math.isclose(float(fixed.value), 0.7, rel_tol=1e-6)
 
 
-def test_a_temperature_is_saved() -> None:
+def test_temperature_is_saved_in_the_state() -> None:
     temperature, loaded = Temperature(2.0, 0.5), Temperature(2.0, 0.5)
     temperature.anneal(0.5)
     loaded.load_state_dict(temperature.state_dict())

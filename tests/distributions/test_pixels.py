@@ -110,7 +110,7 @@ def test_gaussian_density_integrates_to_one(levels: int | None) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_row_is_the_sum_of_its_values(name: str) -> None:
+def test_pixel_likelihood_of_a_row_is_the_sum_over_its_values(name: str) -> None:
     likelihood, alone = LIKELIHOODS[name](IMAGE, 17), LIKELIHOODS[name]((1,), 17)
     parameters = numbers(likelihood, 4)
     seen = likelihood.observe(torch.rand(4, *IMAGE, dtype=torch.float64))
@@ -120,7 +120,7 @@ def test_a_row_is_the_sum_of_its_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_mean_is_that_of_samples(name: str) -> None:
+def test_pixel_likelihood_mean_is_that_of_samples(name: str) -> None:
     likelihood = LIKELIHOODS[name](IMAGE, 256)
     parameters = numbers(likelihood, 1, 0.1)
     if name == "logistic":
@@ -133,7 +133,7 @@ def test_the_mean_is_that_of_samples(name: str) -> None:
     assert name != "bernoulli" or (mean.min() > 0 and mean.max() < 1)
 
 
-def test_gaussian_samples_have_the_scale() -> None:
+def test_gaussian_pixel_samples_have_the_given_mean_and_scale() -> None:
     parameters = torch.tensor([[0.3, -1.0, 0.5, -0.7]], dtype=torch.float64)
     points = GaussianPixels((2,), None).distribution(parameters).sample((20_000,))[:, 0]
     torch.testing.assert_close(points.mean(dim=0), parameters[0, :2], rtol=0, atol=0.05)
@@ -156,12 +156,12 @@ def test_bernoulli_observes_binary_images_without_bias() -> None:
 
 
 @pytest.mark.parametrize("name", ["logistic", "gaussian"])
-def test_others_observe_what_is_given(name: str) -> None:
+def test_pixel_likelihoods_but_bernoulli_observe_images_unchanged(name: str) -> None:
     x = torch.rand(3, *IMAGE)
     assert torch.equal(LIKELIHOODS[name](IMAGE, 256).observe(x), x)
 
 
-def test_comparable_likelihoods_stand_on_one_scale() -> None:
+def test_comparable_likelihoods_share_one_scale() -> None:
     assert {name: cls.comparable for name, cls in LIKELIHOODS.items()} == {
         "bernoulli": False,
         "logistic": True,
@@ -184,7 +184,7 @@ def test_comparable_likelihoods_stand_on_one_scale() -> None:
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "logistic"])
-def test_standardised_pixels_are_refused(name: str) -> None:
+def test_pixel_likelihood_refuses_standardised_pixels(name: str) -> None:
     likelihood = LIKELIHOODS[name](IMAGE, 256)
     likelihood.check(torch.tensor([0.0, 0.4, 1.0]))
     for x in (torch.tensor([-0.42, 0.5]), torch.tensor([0.1, 2.8])):
@@ -192,11 +192,11 @@ def test_standardised_pixels_are_refused(name: str) -> None:
             likelihood.check(x)
 
 
-def test_a_gaussian_takes_any_values() -> None:
+def test_gaussian_likelihood_of_points_takes_any_values() -> None:
     GaussianPixels((2,), None).check(torch.tensor([[-7.0, 30.0]]))
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "logistic"])
-def test_points_are_refused(name: str) -> None:
+def test_pixel_likelihoods_but_gaussian_refuse_points(name: str) -> None:
     with pytest.raises(ValueError, match=f"likelihood must be gaussian for points, not {name}"):
         LIKELIHOODS[name]((2,), None)

@@ -290,7 +290,7 @@ def hidden(x: Tensor) -> Tensor:
 
 @every_exact_case
 @torch.no_grad()
-def test_any_draw_of_an_exact_posterior_gives_the_likelihood(make: Callable[..., Case]) -> None:
+def test_exact_posterior_gives_the_likelihood_with_any_draw(make: Callable[..., Case]) -> None:
     case, x = prepared(make, loose=False)
     truth = case.log_joint(x)
     for _ in range(3):
@@ -301,7 +301,7 @@ def test_any_draw_of_an_exact_posterior_gives_the_likelihood(make: Callable[...,
 
 @every_exact_case
 @torch.no_grad()
-def test_forward_with_an_exact_posterior_gives_each_row_its_likelihood(make: Callable[..., Case]) -> None:
+def test_forward_with_an_exact_posterior_gives_rows_their_own_likelihood(make: Callable[..., Case]) -> None:
     # importance samples take no divergence in closed form: no noise is left, and rows must not mix
     case, x = prepared(make, loose=False, num_samples=3, importance_samples=2)
     truth, x = case.log_joint(x), x.repeat(K + 1, 1)
@@ -314,7 +314,7 @@ def test_forward_with_an_exact_posterior_gives_each_row_its_likelihood(make: Cal
 
 @every_exact_case
 @torch.no_grad()
-def test_the_bound_with_divergences_in_closed_form_has_the_likelihood_as_its_mean(make: Callable[..., Case]) -> None:
+def test_bound_with_closed_form_divergences_averages_to_the_likelihood(make: Callable[..., Case]) -> None:
     case, x = prepared(make, loose=False)
     truth = case.log_joint(x)
     y = torch.tensor([UNLABELLED, *range(K)]).repeat_interleave(3)
@@ -329,7 +329,7 @@ def test_the_bound_with_divergences_in_closed_form_has_the_likelihood_as_its_mea
 
 @every_case
 @torch.no_grad()
-def test_exponentiated_draws_average_to_the_probability(make: Callable[..., Case]) -> None:
+def test_importance_weights_average_to_the_probability(make: Callable[..., Case]) -> None:
     case, x = prepared(make, loose=True)
     log_joint = case.model.table(x.repeat(20_000, 1), analytic=False).log_joint.view(20_000, 3, K)
     mean, error = mean_and_error((log_joint - case.log_joint(x)).exp())
@@ -339,7 +339,7 @@ def test_exponentiated_draws_average_to_the_probability(make: Callable[..., Case
 
 @every_case
 @torch.no_grad()
-def test_more_importance_samples_tighten_the_bound(make: Callable[..., Case]) -> None:
+def test_importance_samples_tighten_log_likelihood_towards_the_truth(make: Callable[..., Case]) -> None:
     case, x = prepared(make, loose=True)
     truth = case.log_joint(x).logsumexp(dim=1)
     bounds = [(truth - 1e9, torch.zeros_like(truth))]
@@ -355,7 +355,7 @@ def test_more_importance_samples_tighten_the_bound(make: Callable[..., Case]) ->
 
 @every_case
 @torch.no_grad()
-def test_forward_is_a_bound_that_importance_samples_tighten(make: Callable[..., Case]) -> None:
+def test_importance_samples_tighten_the_bound_of_forward(make: Callable[..., Case]) -> None:
     y = torch.tensor([UNLABELLED, *range(K)]).repeat_interleave(3)
     means = []
     for samples in (1, 10):
@@ -397,7 +397,7 @@ def test_forward_is_the_mean_of_log_mean_exponentials(make: Callable[..., Case])
 
 
 @torch.no_grad()
-def test_the_bound_of_a_hidden_label_gets_tight_though_the_classifier_knows_nothing() -> None:
+def test_importance_samples_leave_only_the_divergence_of_the_classifier() -> None:
     model, means, covariance = m2(True, num_samples=1, importance_samples=400)
     model.classifier.sharpness.zero_()  # type: ignore[union-attr, operator]
     x = normal(3, X)
@@ -409,7 +409,7 @@ def test_the_bound_of_a_hidden_label_gets_tight_though_the_classifier_knows_noth
 
 
 @pytest.mark.parametrize("importance_samples", [1, 5])
-def test_labels_do_not_reach_the_autoencoder_of_m1(importance_samples: int) -> None:
+def test_m1_autoencoder_gradients_do_not_depend_on_labels(importance_samples: int) -> None:
     found = []
     for label in range(K):
         case, x = prepared(vae, loose=True, num_samples=1, importance_samples=importance_samples)
@@ -425,7 +425,7 @@ def test_labels_do_not_reach_the_autoencoder_of_m1(importance_samples: int) -> N
 
 
 @torch.no_grad()
-def test_more_samples_do_not_move_the_bound() -> None:
+def test_bound_does_not_move_with_more_samples() -> None:
     means, errors = [], []
     for samples in (1, 8):
         case, x = prepared(m2_case, loose=True, num_samples=samples)
@@ -437,7 +437,7 @@ def test_more_samples_do_not_move_the_bound() -> None:
 
 
 @torch.no_grad()
-def test_a_classifier_that_is_not_the_posterior_costs_its_divergence() -> None:
+def test_bound_of_an_inexact_classifier_is_lower_by_its_divergence() -> None:
     # q(z | x, y) exact: the bound of log p(x) lies below by KL(q(y | x) || p(y | x)), and nothing else
     model, means, covariance = m2(False, num_samples=1, importance_samples=2)
     model.classifier.sharpness.fill_(0.3)  # type: ignore[union-attr, operator]
@@ -471,7 +471,7 @@ def gradients(model: M2, x: Tensor, batches: int, repeats: int, kl_weight: float
 
 
 @pytest.mark.parametrize(("num_samples", "kl_weight"), [(2, 1.0), (5, 1.0), (2, 0.0), (2, -10.0)])
-def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples: int, kl_weight: float) -> None:
+def test_score_function_has_the_gradient_of_the_enumerated_bound(num_samples: int, kl_weight: float) -> None:
     drawing, enumerating, x = drawn_labels("score", num_samples=num_samples)
     mean, error = mean_and_error(gradients(drawing, x, 60, 200, kl_weight))
     exact, exact_error = mean_and_error(gradients(enumerating, x, 60, 200, kl_weight))
@@ -488,7 +488,7 @@ def test_the_score_function_has_the_gradient_of_the_enumerated_bound(num_samples
     [("score", 1.0), ("gumbel", 1e-3), ("gumbel-st", 1e-3), ("gumbel-st", 1.0), ("log-gamma", 0.01)],
 )
 @torch.no_grad()
-def test_labels_at_corners_give_the_enumerated_bound_in_the_mean(kind: str, temperature: float) -> None:
+def test_label_draws_at_corners_average_to_the_enumerated_bound(kind: str, temperature: float) -> None:
     drawing, enumerating, x = drawn_labels(kind, temperature, num_samples=2)
     x, y = x.repeat(2, 1), torch.tensor([UNLABELLED] * 3 + [0, 1, 2])
     outputs = [model(Batch(x.repeat(6000, 1), y.repeat(6000))) for model in (drawing, enumerating)]
@@ -500,7 +500,7 @@ def test_labels_at_corners_give_the_enumerated_bound_in_the_mean(kind: str, temp
 
 
 @torch.no_grad()
-def test_importance_weights_of_a_drawn_label_are_those_of_the_draw() -> None:
+def test_importance_weights_of_a_drawn_label_keep_a_tight_bound() -> None:
     model = m2(False, labels=make_label_draw("gumbel-st", 0.05), importance_samples=50)[0].train()
     model.classifier.sharpness.fill_(0.3)  # of an exact posterior; a divergence in closed form would break the bound
     x = normal(4, X)
@@ -513,7 +513,7 @@ def test_importance_weights_of_a_drawn_label_are_those_of_the_draw() -> None:
 
 @pytest.mark.parametrize("kind", ["gumbel", "score", "logistic-normal-st"])
 @torch.no_grad()
-def test_evaluation_enumerates_whatever_training_does(kind: str) -> None:
+def test_evaluation_enumerates_labels_whatever_training_draws(kind: str) -> None:
     drawing, enumerating, x = drawn_labels(kind, num_samples=2)
     outputs: list[JointOutput] = []
     for model in (drawing.eval(), enumerating.eval()):
@@ -523,13 +523,13 @@ def test_evaluation_enumerates_whatever_training_does(kind: str) -> None:
 
 
 @pytest.mark.parametrize("samples", [dict(num_samples=1), dict(num_samples=4, importance_samples=2)])
-def test_the_score_function_needs_samples_to_compare(samples: dict[str, int]) -> None:
+def test_score_function_refuses_one_sample_or_importance_samples(samples: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="num_samples must be 2 or more, and importance_samples 1"):
         m2(True, labels=make_label_draw("score"), **samples)
 
 
 @pytest.mark.parametrize("samples", [dict(num_samples=0), dict(importance_samples=0)])
-def test_no_samples_are_an_error(samples: dict[str, int]) -> None:
+def test_bound_of_no_samples_is_refused(samples: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be 1 or more"):
         m2(True, **samples)
     with pytest.raises(ValueError, match="num_samples must be 1 or more for a bound, not 0"):
@@ -543,7 +543,7 @@ def test_no_samples_are_an_error(samples: dict[str, int]) -> None:
     "make", [m2_case, m1_m2, partial(two_layers, labels=True), vae], ids=["m2", "m1-m2", "dgm", "vae"]
 )
 @torch.no_grad()
-def test_samples_have_the_mean_of_their_class(make: Callable[..., Case]) -> None:
+def test_model_samples_have_the_mean_of_their_class(make: Callable[..., Case]) -> None:
     # of log p(x, y), quadratic in x, the gradient vanishes at the mean of the class
     case, _ = prepared(make, loose=True)
     for label in range(K):

@@ -26,7 +26,7 @@ def test_unlabelled_rows_take_the_bound() -> None:
     torch.testing.assert_close(output.class_log_probs.exp(), torch.tensor([[0.25, 0.75]]))
 
 
-def test_the_bound_is_tight_for_the_exact_posterior_only() -> None:
+def test_bound_is_tight_for_the_exact_posterior_only() -> None:
     table = torch.tensor([[math.log(0.2), math.log(0.6)]])
     hidden = torch.tensor([UNLABELLED])
     torch.testing.assert_close(output_from_table(table, table, hidden).log_likelihood.exp(), torch.tensor([0.8]))
@@ -36,13 +36,13 @@ def test_the_bound_is_tight_for_the_exact_posterior_only() -> None:
         assert output_from_table(table, logits, hidden).log_likelihood < math.log(0.8) - 1e-4
 
 
-def test_gradients_reach_the_table_and_the_logits() -> None:
+def test_output_gradients_reach_the_table_and_the_logits() -> None:
     table, logits = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True).unbind()
     y = torch.tensor([2, UNLABELLED, 0, UNLABELLED])
     assert torch.autograd.gradcheck(lambda a, b: output_from_table(a, b, y)[:2], (table, logits))
 
 
-def test_a_row_of_density_zero_has_minus_infinity_and_leaves_gradients_finite() -> None:
+def test_output_of_density_zero_is_minus_infinity_with_finite_gradients() -> None:
     table = torch.tensor([[-math.inf, -math.inf], [-1.0, -2.0], [-math.inf, -3.0]], requires_grad=True)
     for y in (UNLABELLED, 0):
         output = output_from_table(table, table, torch.full((3,), y))
@@ -55,7 +55,7 @@ def test_a_row_of_density_zero_has_minus_infinity_and_leaves_gradients_finite() 
     torch.testing.assert_close(grad, torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0]]))
 
 
-def test_a_class_that_q_rules_out_does_not_count() -> None:
+def test_bound_ignores_a_class_that_q_rules_out() -> None:
     # 0 * -inf: the bound is that of the only class left
     logits = torch.tensor([[0.0, -200.0]], requires_grad=True)
     table = torch.tensor([[-1.0, -math.inf]])
@@ -65,7 +65,7 @@ def test_a_class_that_q_rules_out_does_not_count() -> None:
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_extreme_tables_stay_finite() -> None:
+def test_output_of_extreme_tables_is_finite() -> None:
     table = torch.tensor([[-1e4, -2e4, -3e4], [5e3, -5e3, 0.0]], requires_grad=True)
     output = output_from_table(table, table, torch.tensor([UNLABELLED, UNLABELLED]))
     torch.testing.assert_close(output.log_likelihood, torch.tensor([-1e4, 5e3]))

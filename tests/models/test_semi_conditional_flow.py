@@ -79,7 +79,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 @every_model
 @torch.no_grad()
-def test_the_density_integrates_to_one_and_samples_follow_it(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_flow_density_integrates_to_one_and_matches_samples(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     y = torch.arange(30_000) % 3
     samples = model.sample(y)
@@ -101,7 +101,7 @@ def test_the_density_integrates_to_one_and_samples_follow_it(make: Callable[[], 
 
 
 @every_model
-def test_probabilities_belong_together(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_flow_probabilities_of_labels_and_images_are_consistent(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     x, y = points(9)
     table = model.log_joint(x)
@@ -126,7 +126,7 @@ def test_probabilities_belong_together(make: Callable[[], SemiConditionalFlow]) 
 
 
 @every_model
-def test_unlabelled_rows_are_logsumexp_in_value_and_gradient(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_unlabelled_rows_have_the_value_and_gradient_of_logsumexp(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     x, y = points(9)
     ours = model(Batch(x, torch.full_like(y, UNLABELLED))).log_likelihood.sum()
@@ -139,7 +139,7 @@ def test_unlabelled_rows_are_logsumexp_in_value_and_gradient(make: Callable[[], 
 
 
 @every_model
-def test_of_views_only_the_posterior_is_computed(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_views_need_the_class_posterior_alone(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     x, y = points(9)
     computed: list[int] = []
@@ -161,7 +161,7 @@ def test_of_views_only_the_posterior_is_computed(make: Callable[[], SemiConditio
 
 
 @every_model
-def test_on_latents_the_probabilities_are_those_of_x(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_latent_rows_have_the_probabilities_of_their_images(make: Callable[[], SemiConditionalFlow]) -> None:
     flow = make().double()
     x, y = points(9)
     y[::2] = UNLABELLED
@@ -181,7 +181,7 @@ def test_on_latents_the_probabilities_are_those_of_x(make: Callable[[], SemiCond
 
 
 @every_model
-def test_hidden_labels_change_nothing(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_hidden_labels_do_not_reach_the_trained_flow(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     x, truth = points(12)
     split = Split(labelled=torch.tensor([0, 4, 8]), validation=torch.tensor([3, 10]), num_rows=12)
@@ -209,7 +209,7 @@ def test_hidden_labels_change_nothing(make: Callable[[], SemiConditionalFlow]) -
 
 
 @every_model
-def test_a_loaded_model_samples_at_once(make: Callable[[], SemiConditionalFlow]) -> None:
+def test_loaded_flow_samples_as_the_saved_one(make: Callable[[], SemiConditionalFlow]) -> None:
     model = prepared(make)
     torch.manual_seed(1)
     loaded = make().double()
@@ -224,7 +224,7 @@ def test_a_loaded_model_samples_at_once(make: Callable[[], SemiConditionalFlow])
 
 
 @torch.no_grad()
-def test_samples_carry_their_label() -> None:
+def test_flow_samples_carry_their_label() -> None:
     """Classes far apart: Bayes' rule finds the label that a sample was drawn for, row by row."""
     model = toy("gaussian", means="simplex", spread=20.0).double().eval()
     perturb(model)
@@ -232,7 +232,7 @@ def test_samples_carry_their_label() -> None:
     assert torch.equal(model.log_joint(model.sample(y)).argmax(dim=1), y)
 
 
-def test_initialize_starts_every_layer_and_keeps_the_mode() -> None:
+def test_initialize_starts_all_layers_and_keeps_the_mode() -> None:
     model = toy("gaussian", means="data").double().eval()
     x, y = points(60)
     hidden = torch.where(torch.arange(60) % 2 == 0, y, UNLABELLED)
@@ -244,8 +244,8 @@ def test_initialize_starts_every_layer_and_keeps_the_mode() -> None:
     torch.testing.assert_close(model.conditional.mean, averages)
 
 
-def test_the_order_of_the_latents() -> None:
-    """The semantic features are the last ones."""
+def test_latents_have_the_semantic_features_last() -> None:
+    """The semantic features come after the auxiliary ones."""
     model = prepared(MODELS["auxiliary"])
     x, _ = points(5)
     z, logabsdet = model.transform(x)

@@ -104,7 +104,7 @@ class CountKept(TorchDispatchMode):
 @needs_kernel
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_it_is_three_convolutions(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_conv_net_kernel_equals_three_convolutions(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     arrays = drawn(sizes)
     expected = outputs_and_gradients(convolutions, arrays)
     found = outputs_and_gradients(native.conv_net, [array.to(dtype) for array in arrays])
@@ -126,7 +126,7 @@ def test_it_is_three_convolutions(sizes: tuple[int, ...], dtype: torch.dtype) ->
     ],
     ids=["part", "channels-last", "transposed", "one-image", "one-channel"],
 )
-def test_any_layout_of_the_input_will_do(lay_out) -> None:
+def test_conv_net_kernel_takes_inputs_of_any_layout(lay_out) -> None:
     x, *weights = drawn((6, 3, 8, 2, 6, 6))
     laid_out = lay_out(x)
     arrays = [laid_out.clone(memory_format=torch.contiguous_format), *weights]
@@ -140,7 +140,7 @@ def test_any_layout_of_the_input_will_do(lay_out) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_threads_share_the_images_and_give_the_same_each_time(threads: int) -> None:
+def test_conv_net_kernel_is_deterministic_with_any_number_of_threads(threads: int) -> None:
     arrays = drawn((70, 2, 96, 4, 7, 7), torch.float32)
     alone = outputs_and_gradients(native.conv_net, arrays)
     with num_threads(threads):
@@ -150,7 +150,7 @@ def test_threads_share_the_images_and_give_the_same_each_time(threads: int) -> N
 
 
 @needs_kernel
-def test_what_is_not_a_number_is_forgotten() -> None:
+def test_conv_net_kernel_forgets_nan_of_earlier_calls() -> None:
     arrays = [array.requires_grad_() for array in drawn((3, 2, 8, 2, 5, 5))]
     outputs = native.conv_net(*arrays)
     x, *weights = drawn((64, 2, 8, 2, 8, 8))
@@ -161,7 +161,7 @@ def test_what_is_not_a_number_is_forgotten() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("images", [7, 2])
-def test_backward_may_have_other_threads(images: int) -> None:
+def test_conv_net_kernel_backward_may_use_another_number_of_threads(images: int) -> None:
     arrays = drawn((images, 2, 96, 4, 7, 7))
     expected = outputs_and_gradients(convolutions, arrays)
     arrays = [array.detach().requires_grad_() for array in arrays]
@@ -174,7 +174,7 @@ def test_backward_may_have_other_threads(images: int) -> None:
 
 
 @needs_kernel
-def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
+def test_conv_net_kernel_keeps_nothing_without_gradients() -> None:
     arrays = drawn((4, 2, 8, 3, 5, 5))
     with_weights = [arrays[0], *(weight.requires_grad_() for weight in arrays[1:])]
     with CountKept() as asked:
@@ -187,7 +187,7 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
 
 
 @needs_kernel
-def test_what_needs_no_gradient_gets_none() -> None:
+def test_conv_net_kernel_gives_gradients_only_on_request() -> None:
     x, *weights = drawn((3, 2, 8, 2, 5, 5))
     weights[2].requires_grad_()
     native.conv_net(x, *weights).sum().backward()
@@ -196,14 +196,14 @@ def test_what_needs_no_gradient_gets_none() -> None:
 
 
 @needs_kernel
-def test_no_images_give_none() -> None:
+def test_conv_net_kernel_of_no_images_gives_no_outputs() -> None:
     x, *weights = drawn((0, 2, 8, 2, 5, 5))
     outputs, grad_x, *grads = outputs_and_gradients(native.conv_net, [x, *weights])
     assert outputs.shape == (0, 2, 5, 5) and grad_x.shape == x.shape and all((grad == 0).all() for grad in grads)
 
 
 @needs_kernel
-def test_compiled_it_is_one_operator_of_the_graph() -> None:
+def test_conv_net_kernel_compiles_into_one_graph() -> None:
     def around(x: Tensor, *weights: Tensor) -> Tensor:
         return native.conv_net(2 * x, *weights).tanh()
 
@@ -213,7 +213,7 @@ def test_compiled_it_is_one_operator_of_the_graph() -> None:
 
 
 @needs_kernel
-def test_a_compiled_graph_is_for_any_number_of_images_of_any_size() -> None:
+def test_conv_net_kernel_compiles_for_any_number_and_size_of_images() -> None:
     x, *weights = drawn((6, 2, 8, 2, 5, 7))
     compiled = compile_for(native.conv_net, CPU, fullgraph=True, dynamic=True)
     for images, rows in ((6, 5), (4, 3)):
@@ -224,7 +224,7 @@ def test_a_compiled_graph_is_for_any_number_of_images_of_any_size() -> None:
 
 
 @needs_kernel
-def test_forward_mode_is_that_of_pytorch() -> None:
+def test_conv_net_kernel_forward_mode_is_that_of_pytorch() -> None:
     arrays = drawn((2, 2, 4, 2, 3, 3))
     tangents = [torch.randn_like(array) for array in arrays]
     found = []
@@ -245,7 +245,7 @@ def gradients_of_a_gradient(network, arrays: list[Tensor]) -> list[Tensor]:
 
 
 @needs_kernel
-def test_second_derivatives() -> None:
+def test_convolution_kernels_have_the_second_derivatives_of_pytorch() -> None:
     arrays = drawn((3, 2, 8, 2, 5, 5))
     expected = gradients_of_a_gradient(convolutions, arrays)
     torch.testing.assert_close(gradients_of_a_gradient(native.conv_net, arrays), expected)
@@ -259,14 +259,14 @@ def test_second_derivatives() -> None:
 
 
 @needs_kernel
-def test_vectorized_jacobians() -> None:
+def test_conv_net_kernel_has_the_vectorized_jacobian_of_pytorch() -> None:
     x, *weights = drawn((2, 1, 4, 2, 3, 3))
     found = torch.autograd.functional.jacobian(lambda x: native.conv_net(x, *weights), x, vectorize=True)
     torch.testing.assert_close(found, torch.autograd.functional.jacobian(lambda x: convolutions(x, *weights), x))
 
 
 @needs_kernel
-def test_in_transforms_of_functions_convolutions_are_those_of_pytorch() -> None:
+def test_conv_net_supports_vmap_and_functional_gradients() -> None:
     network, x = glow_network(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     several = torch.stack([x, 2 * x])
     torch.testing.assert_close(torch.func.vmap(network)(several), torch.stack([network(x), network(2 * x)]))
@@ -276,7 +276,7 @@ def test_in_transforms_of_functions_convolutions_are_those_of_pytorch() -> None:
 
 
 @needs_kernel
-def test_its_operations_are_counted() -> None:
+def test_conv_net_kernel_flops_are_counted() -> None:
     arrays = drawn((4, 2, 8, 2, 5, 6))
     counts = []
     for network in (native.conv_net, convolutions):
@@ -287,7 +287,7 @@ def test_its_operations_are_counted() -> None:
 
 
 @needs_kernel
-def test_torch_finds_nothing_wrong_with_the_operators() -> None:
+def test_convolution_operators_pass_opcheck() -> None:
     for sizes in ((4, 2, 8, 2, 5, 6), (2, 1, 3, 4, 1, 1)):
         arrays = drawn(sizes, torch.float32)
         layout = native.convolutions._layout(arrays[0], *sizes[2:4])
@@ -301,7 +301,7 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
 
 
 @needs_kernel
-def test_what_is_not_a_number_comes_out_as_that() -> None:
+def test_conv_net_kernel_propagates_nan() -> None:
     for place in range(7):
         arrays = drawn((2, 2, 8, 2, 4, 4))
         arrays[place].view(-1)[0] = float("nan")
@@ -329,7 +329,7 @@ def check_that_autocast_changes_nothing(network, arrays: list[Tensor]) -> None:
 
 
 @needs_kernel
-def test_autocast_changes_nothing() -> None:
+def test_conv_net_kernel_ignores_autocast() -> None:
     check_that_autocast_changes_nothing(native.conv_net, drawn((2, 2, 8, 2, 4, 4)))
 
 
@@ -338,7 +338,7 @@ def test_autocast_changes_nothing() -> None:
     ("settings", "given", "takes_it"),
     [({}, None, 1), ({"context_features": 2}, 2, 1), ({"blocks": 1}, None, 0), ({"padding": "reflect"}, None, 0)],
 )
-def test_networks_of_couplings_use_it(
+def test_coupling_networks_use_the_conv_net_kernel(
     settings: dict, given: int | None, takes_it: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, call = [], operators.call
@@ -353,7 +353,7 @@ def test_networks_of_couplings_use_it(
 
 
 @needs_kernel
-def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv_net_kernel_leaves_unsupported_inputs_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arrays) -> None:
         raise AssertionError("the kernel was called")
 
@@ -399,7 +399,7 @@ def pytorch_convolution(*arrays: Tensor) -> Tensor:
     ],
     ids=str,
 )
-def test_the_weights_of_one_convolution_get_their_gradient(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_conv3x3_kernel_gives_the_gradients_of_pytorch(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     arrays = one_convolution(*sizes)
     expected = outputs_and_gradients(pytorch_convolution, arrays)
     found = outputs_and_gradients(native.conv3x3, [array.to(dtype) for array in arrays])
@@ -409,7 +409,7 @@ def test_the_weights_of_one_convolution_get_their_gradient(sizes: tuple[int, ...
 
 
 @needs_kernel
-def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> None:
+def test_conv3x3_kernel_works_in_any_layout_compiled_vectorized_or_threaded() -> None:
     x, weight, bias = one_convolution(7, 9, 4, 5, 6)
     expected = outputs_and_gradients(pytorch_convolution, [x, weight, bias])
     layouts = [x.contiguous(), torch.cat([x, x])[7:], torch.stack([x, x], dim=-1)[..., 0]]
@@ -433,7 +433,7 @@ def test_one_convolution_of_any_layout_compiled_vectorized_or_in_threads() -> No
 
 
 @needs_kernel
-def test_one_convolution_is_pytorchs_where_the_kernel_is_of_no_use() -> None:
+def test_conv3x3_kernel_leaves_unsupported_inputs_to_pytorch() -> None:
     x, weight, bias = one_convolution(2, 8, 4, 5, 5)
     assert not native.convolutions.has_conv3x3(x, weight, bias)  # nobody asks for a gradient
     weight.requires_grad_()
@@ -455,7 +455,7 @@ def mixed_by_pytorch(x: Tensor, weight: Tensor) -> Tensor:
 @needs_kernel
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", [(70, 4, 4, 7, 7), (3, 32, 9, 5, 31), (2, 1, 3, 1, 1), (0, 4, 4, 7, 7)], ids=str)
-def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_mix_channels_kernel_equals_pytorch(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     images, channels, outputs, *size = sizes
     arrays = [torch.randn(images, channels, *size), torch.randn(outputs, channels)]
     expected = outputs_and_gradients(mixed_by_pytorch, [array.double() for array in arrays])
@@ -466,7 +466,7 @@ def test_channels_are_mixed(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @needs_kernel
-def test_channels_are_mixed_in_any_layout_compiled_or_in_threads() -> None:
+def test_mix_channels_kernel_works_in_any_layout_compiled_or_threaded() -> None:
     x, weight = torch.randn(70, 6, 5, 5, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
     expected = outputs_and_gradients(mixed_by_pytorch, [x, weight])
     laid_out = [x.contiguous(memory_format=torch.channels_last), weight.t().contiguous().t()]
@@ -488,7 +488,7 @@ def test_channels_are_mixed_in_any_layout_compiled_or_in_threads() -> None:
 
 
 @needs_kernel
-def test_invertible_matrices_mix_the_channels_of_images_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_linear_uses_the_mix_channels_kernel_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, call = [], operators.call
     monkeypatch.setattr(operators, "call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
     FullLinear(4)(torch.randn(3, 4))
@@ -498,7 +498,7 @@ def test_invertible_matrices_mix_the_channels_of_images_with_it(monkeypatch: pyt
 
 
 @needs_kernel
-def test_channels_are_mixed_by_pytorch_where_the_kernel_is_of_no_use() -> None:
+def test_mix_channels_kernel_leaves_unsupported_inputs_to_pytorch() -> None:
     x = torch.randn(2, 6, 5, 5)
     for inputs, weight in (
         (x, torch.eye(6).double()),
@@ -512,7 +512,7 @@ def test_channels_are_mixed_by_pytorch_where_the_kernel_is_of_no_use() -> None:
 
 
 @needs_kernel
-def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_convolution_networks_use_the_conv3x3_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, call = [], operators.call
     monkeypatch.setattr(operators, "call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
     for network, convolutions_of_it in ((GlobalConvNet(3, 2, (8, 8), 16, 32), 2), (ConvNet(3, 2, 16, blocks=1), 3)):
@@ -537,7 +537,7 @@ def test_networks_of_wide_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -
     assert not calls
 
 
-def test_it_is_not_for_what_does_not_fit() -> None:
+def test_conv_net_kernel_refuses_shapes_that_do_not_fit() -> None:
     x, *weights = drawn((2, 3, 8, 2, 5, 5))
     for wrong in ([x, *weights[:-1]], [x[0], *weights], [x[:, :2], *weights], [x, *weights[:5], weights[1]]):
         assert not native.convolutions.has_conv_net(*wrong)
@@ -573,7 +573,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
-def test_the_library_is_built_once(cache: Path) -> None:
+def test_kernel_library_is_built_once(cache: Path) -> None:
     library = fresh()
     assert library is not None and library.answer() == 42
     target, digest = sorted(cache.glob("kernels-*"))
@@ -602,7 +602,7 @@ def flip(content: bytes, place: int) -> bytes:
     ],
     ids=["zeros", "empty", "half", "page", "answer", "last-byte", "text", "other-library", "no-digest"],
 )
-def test_a_damaged_library_is_built_again(cache: Path, tmp_path: Path, damage) -> None:
+def test_kernel_library_that_is_damaged_is_rebuilt(cache: Path, tmp_path: Path, damage) -> None:
     subprocess.run(
         ["g++", "-shared", "-fPIC", "-xc++", "-", "-o", tmp_path / "other.so"], input=ANSWER % 41, text=True, check=True
     )
@@ -618,14 +618,14 @@ def test_a_damaged_library_is_built_again(cache: Path, tmp_path: Path, damage) -
     assert digest.read_text().startswith(hashlib.sha256(target.read_bytes()).hexdigest())
 
 
-def test_a_library_that_is_damaged_while_it_is_in_use_goes_on(cache: Path) -> None:
+def test_kernel_library_in_use_survives_damage_of_its_file(cache: Path) -> None:
     library = fresh()
     target = min(cache.glob("kernels-*"))
     target.write_bytes(b"")
     assert library.answer() == 42
 
 
-def test_a_library_that_cannot_be_loaded_is_built_again(cache: Path) -> None:
+def test_kernel_library_that_cannot_be_loaded_is_rebuilt(cache: Path) -> None:
     assert fresh() is not None
     target, digest = sorted(cache.glob("kernels-*"))
     target.write_bytes(b"of another C library")
@@ -634,7 +634,7 @@ def test_a_library_that_cannot_be_loaded_is_built_again(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", ["kill -9 $$", "ulimit -f 0", "echo No space left on device >&2; exit 1"])
-def test_a_failure_that_passes_is_forgotten(
+def test_kernel_build_is_retried_after_a_passing_failure(
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -648,7 +648,7 @@ def test_a_failure_that_passes_is_forgotten(
     assert fresh().answer() == 42
 
 
-def test_a_compiler_that_takes_too_long_is_tried_again_after_a_while(
+def test_kernel_build_that_timed_out_is_retried_later(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler("[ -e $DIR/well ] || exec sleep 60\nexec g++ $*", tmp_path, monkeypatch)
@@ -674,14 +674,16 @@ def start_to_build(cache: Path) -> int:
     return process
 
 
-def test_one_process_compiles_and_the_others_wait(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_build_happens_in_one_process_while_others_wait(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiler("echo $* >> $DIR/calls; sleep 0.2; exec g++ $*", tmp_path, monkeypatch)
     processes = [start_to_build(cache) for _ in range(6)]
     assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [42] * 6
     assert len((tmp_path / "calls").read_text().splitlines()) == 2  # one source, and the link
 
 
-def test_what_a_killed_process_was_building_is_removed(
+def test_kernel_build_removes_the_remains_of_a_killed_process(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler("[ -e $DIR/well ] || { touch $DIR/begun; exec sleep 2; }\nexec g++ $*", tmp_path, monkeypatch)
@@ -696,7 +698,7 @@ def test_what_a_killed_process_was_building_is_removed(
     assert [name for name in names(cache) if name.startswith("build-")] == []
 
 
-def test_a_cache_that_cannot_be_written_turns_kernels_off_with_one_line(
+def test_kernel_cache_that_cannot_be_written_is_logged_in_one_line(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.parent.mkdir(parents=True)
@@ -714,7 +716,7 @@ def pretend_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
 
 
-def test_without_a_compiler_convolutions_are_those_of_pytorch(
+def test_kernel_build_without_a_working_compiler_falls_back_to_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="scnf.native")
@@ -740,12 +742,12 @@ def test_without_a_compiler_convolutions_are_those_of_pytorch(
 
 
 @pytest.mark.parametrize("capability", ["DEFAULT", "SVE256"])
-def test_other_processors_have_none(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_library_is_absent_on_other_processors(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert fresh() is None
 
 
-def test_a_folder_that_others_may_write_to_is_not_trusted(
+def test_kernel_cache_writable_by_others_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="scnf.native")
@@ -757,7 +759,7 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(
     assert fresh() is None and "other users may write" in caplog.text
 
 
-def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_can_be_turned_off_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCNF_NATIVE", "0")
     assert fresh() is None
     monkeypatch.setattr(operators, "library", fresh)

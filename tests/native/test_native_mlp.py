@@ -59,7 +59,7 @@ def layers(x: Tensor, *weights: Tensor) -> Tensor:
 @needs_kernel
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_it_is_the_layers_one_after_the_other(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_mlp_kernel_equals_its_layers(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     arrays = drawn(sizes)
     expected = outputs_and_gradients(layers, arrays)
     found = outputs_and_gradients(native.mlp, [array.to(dtype) for array in arrays])
@@ -73,7 +73,7 @@ def test_it_is_the_layers_one_after_the_other(sizes: tuple[int, ...], dtype: tor
 
 @needs_kernel
 @pytest.mark.parametrize("vectors", [1, 40, 500])
-def test_threads_share_the_vectors_and_give_the_same_each_time(vectors: int) -> None:
+def test_mlp_kernel_is_deterministic_with_any_number_of_threads(vectors: int) -> None:
     arrays = drawn((vectors, 9, 24, 1, 8))
     expected = outputs_and_gradients(layers, arrays)
     for threads in (1, 2, 3, 5):
@@ -91,7 +91,7 @@ def test_threads_share_the_vectors_and_give_the_same_each_time(vectors: int) -> 
 
 
 @needs_kernel
-def test_what_is_not_a_number_comes_out_as_that_and_is_forgotten() -> None:
+def test_mlp_kernel_propagates_nan_and_forgets_earlier_calls() -> None:
     for place in range(9):
         arrays = drawn((20, 3, 8, 1, 4))
         arrays[place].view(-1)[0] = float("nan")
@@ -109,18 +109,18 @@ def test_what_is_not_a_number_comes_out_as_that_and_is_forgotten() -> None:
 
 
 @needs_kernel
-def test_autocast_changes_nothing() -> None:
+def test_mlp_kernel_ignores_autocast() -> None:
     check_that_autocast_changes_nothing(native.mlp, drawn((12, 3, 8, 1, 4)))
 
 
 @needs_kernel
-def test_no_vectors_give_none() -> None:
+def test_mlp_kernel_of_no_vectors_gives_no_outputs() -> None:
     outputs, grad_x, *grads = outputs_and_gradients(native.mlp, drawn((0, 3, 8, 1, 4)))
     assert outputs.shape == (0, 4) and grad_x.shape == (0, 3) and all((grad == 0).all() for grad in grads)
 
 
 @needs_kernel
-def test_any_layout_will_do_and_what_needs_no_gradient_gets_none() -> None:
+def test_mlp_kernel_takes_any_layout_and_gives_gradients_only_on_request() -> None:
     x, *weights = drawn((12, 3, 8, 1, 4))
     expected = layers(x, *weights)
     for laid_out in (x.T.contiguous().T, torch.cat([x, x], dim=1)[:, 3:], torch.stack([x, x], dim=-1)[..., 0]):
@@ -135,7 +135,7 @@ def test_any_layout_will_do_and_what_needs_no_gradient_gets_none() -> None:
 
 
 @needs_kernel
-def test_compiled_it_is_one_graph_for_any_number_of_vectors() -> None:
+def test_mlp_kernel_compiles_for_any_number_of_vectors() -> None:
     x, *weights = drawn((6, 3, 8, 1, 4))
     compiled = compile_for(lambda *arrays: native.mlp(*arrays).tanh(), CPU, fullgraph=True, dynamic=True)
     for vectors in (6, 4):
@@ -147,7 +147,7 @@ def test_compiled_it_is_one_graph_for_any_number_of_vectors() -> None:
 
 
 @needs_kernel
-def test_derivatives_of_all_kinds() -> None:
+def test_mlp_kernel_has_all_kinds_of_derivatives() -> None:
     arrays = drawn((5, 3, 8, 2, 4))
     found = gradients_of_a_gradient(native.mlp, arrays)
     expected = gradients_of_a_gradient(layers, arrays)
@@ -181,7 +181,7 @@ def test_derivatives_of_all_kinds() -> None:
 
 
 @needs_kernel
-def test_its_operations_are_counted_and_torch_finds_nothing_wrong_with_the_operators() -> None:
+def test_mlp_operators_count_their_flops_and_pass_opcheck() -> None:
     arrays, counts = drawn((6, 3, 8, 2, 4), torch.float32), []
     for network in (native.mlp, layers):
         with FlopCounterMode(display=False) as counter:
@@ -196,7 +196,7 @@ def test_its_operations_are_counted_and_torch_finds_nothing_wrong_with_the_opera
 
 
 @needs_kernel
-def test_networks_of_couplings_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coupling_networks_use_the_mlp_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, call = [], native.operators.call
     monkeypatch.setattr(native.operators, "call", lambda name, *arrays: calls.append(name) or call(name, *arrays))
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def test_networks_of_couplings_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernel
-def test_what_it_is_not_for_goes_to_pytorch_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlp_kernel_leaves_unsupported_inputs_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native.operators, "call", lambda *arrays: pytest.fail("the kernel was called"))
     x, *weights = drawn((6, 3, 8, 1, 4))
     for wrong in ([x[0], *weights], [x[:, :2], *weights], [x, *weights[:-2]], [x, *weights[:-1]], [x, weights[0]], [x]):

@@ -40,7 +40,9 @@ def selected(table: Tensor, index: Tensor) -> Tensor:
 @pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
 @pytest.mark.parametrize("shape", [(3, 256, 7), (5, 1), (1, 6001), (4, 0), (2, 3, 5, 7, 9)], ids=str)
 @DTYPES
-def test_entries_and_sums_by_index(with_or_without_kernel: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_look_up_gives_entries_and_their_summed_gradients(
+    with_or_without_kernel: None, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     table, index = drawn(*shape, dtype=dtype)
     for threads in (1, 2, 3):
         with num_threads(threads):
@@ -52,7 +54,7 @@ def test_entries_and_sums_by_index(with_or_without_kernel: None, shape: tuple[in
         )
 
 
-def test_look_ups_of_any_layout_in_derivatives_of_all_kinds() -> None:
+def test_look_up_takes_any_layout_and_has_all_kinds_of_derivatives() -> None:
     table, index = drawn(8, 12, 5)
     table, index = table.repeat_interleave(3)[::3], index.T
     assert torch.equal(native.look_up(table, index), selected(table, index))
@@ -75,7 +77,7 @@ def test_look_ups_of_any_layout_in_derivatives_of_all_kinds() -> None:
 
 
 @needs_kernel
-def test_an_index_outside_of_the_table_reaches_no_other_memory() -> None:
+def test_look_up_outside_of_the_table_gives_nan_and_no_gradient() -> None:
     index = torch.tensor([0, -1, 3, 2, 2**31 - 1, -(2**31)], dtype=torch.int32)
     found, grad = outputs_and_gradients(lambda t: native.look_up(t, index), [torch.ones(3)])
     assert found.isnan().tolist() == [False, True, True, False, True, True]
@@ -83,7 +85,7 @@ def test_an_index_outside_of_the_table_reaches_no_other_memory() -> None:
 
 
 @pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
-def test_grey_levels_look_up_in_it_also_compiled(with_or_without_kernel: None) -> None:
+def test_grey_levels_use_look_up_eager_and_compiled(with_or_without_kernel: None) -> None:
     torch._dynamo.reset()
     layer, x = GreyLevels(16).double(), torch.rand(6, 1, 5, 5).double()
     layer(x)
@@ -100,7 +102,7 @@ def test_grey_levels_look_up_in_it_also_compiled(with_or_without_kernel: None) -
 @needs_kernel
 @pytest.mark.parametrize("size", [1, 2, 4, 17, 32])
 @DTYPES
-def test_log_determinants(size: int, dtype: torch.dtype) -> None:
+def test_log_abs_det_kernel_equals_slogdet(size: int, dtype: torch.dtype) -> None:
     for _ in range(20):
         matrix = torch.randn(size, size).double()
         expected = outputs_and_gradients(lambda w: torch.linalg.slogdet(w).logabsdet, [matrix])
@@ -110,7 +112,7 @@ def test_log_determinants(size: int, dtype: torch.dtype) -> None:
 
 
 @needs_kernel
-def test_log_determinants_of_any_layout_in_derivatives_of_all_kinds() -> None:
+def test_log_abs_det_takes_any_layout_and_has_all_kinds_of_derivatives() -> None:
     matrix = torch.randn(5, 5).double().T.requires_grad_()
     for function in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert function(native.log_abs_det, matrix)
@@ -120,7 +122,7 @@ def test_log_determinants_of_any_layout_in_derivatives_of_all_kinds() -> None:
 
 
 @needs_kernel
-def test_singular_and_not_numbers() -> None:
+def test_log_abs_det_of_singular_and_nan_matrices_is_not_finite() -> None:
     for matrix in (torch.zeros(3, 3), torch.ones(3, 3), torch.diag(torch.tensor([1.0, 0.0, 2.0]))):
         log_abs_det, grad = outputs_and_gradients(native.log_abs_det, [matrix])
         assert log_abs_det == -math.inf and not grad.isfinite().any()
@@ -140,7 +142,7 @@ def test_singular_and_not_numbers() -> None:
 
 
 @needs_kernel
-def test_log_determinants_are_pytorchs_where_the_kernel_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_abs_det_kernel_leaves_unsupported_matrices_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.eye(4, requires_grad=True)
     for other in (torch.eye(33, requires_grad=True), matrix.detach(), matrix.half(), matrix[:, :3]):
         assert not determinants.has_log_abs_det(other)
@@ -156,7 +158,7 @@ def test_log_determinants_are_pytorchs_where_the_kernel_is_of_no_use(monkeypatch
 
 
 @needs_kernel
-def test_torch_finds_nothing_wrong_with_the_operators() -> None:
+def test_look_up_and_log_abs_det_operators_pass_opcheck() -> None:
     table, index = drawn(8, 12, 5)
     values = torch.randn(12, 5)
     for operator, arguments in (

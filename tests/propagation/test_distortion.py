@@ -63,7 +63,7 @@ def test_deslanting_undoes_a_shear(slant: float) -> None:
     assert (deslanted(slanted) - x).abs().sum() < 0.35 * (slanted - x).abs().sum()
 
 
-def test_a_slant_of_more_than_one_is_undone_in_part() -> None:
+def test_deslanting_undoes_a_slant_above_one_in_part() -> None:
     whole, more = sheared(stroke(), 1.0), sheared(stroke(), 1.8)
     moved = torch.arange(28.0)
     tilt = [(deslanted(x)[0, 0] * moved).sum(1) / deslanted(x)[0, 0].sum(1).clamp_min(1e-6) for x in (whole, more)]
@@ -71,18 +71,18 @@ def test_a_slant_of_more_than_one_is_undone_in_part() -> None:
     assert abs(lean[0]) < 1 and abs(lean[1]) > 3
 
 
-def test_symmetric_images_and_those_of_one_colour_stay() -> None:
+def test_deslanting_leaves_symmetric_and_uniform_images() -> None:
     quarter = torch.rand(3, 2, 14, 12)
     half = torch.cat([quarter, quarter.flip(2)], dim=2)
     for x in (torch.cat([half, half.flip(3)], dim=3), torch.full((2, 3, 8, 8), 5.0), torch.zeros(1, 1, 28, 28)):
         torch.testing.assert_close(deslanted(x), x, rtol=0, atol=1e-4)
 
 
-def test_the_centre_of_mass_comes_to_the_middle() -> None:
+def test_deslanting_centres_the_mass() -> None:
     torch.testing.assert_close(deslanted(stroke().roll((3, -4), dims=(2, 3))), stroke(), rtol=0, atol=1e-4)
 
 
-def test_all_channels_move_as_their_mean_does_in_any_chunks() -> None:
+def test_deslanting_moves_channels_by_their_mean_in_any_chunks() -> None:
     grey = sheared(stroke(), 0.5) * 200
     colours = torch.cat([0.5 * grey, grey, 1.5 * grey], dim=1)
     torch.testing.assert_close(deslanted(colours)[:, 1:2], deslanted(grey))
@@ -96,7 +96,7 @@ def test_all_channels_move_as_their_mean_does_in_any_chunks() -> None:
 # --- distances
 
 
-def test_gradients_are_those_of_sobel() -> None:
+def test_sobel_gradients_equal_their_definition() -> None:
     x = torch.randn(2, 3, 6, 7)
     gradients, padded = sobel_gradients(x), F.pad(x, (1, 1, 1, 1))
     assert gradients.shape == (2, 6, 6, 7)
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_sobel() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 5, 9), (6, 4, 4), (1, 1, 1)])
-def test_it_is_the_distance_of_its_definition(shape: tuple[int, ...]) -> None:
+def test_distortion_distances_equal_their_definition(shape: tuple[int, ...]) -> None:
     g, h = torch.randn(2, 3, *shape, dtype=torch.float64)
     before = g.clone(), h.clone()
     expected = torch.tensor([by_hand(*pair) for pair in zip(g, h, strict=True)], dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_it_is_the_distance_of_its_definition(shape: tuple[int, ...]) -> None:
     assert torch.equal(g, before[0]) and torch.equal(h, before[1])
 
 
-def test_an_image_is_found_in_itself_and_where_it_moved_a_little() -> None:
+def test_distortion_distance_of_slightly_moved_images_is_zero() -> None:
     x = stroke()
     moved = [sobel_gradients(x.roll(places, dims=3)) for places in range(4)]
     distances = [float(distortion_distances(moved[0], other)) for other in moved]
@@ -134,7 +134,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor]:
     return data.train_x[split.train], split.visible(data.train_y)[split.train], data.train_y[split.train]
 
 
-def test_neighbours_are_the_nearest_of_all_where_all_are_candidates() -> None:
+def test_distortion_neighbours_are_the_nearest_of_all_candidates() -> None:
     x = digits()[0][:40]
     indices, weights = distortion_neighbours(x, neighbours=5, candidates=100, chunk=1)
     gradients = sobel_gradients(deslanted(x))
@@ -146,7 +146,7 @@ def test_neighbours_are_the_nearest_of_all_where_all_are_candidates() -> None:
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_nobody_is_one_s_own_neighbour_and_small_sets_have_fewer() -> None:
+def test_distortion_neighbours_exclude_self_and_are_fewer_in_small_sets() -> None:
     x = digits()[0]
     for count in (2, 4, 50):
         indices, weights = distortion_neighbours(x[:count])
@@ -155,13 +155,13 @@ def test_nobody_is_one_s_own_neighbour_and_small_sets_have_fewer() -> None:
         assert bool(((weights >= 0) & (weights <= 1)).all())
 
 
-def test_candidates_are_those_of_oriented_gradients() -> None:
+def test_distortion_neighbours_depend_on_the_number_of_candidates() -> None:
     x = digits()[0][:200]
     few, many = (distortion_neighbours(x, neighbours=3, candidates=each)[0] for each in (3, 199))
     assert not torch.equal(few, many)
 
 
-def test_the_range_of_numbers_does_not_count_nor_does_the_chunk() -> None:
+def test_distortion_neighbours_do_not_depend_on_scale_or_chunk() -> None:
     x = digits()[0][:60]
     indices, weights = distortion_neighbours(x)
     for other in (distortion_neighbours(x / 16), distortion_neighbours(x, chunk=2000)):
@@ -170,7 +170,7 @@ def test_the_range_of_numbers_does_not_count_nor_does_the_chunk() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-300, 1e-30, 1e-15, 1e15, 1e30, 1e300])
-def test_neighbours_by_distortion_do_not_depend_on_the_range_of_images(factor: float) -> None:
+def test_distortion_neighbours_do_not_depend_on_extreme_ranges(factor: float) -> None:
     x = digits()[0][:60].double()
     indices, weights = distortion_neighbours(x)
     other = distortion_neighbours(x * factor)
@@ -179,7 +179,7 @@ def test_neighbours_by_distortion_do_not_depend_on_the_range_of_images(factor: f
 
 
 @pytest.mark.parametrize("power", [-100, -60, 60, 100])
-def test_a_power_of_two_times_images_changes_no_bit(power: int) -> None:
+def test_distortion_neighbours_are_bit_identical_under_powers_of_two(power: int) -> None:
     x = digits()[0][:40].float()
     times = x * 2.0**power
     assert torch.equal(deslanted(times), deslanted(x) * 2.0**power)
@@ -187,7 +187,7 @@ def test_a_power_of_two_times_images_changes_no_bit(power: int) -> None:
     assert all(torch.equal(*pair) for pair in zip(distortion_neighbours(times), distortion_neighbours(x), strict=True))
 
 
-def test_copies_of_an_image_have_weight_one() -> None:
+def test_distortion_neighbours_give_copies_weight_one() -> None:
     x = digits()[0][:10].repeat(3, 1, 1, 1)
     weights = distortion_neighbours(x, neighbours=2)[1]
     torch.testing.assert_close(weights, torch.ones(30, 2))
@@ -203,20 +203,20 @@ def test_copies_of_an_image_have_weight_one() -> None:
     ],
     ids=["one", "negative", "nan", "infinite"],
 )
-def test_images_that_nothing_is_near_to_are_refused(x: Tensor, message: str) -> None:
+def test_distortion_neighbours_refuse_invalid_images(x: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         distortion_neighbours(x)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32), (1, 12, 9)])
-def test_images_of_any_size_and_colour(shape: tuple[int, ...]) -> None:
+def test_distortion_neighbours_take_images_of_any_size_and_colour(shape: tuple[int, ...]) -> None:
     x = torch.randint(0, 200, (6, *shape), dtype=torch.uint8)
     near = (x + torch.randint(0, 3, x.shape, dtype=torch.uint8)).flip(0)
     indices, _ = distortion_neighbours(torch.cat([x, near]), neighbours=1)
     assert indices.flatten().tolist() == list(range(11, -1, -1))
 
 
-def test_labels_over_them_are_better_than_over_pixels() -> None:
+def test_distortion_labels_beat_labels_propagated_over_pixels() -> None:
     x, y, truth = digits()
     found, certainty = distortion_labels(x, y)
     assert torch.equal(found[y >= 0], y[y >= 0]) and (certainty[y >= 0] == 1).all()

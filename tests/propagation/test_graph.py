@@ -17,7 +17,7 @@ def few(y: Tensor, per_class: int = 5) -> Tensor:
     return visible
 
 
-def test_neighbours_are_those_of_largest_cosine() -> None:
+def test_nearest_neighbours_have_the_largest_cosine() -> None:
     features = torch.randn(203, 6) + 3
     indices, cosines = nearest_neighbours(features, 7, chunk=50)
     unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1)
@@ -27,7 +27,7 @@ def test_neighbours_are_those_of_largest_cosine() -> None:
     assert not (indices == torch.arange(203).unsqueeze(1)).any()
 
 
-def test_many_features_are_reduced_to_where_they_vary() -> None:
+def test_nearest_neighbours_reduce_many_features_to_varying_ones() -> None:
     core = torch.randn(120, 20)
     wide = torch.cat([core, 1e-4 * torch.randn(120, 100)], dim=1) @ torch.linalg.qr(torch.randn(120, 120)).Q
     assert torch.equal(nearest_neighbours(wide, 5)[0], nearest_neighbours(core, 5)[0])
@@ -52,7 +52,7 @@ def by_hand(features: Tensor, y: Tensor, k: int, alpha: float, steps: int) -> Te
     return spread / spread.sum(dim=1, keepdim=True)
 
 
-def test_it_is_the_iteration_on_the_normalised_graph() -> None:
+def test_propagate_equals_the_iteration_on_the_normalised_graph() -> None:
     features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
     y[:7] = torch.tensor([0, 1, 2, 0, 1, 2, 0])
     expected = by_hand(features, y, 6, 0.9, 30)
@@ -62,7 +62,7 @@ def test_it_is_the_iteration_on_the_normalised_graph() -> None:
     assert bool((certainty[:7] == 1).all())
 
 
-def test_spreading_over_the_graph_of_cosines_is_propagation() -> None:
+def test_spread_over_the_graph_of_cosines_equals_propagate() -> None:
     features, y = torch.randn(60, 5), torch.full((60,), UNLABELLED)
     y[:6] = torch.tensor([0, 1, 2, 0, 1, 2])
     indices, cosines = nearest_neighbours(features, 6)
@@ -71,7 +71,7 @@ def test_spreading_over_the_graph_of_cosines_is_propagation() -> None:
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-def test_labels_of_digits_spread_to_their_neighbours() -> None:
+def test_propagate_labels_digits_by_their_neighbours() -> None:
     data = load("digits", "unused")
     visible = few(data.train_y, 10)
     labels, certainty = propagate(data.train_x.flatten(1), visible)
@@ -83,7 +83,7 @@ def test_labels_of_digits_spread_to_their_neighbours() -> None:
     assert right[sure].mean() > max(0.99, float(right[hidden].mean()))
 
 
-def test_hidden_labels_are_not_read_and_a_row_without_neighbours_is_uncertain() -> None:
+def test_propagate_leaves_rows_without_neighbours_uncertain() -> None:
     features = torch.cat([torch.eye(4).repeat_interleave(5, dim=0), -torch.ones(1, 4)])
     y = torch.full((21,), UNLABELLED)
     y[0], y[5] = 1, 0
@@ -92,12 +92,12 @@ def test_hidden_labels_are_not_read_and_a_row_without_neighbours_is_uncertain() 
     assert float(certainty[-1]) == 0 and int(surest(labels, certainty, 1.0)[-1]) == UNLABELLED
 
 
-def test_without_labels_there_is_nothing_to_spread() -> None:
+def test_propagate_refuses_data_without_labels() -> None:
     with pytest.raises(ValueError, match="no row has one"):
         propagate(torch.randn(5, 2), torch.full((5,), UNLABELLED))
 
 
-def test_features_that_are_not_finite_are_refused() -> None:
+def test_propagate_refuses_features_that_are_not_finite() -> None:
     features = torch.randn(20, 3)
     features[3, 1] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
@@ -105,7 +105,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-def test_neighbours_by_features_that_are_not_finite_are_refused(value: float) -> None:
+def test_nearest_neighbours_refuse_features_that_are_not_finite(value: float) -> None:
     for width in (3, 100):
         features = torch.randn(20, width)
         features[3, 1] = value
@@ -114,7 +114,7 @@ def test_neighbours_by_features_that_are_not_finite_are_refused(value: float) ->
 
 
 @pytest.mark.parametrize("factor", [2.0**-140, 1e-30, 1e-20, 2.0**60, 1e30])
-def test_propagation_does_not_depend_on_the_range_of_features(factor: float) -> None:
+def test_propagate_does_not_depend_on_the_range_of_features(factor: float) -> None:
     for width in (3, 100):
         y = few(torch.arange(40) % 2, 4)
         features = torch.randn(40, width) + y.clamp_min(0).unsqueeze(1)
@@ -138,11 +138,11 @@ def test_spread_does_not_depend_on_the_range_of_weights(factor: float) -> None:
 
 @pytest.mark.parametrize("indices", [[[1], [2]], [[1], [-1]], [1, 0], [[1, 0], [0, 1]]])
 def test_spread_refuses_indices_that_are_no_neighbours(indices: list[object]) -> None:
-    with pytest.raises(ValueError, match="neighbours are rows 0 to 1"):
+    with pytest.raises(ValueError, match="indices must be rows 0 to 1"):
         spread(torch.tensor(indices), torch.ones(2, 1), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 
-def test_neighbours_of_few_images_that_come_often_are_their_copies() -> None:
+def test_nearest_neighbours_of_repeated_images_are_their_copies() -> None:
     # where eigenvalues coincide, eigenvectors in single precision may be no numbers
     x = load("digits", "unused").train_x[220:230].repeat(3, 1, 1, 1)
     indices, cosines = nearest_neighbours(oriented_gradients(x), 2)
@@ -151,7 +151,9 @@ def test_neighbours_of_few_images_that_come_often_are_their_copies() -> None:
 
 
 @pytest.mark.parametrize("failure", [torch.nan, torch.inf])
-def test_eigenvectors_that_are_no_numbers_are_refused(failure: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_neighbours_refuse_eigenvectors_that_are_not_finite(
+    failure: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     eigh = torch.linalg.eigh
 
     def failing(matrix: Tensor) -> object:
@@ -160,17 +162,17 @@ def test_eigenvectors_that_are_no_numbers_are_refused(failure: float, monkeypatc
         return found
 
     monkeypatch.setattr(torch.linalg, "eigh", failing)
-    with pytest.raises(ValueError, match="principal components of these features are not finite"):
+    with pytest.raises(ValueError, match="features must have finite principal components"):
         nearest_neighbours(torch.randn(80, 70), 3)
 
 
 @pytest.mark.parametrize("weight", [-1.0, torch.nan, torch.inf])
-def test_weights_that_are_none_are_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match="weights of neighbours"):
+def test_spread_refuses_invalid_weights(weight: float) -> None:
+    with pytest.raises(ValueError, match="weights must be finite and at least 0"):
         spread(torch.tensor([[1], [0]]), torch.tensor([[1.0], [weight]]), torch.tensor([0, UNLABELLED]), 0.9, 5)
 
 
-def test_a_share_of_each_class_is_kept() -> None:
+def test_surest_keeps_a_share_of_each_class() -> None:
     labels, certainty = torch.tensor([0] * 10 + [1] * 20 + [2] * 5), torch.rand(35)
     kept = surest(labels, certainty, 0.6)
     for k, count in ((0, 6), (1, 12), (2, 3)):

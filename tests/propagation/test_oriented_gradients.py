@@ -27,23 +27,23 @@ def middle(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("direction", range(ORIENTATIONS))
-def test_a_ramp_votes_for_its_direction_alone(direction: int) -> None:
+def test_oriented_gradients_of_a_ramp_vote_for_its_direction_alone(direction: int) -> None:
     votes = middle(ramp(360 / ORIENTATIONS * direction))
     assert votes.argmax() == direction and votes[direction] == pytest.approx(float(votes.sum()), rel=1e-4)
 
 
-def test_a_ramp_between_two_directions_votes_for_both_by_distance() -> None:
+def test_oriented_gradients_between_directions_vote_for_both_by_distance() -> None:
     votes = middle(ramp(360 / ORIENTATIONS * 11.75))
     assert votes[0] == pytest.approx(3 * float(votes[11]), rel=1e-3) and votes[1:11].max() < 1e-6
 
 
-def test_the_channel_with_the_longest_gradient_counts() -> None:
+def test_oriented_gradients_take_the_channel_of_the_longest_gradient() -> None:
     flat = torch.zeros(1, 1, 28, 28)
     colours = torch.cat([flat, ramp(90), 0.5 * ramp(0)], dim=1)
     assert torch.allclose(oriented_gradients(colours), oriented_gradients(ramp(90)))
 
 
-def test_brightness_and_contrast_do_not_count_and_one_colour_is_zero() -> None:
+def test_oriented_gradients_ignore_brightness_and_contrast() -> None:
     x = torch.randint(0, 100, (3, 1, 28, 28)).float()
     for other in (2.5 * x, x + 50):
         assert torch.allclose(oriented_gradients(x), oriented_gradients(other), atol=1e-4)
@@ -51,14 +51,14 @@ def test_brightness_and_contrast_do_not_count_and_one_colour_is_zero() -> None:
 
 
 @pytest.mark.parametrize("side", [8, 28, 29, 30, 63])
-def test_an_edge_along_the_last_column_counts(side: int) -> None:
+def test_oriented_gradients_see_an_edge_along_the_last_column(side: int) -> None:
     x = torch.zeros(1, 1, side, side)
     x[..., -1] = 200
     assert oriented_gradients(x).norm() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 64, 64), (1, 1, 1), (1, 3, 40), (1, 40, 3)])
-def test_images_of_any_size_in_any_chunks(shape: tuple[int, ...]) -> None:
+def test_oriented_gradients_take_images_of_any_size_in_any_chunks(shape: tuple[int, ...]) -> None:
     x = torch.randint(0, 256, (7, *shape), dtype=torch.uint8)
     features = oriented_gradients(x)
     assert torch.allclose(features, oriented_gradients(x, chunk=1), atol=1e-5)
@@ -66,7 +66,7 @@ def test_images_of_any_size_in_any_chunks(shape: tuple[int, ...]) -> None:
     assert torch.allclose(features.norm(dim=1), torch.full((7,), float(math.prod(shape) > 1)))
 
 
-def test_neighbours_among_them_are_better_than_among_pixels() -> None:
+def test_oriented_gradients_beat_pixels_for_label_propagation() -> None:
     data = load("digits", "data")
     split = draw_split(data.train_y, 10, 100, 200, 0, True)
     visible = torch.full_like(data.train_y, UNLABELLED)

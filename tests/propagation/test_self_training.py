@@ -22,7 +22,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor]:
     return data.train_x[split.train], visible[split.train], data.train_y[split.train]
 
 
-def test_labels_propagated_over_its_features_are_better_than_over_pixels(
+def test_self_trained_features_beat_pixels_for_label_propagation(
     digits: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y, truth = digits
@@ -33,12 +33,12 @@ def test_labels_propagated_over_its_features_are_better_than_over_pixels(
     assert errors[1] < errors[0]  # ten seeds: 47 to 70, pixels 86; networks without a step 92 or more
 
 
-def test_no_round_gives_the_pixels(digits: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_self_training_without_rounds_gives_the_pixels(digits: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, _ = digits
     assert torch.equal(self_trained_features(x, y, 17, rounds=0), x.flatten(1))
 
 
-def test_each_network_is_new_and_each_round_takes_more_labels(
+def test_self_training_uses_new_networks_and_more_labels_each_round(
     digits: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y, _ = digits

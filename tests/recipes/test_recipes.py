@@ -41,7 +41,7 @@ def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0
 
 @pytest.mark.parametrize(("recipe", "shape"), FAMILIES, ids=lambda value: str(value).replace(" ", ""))
 @torch.no_grad()
-def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
+def test_recipe_builds_for_all_shapes(recipe: str, shape: tuple[int, ...]) -> None:
     short = {"conditional_steps": 1} if RECIPES[recipe]().conditional == "flow" else {}  # only for speed
     model = build(recipe, shape, 10, **short).eval()
     x = torch.rand(2, *shape)
@@ -57,7 +57,7 @@ def test_builds_for_every_shape(recipe: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 10, 37])
 @pytest.mark.parametrize("recipe", FLOWS)
-def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None:
+def test_recipe_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None:
     shape = SMALL[recipe]
     model = build(recipe, shape, num_classes)
     output = model(Batch(torch.rand(3, *shape), torch.tensor([0, num_classes - 1, -1])))
@@ -67,7 +67,7 @@ def test_builds_for_any_number_of_classes(recipe: str, num_classes: int) -> None
 
 
 @pytest.mark.parametrize("recipe", FLOWS)
-def test_it_is_one_graph_for_a_compiler(recipe: str) -> None:
+def test_recipe_compiles_into_one_graph(recipe: str) -> None:
     model = started(build(recipe, SMALL[recipe], 3), SMALL[recipe])
     x, y = torch.rand(4, *SMALL[recipe]), torch.tensor([0, 2, -1, -1])
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # an error, where the graph breaks
@@ -75,7 +75,7 @@ def test_it_is_one_graph_for_a_compiler(recipe: str) -> None:
 
 
 @pytest.mark.skipif(native.library() is None, reason="without kernels, networks are in bf16")
-def test_compiled_under_autocast_its_gradients_are_those_of_the_kernels() -> None:
+def test_recipe_compiled_under_autocast_has_the_gradients_of_the_kernels() -> None:
     shape = SMALL["scnf-digits"]
     model = started(build("scnf-digits", shape, 3), shape)
     x, y = torch.rand(4, *shape), torch.tensor([0, 2, -1, -1])
@@ -93,7 +93,7 @@ def test_compiled_under_autocast_its_gradients_are_those_of_the_kernels() -> Non
     ("recipe", "shape"), [*SMALL.items(), ("scnf-paper", (1, 28, 28)), ("scnf-fast", (1, 28, 28))], ids=str
 )
 @torch.no_grad()
-def test_round_trip_in_single_precision_when_started_and_perturbed(recipe: str, shape: tuple[int, ...]) -> None:
+def test_recipe_inverts_in_single_precision_after_a_start(recipe: str, shape: tuple[int, ...]) -> None:
     model = started(build(recipe, shape, 3), shape)
     x = torch.rand(4, *shape)
     z, _ = model.transform(x)
@@ -104,7 +104,7 @@ def test_round_trip_in_single_precision_when_started_and_perturbed(recipe: str, 
 
 @pytest.mark.parametrize("recipe", FLOWS)
 @torch.no_grad()
-def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
+def test_loaded_recipe_samples_as_the_saved_one(recipe: str) -> None:
     shape = SMALL[recipe]
     model = started(build(recipe, shape, 3), shape)
     loaded = build(recipe, shape, 3)
@@ -121,7 +121,7 @@ def test_a_loaded_recipe_samples_at_once(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", FLOWS)
 @pytest.mark.usefixtures("without_kernels")
 @torch.no_grad()
-def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
+def test_recipe_keeps_densities_in_single_precision_under_autocast(recipe: str) -> None:
     shape = SMALL[recipe]
     model = started(build(recipe, shape, 3), shape)
     x, y = torch.rand(4, *shape), torch.tensor([0, 1, -1, -1])
@@ -135,7 +135,7 @@ def test_autocast_keeps_densities_in_single_precision(recipe: str) -> None:
     torch.testing.assert_close(half.class_log_probs.exp(), full.class_log_probs.exp(), rtol=0, atol=0.1)
 
 
-def test_the_paper_has_the_size_it_says() -> None:
+def test_scnf_paper_has_the_documented_number_of_parameters() -> None:
     def count(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
@@ -144,7 +144,7 @@ def test_the_paper_has_the_size_it_says() -> None:
     assert count(model.conditional) - model.semantic_features == 9_566_484 and model.semantic_features == 196
 
 
-def test_defaults_and_arguments_reach_the_parts() -> None:
+def test_recipe_defaults_and_arguments_reach_the_parts() -> None:
     arguments = ScnfPaper(conditional_steps=1).arguments()
     assert arguments["conditional_steps"] == 1 and arguments["conditional_hidden"] == 256
     assert "means" not in arguments and "means" in ScnfPaper(conditional="gaussian").arguments()
@@ -180,7 +180,9 @@ def test_build_takes_the_class_prior_of_the_recipe_or_of_the_caller() -> None:
     ],
     ids=str,
 )
-def test_a_share_of_the_coarse_latents_is_semantic(shape: tuple[int, ...], share: float, semantic: int) -> None:
+def test_fast_semantic_share_selects_that_many_coarse_latents(
+    shape: tuple[int, ...], share: float, semantic: int
+) -> None:
     model = build("scnf-fast", shape, 3, channels=8, steps=2, semantic_share=share, conditional_hidden=8)
     model = started(model, shape, noise=0.2).double()
     assert model.semantic_features == semantic
@@ -199,7 +201,7 @@ def test_a_share_of_the_coarse_latents_is_semantic(shape: tuple[int, ...], share
 
 @pytest.mark.parametrize(("channels", "share", "third"), [(1, 0.25, 1), (1, 0.5, 1), (2, 0.25, 2), (3, 0.5, 2)])
 @torch.no_grad()
-def test_the_other_coarse_latents_are_moved_a_third_at_a_time(channels: int, share: float, third: int) -> None:
+def test_fast_couplings_move_other_coarse_latents_a_third_at_a_time(channels: int, share: float, third: int) -> None:
     shape = (channels, 4, 4)
     model = started(build("scnf-fast", shape, 3, channels=8, steps=2, semantic_share=share), shape)
     x = torch.rand(2, *shape)
@@ -214,7 +216,7 @@ def test_the_other_coarse_latents_are_moved_a_third_at_a_time(channels: int, sha
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((1, 20, 20), 1), ((2, 20, 20), 1), ((1, 40, 40), 2)], ids=str)
-def test_the_details_move_the_coarse_image_at_each_level(shape: tuple[int, ...], levels: int) -> None:
+def test_fast_details_move_the_coarse_image_at_each_level(shape: tuple[int, ...], levels: int) -> None:
     def couplings(coarse_channels: int) -> tuple[SemiConditionalFlow, list[AffineCoupling]]:
         few = dict(channels=8, steps=1, detail_steps=1, conditional_hidden=8, coarse_channels=coarse_channels)
         model = started(build("scnf-fast", shape, 3, **few), shape).double()
@@ -238,7 +240,7 @@ def test_the_details_move_the_coarse_image_at_each_level(shape: tuple[int, ...],
         torch.testing.assert_close(model.transform.inverse(torch.cat([z_aux, z_f], dim=1))[0], x)
 
 
-def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
+def test_hybrid_density_is_that_of_its_jacobian() -> None:
     shape = (1, 6, 6)
     model = started(build("scnf-hybrid", shape, 3, channels=8, steps=2, semantic_channels=8), shape, noise=0.2).double()
     x, y = torch.rand(3, *shape, dtype=torch.float64), torch.tensor([0, 1, 2])
@@ -254,7 +256,7 @@ def test_the_hybrid_density_is_that_of_its_jacobian() -> None:
         torch.testing.assert_close(model.log_prob(row, label), density + torch.linalg.slogdet(jacobian).logabsdet)
 
 
-def test_every_pixel_has_a_say_in_the_hybrid_posterior_and_the_auxiliary_flow_none() -> None:
+def test_hybrid_posterior_depends_on_all_pixels_but_not_the_auxiliary_flow() -> None:
     model = started(build("scnf-hybrid", (1, 8, 8), 3), (1, 8, 8), noise=0.2).double()
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     posterior = model(Batch(x, torch.tensor([0, -1]))).class_log_probs
@@ -305,7 +307,9 @@ ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("recipe", "shape", "arguments", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(recipe: str, shape: tuple[int, ...], arguments: dict[str, object], message: str) -> None:
+def test_build_refuses_invalid_arguments(
+    recipe: str, shape: tuple[int, ...], arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(InvalidArgument, match=message):
         build(recipe, shape, 4, **arguments)
 
@@ -332,7 +336,7 @@ def built(recipe: str, arguments: dict[str, object]) -> tuple[JointModel, tuple[
 
 
 @pytest.mark.parametrize(("recipe", "arguments"), every_recipe(), ids=str)
-def test_of_no_rows_every_recipe_gives_no_rows(recipe: str, arguments: dict[str, object]) -> None:
+def test_recipe_of_no_rows_gives_no_rows(recipe: str, arguments: dict[str, object]) -> None:
     model, shape = built(recipe, arguments)
     model.initialize(torch.rand(8, *shape), torch.arange(8) % 3)
     x, y = torch.rand(0, *shape), torch.zeros(0, dtype=torch.long)
@@ -348,7 +352,7 @@ def test_of_no_rows_every_recipe_gives_no_rows(recipe: str, arguments: dict[str,
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (1, 2, 4), (3, 2, 2)], ids=str)
 @torch.no_grad()
-def test_the_smallest_images_are_enough_for_the_hybrid(shape: tuple[int, ...]) -> None:
+def test_hybrid_takes_the_smallest_images(shape: tuple[int, ...]) -> None:
     model = started(build("scnf-hybrid", shape, 3, channels=8, semantic_hidden=16), shape)
     x = torch.rand(5, *shape)
     restored, _ = model.transform.inverse(torch.cat(model.latents(x)[:2], dim=1))
@@ -356,7 +360,7 @@ def test_the_smallest_images_are_enough_for_the_hybrid(shape: tuple[int, ...]) -
     assert model.log_likelihood(x).isfinite().all() and model.sample(torch.arange(3)).shape == (3, *shape)
 
 
-def test_sizes_may_be_whole_numbers_of_numpy() -> None:
+def test_build_accepts_numpy_integers() -> None:
     sizes = np.array([1, 8, 8])
     model = build("m2", sizes, np.int64(10), levels=np.int64(17), hidden=np.int64(8), latent=np.int64(4))
     assert model.sample(torch.arange(3)).shape == (3, 1, 8, 8)
@@ -365,7 +369,7 @@ def test_sizes_may_be_whole_numbers_of_numpy() -> None:
 
 
 @pytest.mark.parametrize("network", ["resnet", "resnet-reflect"])
-def test_a_coupling_network_is_a_choice_by_name(network: str) -> None:
+def test_coupling_network_is_chosen_by_name(network: str) -> None:
     def padding(model: SemiConditionalFlow) -> set[str]:
         return {layer.padding_mode for layer in model.transform.modules() if isinstance(layer, nn.Conv2d)}
 
@@ -375,7 +379,7 @@ def test_a_coupling_network_is_a_choice_by_name(network: str) -> None:
     assert padding(model) == {"reflect" if network == "resnet-reflect" else "zeros"} and padding(plain) == {"zeros"}
 
 
-def test_a_subclass_that_changes_a_default_keeps_range_condition_and_documentation() -> None:
+def test_recipe_subclass_keeps_range_condition_and_documentation() -> None:
     from scnf.arguments import HOW, Range, When, arguments_of, docs_of
 
     notes = arguments_of(RECIPES["scnf-toy"])["means"].notes

@@ -47,11 +47,11 @@ def path(tmp_path: Path) -> Path:
 # --- what wins
 
 
-def test_nothing_given_gives_the_defaults() -> None:
+def test_settings_without_arguments_are_the_defaults() -> None:
     assert load(None) == load(None, []) == Settings()
 
 
-def test_yaml_over_defaults_and_typed_over_yaml(path: Path) -> None:
+def test_yaml_overrides_defaults_and_arguments_override_yaml(path: Path) -> None:
     path.write_text("seed: 5\ntrain:\n  epochs: 7\n  lr: 0.5\ndata: {name: digits}\n")
     assert changed(load(path)) == {"seed": 5, "train.epochs": 7, "train.lr": 0.5, "data.name": "digits"}
     settings = load(path, ["--train.epochs", "9", "--seed=6"])
@@ -59,7 +59,7 @@ def test_yaml_over_defaults_and_typed_over_yaml(path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-def test_typed_wins_wherever_config_stands(scnf: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_arguments_override_config_in_any_order(scnf: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
     (tmp_path / "some.yaml").write_text("seed: 5\ntrain: {epochs: 7}")
     parts = ["--epochs 9", "--config some.yaml", "--seed 6"]
     printed = scnf("train", *(parts[index] for index in order), "--print_config")
@@ -96,7 +96,7 @@ def test_typed_wins_wherever_config_stands(scnf: Any, tmp_path: Path, order: tup
         ("--data.root -", {"data.root": "-"}),
     ],
 )
-def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
+def test_argument_values_get_the_type_of_their_setting(words: str, expected: dict[str, Any]) -> None:
     settings = load(None, words.split())
     assert changed(settings) == expected
     for name, each in expected.items():
@@ -117,14 +117,14 @@ def test_what_is_typed(words: str, expected: dict[str, Any]) -> None:
         ("data: {num_labels: 0100, data_seed: 010}", {"data.data_seed": 10}),
     ],
 )
-def test_what_yaml_says(path: Path, text: str, expected: dict[str, Any]) -> None:
+def test_yaml_values_get_the_type_of_their_setting(path: Path, text: str, expected: dict[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
     settings = load(path)
     assert changed(settings) == expected and isinstance(settings.train.lr, float)
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n"])
-def test_a_configuration_without_settings_is_refused(path: Path, text: str) -> None:
+def test_config_without_settings_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=f"{path.name} holds no settings"):
         load(path)
@@ -143,7 +143,7 @@ def test_a_configuration_without_settings_is_refused(path: Path, text: str) -> N
         ("format: 2\nobjective: {neighbours: gradients}", {"objective.neighbours": "gradients"}),
     ],
 )
-def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: str, expected: dict[str, Any]) -> None:
+def test_format_1_settings_are_read_under_their_new_names(path: Path, text: str, expected: dict[str, Any]) -> None:
     path.write_text(text)
     settings = load(path)
     assert changed(settings) == expected
@@ -164,7 +164,7 @@ def test_settings_of_format_1_are_read_by_the_names_of_today(path: Path, text: s
         ("objective: {distortion: 2}", r"'objective.distortion' is called objective.neighbours"),
     ],
 )
-def test_other_formats_are_refused(path: Path, text: str, message: str) -> None:
+def test_unknown_format_and_duplicate_old_names_are_refused(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load(path)
@@ -185,7 +185,7 @@ OTHER_NAMES = {
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
 @pytest.mark.parametrize("section", ["", "train."])
-def test_names_of_other_projects_are_answered(path: Path, name: str, section: str) -> None:
+def test_names_of_other_projects_are_answered_with_the_setting(path: Path, name: str, section: str) -> None:
     for words in ([f"--{section}{name}", "1"], [f"--{section}{name}=1"]):
         with pytest.raises(UserError, match=f"command line: '{section}{name}' is called {OTHER_NAMES[name]}"):
             load(None, words)
@@ -194,7 +194,7 @@ def test_names_of_other_projects_are_answered(path: Path, name: str, section: st
         load(path)
 
 
-def test_answers_to_names_of_other_projects_exist() -> None:
+def test_answers_to_names_of_other_projects_are_settings() -> None:
     assert {answer.split()[0] for answer in ANSWERS.values()} <= LEAVES.keys()
 
 
@@ -218,7 +218,7 @@ def test_answers_to_names_of_other_projects_exist() -> None:
         ("--epochs --compile", "--train.epochs needs a value"),
     ],
 )
-def test_wrong_words(words: str, message: str) -> None:
+def test_unknown_and_incomplete_arguments_are_refused_with_a_hint(words: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(None, words.split())
     assert message in str(caught.value)
@@ -251,7 +251,7 @@ def test_wrong_words(words: str, message: str) -> None:
         ("seed: \x07", "cannot read the configuration"),
     ],
 )
-def test_wrong_yaml(path: Path, text: str, message: str) -> None:
+def test_invalid_yaml_is_refused_with_file_and_reason(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         load(path)
@@ -259,7 +259,7 @@ def test_wrong_yaml(path: Path, text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_yaml_is_utf8_whatever_the_locale(start: Any, path: Path, locale: str) -> None:
+def test_yaml_is_read_as_utf8_whatever_the_locale(start: Any, path: Path, locale: str) -> None:
     path.write_text("seed: 5  # für alle\nruns: {name: läufe}", encoding="utf-8")
     plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
     process = start("-m", "scnf.cli", "train", "--config", path, "--print_config", env={**os.environ, **plain})
@@ -268,13 +268,13 @@ def test_yaml_is_utf8_whatever_the_locale(start: Any, path: Path, locale: str) -
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
-def test_a_configuration_that_is_no_file_is_refused_at_once(path: Path, kind: str) -> None:
+def test_config_that_is_a_directory_or_fifo_is_refused_at_once(path: Path, kind: str) -> None:
     path.mkdir() if kind == "directory" else os.mkfifo(path)
     with pytest.raises(UserError, match=r"cannot read the configuration .*some.yaml: .*it is a (FIFO|directory)"):
         load(path)
 
 
-def test_yaml_that_is_no_utf8(path: Path) -> None:
+def test_yaml_that_is_not_utf8_is_refused(path: Path) -> None:
     path.write_bytes(b"seed: 1 # \xff\xfe\n")
     with pytest.raises(UserError, match="cannot read the configuration"):
         load(path)
@@ -291,7 +291,7 @@ def test_yaml_cannot_run_anything(path: Path, key: str, tag: str) -> None:
 
 
 @pytest.mark.parametrize("tail", ["", "x"])
-def test_what_is_typed_cannot_run_anything(tmp_path: Path, tail: str) -> None:
+def test_arguments_cannot_run_anything(tmp_path: Path, tail: str) -> None:
     trace = tmp_path / "was-here"
     for name in ("seed", "model.channels", "runs.name", "prior"):
         with contextlib.suppress(UserError):
@@ -371,7 +371,7 @@ OUT_OF_RANGE = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPES + OUT_OF_RANGE)
-def test_wrong_values(path: Path, name: str, value: str) -> None:
+def test_values_of_wrong_type_or_range_are_refused_by_name(path: Path, name: str, value: str) -> None:
     section, _, leaf = name.rpartition(".")
     recipe = next(each for each in ("scnf-hybrid", "scnf-fast", "m2") if name in leaves(RECIPES[each]))
     path.write_text(
@@ -384,7 +384,7 @@ def test_wrong_values(path: Path, name: str, value: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_every_number_has_a_range() -> None:
+def test_number_settings_all_have_a_range() -> None:
     elsewhere = {"data.num_validation", "model.prior"}  # the data say, and the prior
     for recipe in RECIPES.values():
         for name, argument in leaves(recipe).items():
@@ -396,7 +396,7 @@ RANGED = [(name, range_of(each.kind)) for name, each in LEAVES.items() if range_
 
 
 @pytest.mark.parametrize(("name", "allowed"), RANGED, ids=str)
-def test_a_number_beyond_its_range_is_named_with_the_range(name: str, allowed: Any) -> None:
+def test_number_beyond_its_range_is_refused_with_the_range(name: str, allowed: Any) -> None:
     chosen = ["--conditional", "flow"] if "conditional_" in name or "embedding" in name else []
     chosen += ["--pixels", "logit"] if name == "model.alpha" else []
     for number in (int(allowed.high * 2 + 1), int(allowed.low - 1)):
@@ -432,7 +432,7 @@ def test_paths_begin_at_home(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
-def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
+def test_null_is_refused_for_settings_that_take_no_null(path: Path, name: str) -> None:
     section, _, leaf = name.rpartition(".")
     path.write_text(f"{section}: {{{leaf}: null}}" if section else f"{name}: null")
     if takes_none(LEAVES[name].kind):
@@ -457,20 +457,20 @@ def test_null_is_refused_where_it_means_nothing(path: Path, name: str) -> None:
         "--runs.name 1e-4 --pretrained true --runs.root 1.5e3 --compile --device cpu --labels_per_class 4",
     ],
 )
-def test_there_and_back(path: Path, words: str) -> None:
+def test_settings_survive_writing_and_reading_yaml(path: Path, words: str) -> None:
     settings = load(None, words.split())
     path.write_text(to_yaml(settings), encoding="utf-8")
     assert load(path) == settings
 
 
-def test_names_in_other_scripts_there_and_back(path: Path) -> None:
+def test_settings_in_other_scripts_survive_writing_and_reading_yaml(path: Path) -> None:
     settings = Settings()
     settings.runs.name, settings.runs.root = "é: #ß 'x' \"y\"", "läufe/日本"
     path.write_text(to_yaml(settings), encoding="utf-8")
     assert load(path) == settings
 
 
-def test_choices_are_the_keys_of_the_tables() -> None:
+def test_setting_choices_are_the_keys_of_the_tables() -> None:
     from scnf.training.loop import OPTIMIZERS, SELECTORS
     from scnf.training.schedules import SCHEDULES
 
@@ -481,7 +481,7 @@ def test_choices_are_the_keys_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("kind", [Settings, *SECTIONS.values(), *RECIPES.values()], ids=lambda kind: kind.__name__)
-def test_every_setting_is_documented(kind: type) -> None:
+def test_settings_are_all_documented(kind: type) -> None:
     documented = docs_of(kind)
     for name, argument in arguments_of(kind).items():
         assert dataclasses.is_dataclass(argument.kind) or documented[name].endswith("."), name
@@ -490,7 +490,7 @@ def test_every_setting_is_documented(kind: type) -> None:
 # --- finding a file
 
 
-def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_is_found_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = shipped.find_config("digits.yaml")
     assert os.path.isabs(found) and found.parent.name == "configs"
@@ -509,7 +509,7 @@ def test_config_as_given_then_in_configs(tmp_path: Path, monkeypatch: pytest.Mon
     ("name", "hint"),
     [("digit.yaml", "did you mean digits.yaml"), ("qqq", "there are c"), ("confg.yaml", "did you mean config.yaml")],
 )
-def test_config_that_is_not_there(name: str, hint: str) -> None:
+def test_config_that_does_not_exist_is_refused_with_a_hint(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"there is no configuration '{name}'.*{hint}"):
         shipped.find_config(name)
 
@@ -528,13 +528,13 @@ def test_config_that_is_not_there(name: str, hint: str) -> None:
         (["--balanced", "perhaps"], "data.balanced must be true or false; not 'perhaps'"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_named_in_words(words: list[str], message: str) -> None:
+def test_value_of_the_wrong_kind_is_refused_in_words(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(None, words)
 
 
 @pytest.mark.parametrize("text", ["#1", "&a", "---", "!x", "[1", "5", "1e3", "true", "a: b"])
-def test_text_that_yaml_reads_otherwise_is_text(text: str, tmp_path: Path) -> None:
+def test_text_settings_stay_text_even_if_yaml_reads_another_type(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(json.dumps({"pretrained": text, "runs": {"name": text}}))
     for settings in (load(file), load(None, ["--pretrained", text, f"--runs.name={text}"])):
@@ -549,7 +549,7 @@ def test_text_that_yaml_reads_otherwise_is_text(text: str, tmp_path: Path) -> No
         *("train: {lr: 1:30.5}", "train: {epochs: 1:30}", 'runs: {root: "a\\0b"}', 'data: {root: "a\\0b"}'),
     ],
 )
-def test_values_that_are_none_of_their_type_end_in_a_message(line: str, tmp_path: Path) -> None:
+def test_yaml_values_invalid_for_their_type_are_user_errors(line: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(line)
     with pytest.raises(UserError):
         load(tmp_path / "x.yaml")
@@ -570,7 +570,7 @@ def test_values_that_are_none_of_their_type_end_in_a_message(line: str, tmp_path
         ("--recipe m2 --model.temperature 0.5", "model.temperature has an effect with labels gumbel, .* alone"),
     ],
 )
-def test_arguments_that_the_recipe_does_not_take_or_use(path: Path, words: str, message: str) -> None:
+def test_recipe_refuses_unknown_and_unused_arguments(path: Path, words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(None, words.split())
     given = dict(zip(*[iter(words.replace("--", "").replace("model.", "").split())] * 2, strict=True))
@@ -590,7 +590,7 @@ def test_help_shows_the_arguments_of_the_recipe_alone(path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_a_run_keeps_holds_every_argument(recipe: str) -> None:
+def test_saved_settings_hold_all_arguments_of_the_recipe(recipe: str) -> None:
     kept = yaml.safe_load(to_yaml(load(None, ["--recipe", recipe])))
     assert kept["format"] == 3
     unused = {name for name, each in arguments_of(RECIPES[recipe]).items() if each.condition}
@@ -601,15 +601,15 @@ def test_what_a_run_keeps_holds_every_argument(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_run_of_format_1_or_2_has_the_defaults_of_its_time(recipe: str, path: Path) -> None:
-    """They are written down once more by hand: a default that changes must not change them."""
+def test_run_of_format_1_or_2_has_the_defaults_of_its_time(recipe: str, path: Path) -> None:
+    """The defaults of that time are written down by hand, so that a default that changes leaves them as they are."""
     for number in (None, 1, 2):
         path.write_text(f"model: {{recipe: {recipe}}}" + (f"\nformat: {number}" if number else ""))
         known = load(path, from_run=True).model
         assert known.arguments() == RECIPES[recipe]().arguments(), "as long as no default has changed since"
 
 
-def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_run_keeps_old_defaults_when_new_ones_change(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import dataclass
 
     from scnf.recipes import ScnfFast
@@ -630,7 +630,7 @@ def test_defaults_of_then_hold_whatever_those_of_today_are(path: Path, monkeypat
     assert (then.channels, then.conditional, then.steps) == (96, "flow", 3)  # type: ignore[attr-defined]
 
 
-def test_the_old_default_of_linear_hung_on_the_class_conditional_part(path: Path) -> None:
+def test_old_default_of_linear_depends_on_the_class_conditional_part(path: Path) -> None:
     for more, linear in (("", "full"), (", conditional: gaussian", "plu"), (", linear: qr", "qr")):
         path.write_text(f"model: {{recipe: scnf-toy{more}}}")
         assert value(load(path, from_run=True), "model.linear") == linear
@@ -640,12 +640,12 @@ def test_the_old_default_of_linear_hung_on_the_class_conditional_part(path: Path
     ("recipe", "blocks", "network"),
     [("scnf-fast", 0, "conv"), ("scnf-fast", 2, "resnet"), ("scnf-paper", 1, "resnet-reflect"), ("scnf-toy", 0, "mlp")],
 )
-def test_networks_of_old_runs_have_a_name(path: Path, recipe: str, blocks: int, network: str) -> None:
+def test_old_run_settings_name_their_network(path: Path, recipe: str, blocks: int, network: str) -> None:
     path.write_text(f"format: 2\nmodel: {{recipe: {recipe}, blocks: {blocks}}}")
     assert value(load(path, from_run=True), "model.network") == network
 
 
-def test_a_resume_of_an_old_run_compares_with_the_defaults_of_its_time(path: Path) -> None:
+def test_resume_of_an_old_run_compares_with_the_defaults_of_its_time(path: Path) -> None:
     settings = load(None, ["--recipe", "scnf-fast", "--channels", "8"])
     old: dict[str, Any] = {name: None for name in lasting(settings) if name.startswith("model.")}
     old |= {"model.recipe": "scnf-fast", "model.prior": "uniform", "model.channels": 8, "model.means": None}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.batch import Batch
-from scnf.errors import UserError
+from scnf.errors import NotFinite
 from scnf.models.base import JointModel
 from scnf.recipes import build
 from scnf.training.metrics import (
@@ -117,9 +117,9 @@ class Broken(JointModel):
 
 
 def test_figures_that_are_no_numbers_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"^test: nll, bits_per_dim, bits_per_dim_over_draws came out as NaN"):
+    with pytest.raises(NotFinite, match=r"^test: nll, bits_per_dim, bits_per_dim_over_draws came out as NaN"):
         check_figures(evaluate(Broken(math.nan), X, Y, 17, draws=2), "test")
-    with pytest.raises(UserError, match=r"^test: views_accuracy came out as NaN"):
+    with pytest.raises(NotFinite, match=r"^test: views_accuracy came out as NaN"):
         check_figures(evaluate(Broken(0.0), X, Y, 17, views=1, augment=1.0), "test")
 
 

@@ -70,7 +70,7 @@ def test_actnorm_is_the_identity_before_its_start() -> None:
         assert not bool(layer.initialized), "going through it starts nothing"
 
 
-def test_actnorm_is_safe_on_constant_channels_and_single_rows() -> None:
+def test_actnorm_stays_finite_on_constant_channels_and_single_rows() -> None:
     layer = ActNorm(3)
     inputs = torch.randn(16, 3)
     inputs[:, 1] = 1000.1
@@ -88,14 +88,14 @@ def test_actnorm_is_safe_on_constant_channels_and_single_rows() -> None:
 
 
 def copied_in_place(layer: nn.Module, state: dict[str, Tensor]) -> None:
-    """As training on several devices hands a state round."""
+    """Copies a state into a layer in place, as training on several devices does."""
     with torch.no_grad():
         for name, value in layer.state_dict().items():
             value.copy_(state[name])
 
 
 @pytest.mark.parametrize("take", [nn.Module.load_state_dict, copied_in_place])
-def test_actnorm_is_started_where_its_state_says_so(take: Callable[[nn.Module, dict[str, Tensor]], object]) -> None:
+def test_actnorm_takes_its_start_from_a_loaded_state(take: Callable[[nn.Module, dict[str, Tensor]], object]) -> None:
     layer, taken, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
     start_from(layer, 3 + 2 * torch.randn(32, 2))
     batch = torch.randn(32, 2)
@@ -112,7 +112,7 @@ def test_actnorm_is_started_where_its_state_says_so(take: Callable[[nn.Module, d
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_actnorm_refuses_to_start_from_what_it_cannot_scale(value: float) -> None:
+def test_actnorm_refuses_to_start_from_values_too_large_or_not_finite(value: float) -> None:
     layer = ActNorm(2)
     with pytest.raises(ValueError, match="not too large, for ActNorm to start"):
         start_from(layer, torch.tensor([[1.0, 2.0], [value, 3.0]]))
@@ -135,7 +135,7 @@ def test_haar_is_orthogonal_and_ends_in_block_means(channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [FullLinear, PLULinear])
-def test_linear_starts_from_the_matrix_it_is_given(kind: type[FullLinear] | type[PLULinear]) -> None:
+def test_linear_starts_from_a_copy_of_the_given_matrix(kind: type[FullLinear] | type[PLULinear]) -> None:
     initial = torch.randn(5, 5)
     given = initial.clone()
     layer = kind(5, initial)
@@ -155,7 +155,7 @@ def test_linear_starts_orthogonal(name: str) -> None:
     assert logabsdet.abs() < 1e-5
 
 
-def test_linear_mixes_channels_alike_for_vectors_and_pixels() -> None:
+def test_linear_mixes_channels_of_vectors_and_pixels_alike() -> None:
     layer = FullLinear(3)
     images = torch.randn(2, 3, 4, 5)
     outputs, logabsdet = layer(images)
@@ -177,7 +177,7 @@ def test_couplings_start_as_a_fixed_scale() -> None:
         torch.testing.assert_close(logabsdet, torch.full((4,), 2 * math.log(start)))
 
 
-def test_raw_scales_come_before_shifts() -> None:
+def test_coupling_network_outputs_scales_before_shifts() -> None:
     net = MLP(1, 2, 8)
     with torch.no_grad():
         net.leave.bias.copy_(torch.tensor([1.0, 3.0]))
@@ -203,7 +203,7 @@ def test_partitions_split_and_merge(swap: bool) -> None:
 @pytest.mark.parametrize(
     ("partition", "net", "shape"), [(ChannelPartition, MLP, (2, 4)), (CheckerboardPartition, ConvNet, (2, 4, 3, 3))]
 )
-def test_two_way_transforms_every_element(
+def test_two_way_coupling_transforms_every_element(
     partition: type[Partition], net: type[nn.Module], shape: tuple[int, ...]
 ) -> None:
     layer = two_way_coupling(partial(net, hidden=8), 4, "sigmoid", partition)
@@ -222,7 +222,7 @@ def test_logit_covers_the_closed_interval() -> None:
     torch.testing.assert_close(logabsdet, torch.tensor([2 * math.log(slope) + math.log(0.9 / 0.25)]))
 
 
-def test_logit_has_density_zero_beyond_its_samples() -> None:
+def test_logit_has_density_zero_outside_of_its_support() -> None:
     # 0.05 + 0.9 x passes 0 and 1 at x = -0.0556 and 1.0556
     x = torch.tensor([[0.0], [1.0], [-0.0555], [1.0555], [-0.057], [1.057], [-5.0], [255.0]], requires_grad=True)
     outputs, logabsdet = Logit(0.05)(x)
@@ -232,7 +232,7 @@ def test_logit_has_density_zero_beyond_its_samples() -> None:
     assert x.grad is not None and x.grad.isfinite().all()
 
 
-def test_grey_levels_make_a_gaussian_of_the_darkest() -> None:
+def test_grey_levels_make_the_darkest_level_gaussian() -> None:
     # what a standard Gaussian says of its noise falls short of the uniform density by 0.015 bits, not by 0.25
     noise = (torch.arange(100_000, dtype=torch.float64).unsqueeze(1) + 0.5) / 100_000 / 256
     outputs, logabsdet = GreyLevels(256).double()(noise)
@@ -240,7 +240,7 @@ def test_grey_levels_make_a_gaussian_of_the_darkest() -> None:
     torch.testing.assert_close(math.log(256) - log_density, torch.full_like(log_density, -math.log(1 - 2 * 0.005)))
 
 
-def test_grey_levels_start_with_room_for_those_that_are_there() -> None:
+def test_grey_levels_start_with_slopes_by_the_frequency_of_levels() -> None:
     layer = GreyLevels(5, slope=2.0)
     before = torch.tensor([[0.1, 0.5, 0.7, 0.9]])
     torch.testing.assert_close(layer.eval()(before)[0][0, 1:], layer.highest + 2 * (before[0, 1:] - 0.2))
@@ -268,7 +268,7 @@ def test_grey_levels_start_from_a_batch_of_one_level(value: float, slope: float)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtype) -> None:
+def test_grey_levels_are_continuous_and_increasing_across_levels(levels: int, dtype: torch.dtype) -> None:
     layer = GreyLevels(levels).to(dtype).eval()
     layer.log_slope.data += torch.randn(levels - 1, dtype=dtype)
     meet = torch.arange(levels + 1, dtype=dtype) / levels
@@ -281,7 +281,7 @@ def test_grey_levels_fit_together_where_they_meet(levels: int, dtype: torch.dtyp
     torch.testing.assert_close(layer.inverse(outputs)[0], inputs, rtol=0, atol=rounding)
 
 
-def test_grey_levels_of_what_is_no_pixel() -> None:
+def test_grey_levels_handle_infinite_and_missing_values() -> None:
     layer = GreyLevels(256)
     inf, nan = float("inf"), float("nan")
     pixels, logabsdet = layer.inverse(torch.tensor([[-inf], [1e30], [inf], [nan]]))
@@ -291,7 +291,7 @@ def test_grey_levels_of_what_is_no_pixel() -> None:
     assert outputs[0].isnan() and outputs[1] > 1e30 and outputs[2] == inf
 
 
-def test_no_grey_level_is_darker_than_the_darkest_sample() -> None:
+def test_grey_levels_have_density_zero_below_the_darkest_sample() -> None:
     layer = GreyLevels(4).double().eval()
     lowest = -0.005 / 0.99 / 4
     x = torch.linspace(1.01 * lowest, 0.9, 200_001, dtype=torch.float64).unsqueeze(1)
@@ -309,7 +309,7 @@ def test_no_grey_level_is_darker_than_the_darkest_sample() -> None:
 
 
 @needs_compiler
-def test_grey_levels_are_the_same_compiled() -> None:
+def test_grey_levels_compiled_equal_eager() -> None:
     layer = GreyLevels(16)
     start_from(layer, torch.rand(4, 1, 5, 5))
     inputs = torch.rand(8, 1, 5, 5).requires_grad_()
@@ -339,7 +339,7 @@ def test_factor_out_puts_the_deepest_features_last() -> None:
 # --- nflows
 
 
-def test_ours_inside_an_nflows_flow() -> None:
+def test_layers_work_inside_an_nflows_flow() -> None:
     steps = [ActNorm(4), PLULinear(4), two_way_coupling(partial(ConvNet, hidden=8), 4)]
     transform = CompositeTransform([Squeeze(), *steps, Flatten((4, 2, 2))])
     flow = Flow(transform, StandardNormal([16]))

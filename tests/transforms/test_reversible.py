@@ -77,7 +77,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("make", [images, vectors])
-def test_gradients_are_those_of_plain_autograd(make: Callable[[], CompositeTransform]) -> None:
+def test_reversible_gradients_equal_plain_autograd(make: Callable[[], CompositeTransform]) -> None:
     transform = make().double()
     x = torch.rand(5, 1, 4, 4).double() if make is images else torch.randn(5, 4).double()
     context = None if make is images else torch.randn(5, CONTEXT).double()
@@ -116,7 +116,7 @@ def saved_bytes(depth: int, reversible: bool) -> int:
     return total
 
 
-def test_what_is_kept_does_not_grow_with_depth() -> None:
+def test_reversible_saved_arrays_do_not_grow_with_depth() -> None:
     assert saved_bytes(32, reversible=True) <= 1.1 * saved_bytes(4, reversible=True)
     assert saved_bytes(32, reversible=False) > 5 * saved_bytes(4, reversible=False)
 
@@ -152,7 +152,7 @@ print(peak() - before - sum(4 * parameter.numel() for parameter in transform.par
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_nor_does_the_memory_of_the_process() -> None:
+def test_reversible_process_memory_hardly_grows_with_depth() -> None:
     few, many = (
         int(subprocess.run([sys.executable, "-c", HELD, str(depth)], check=True, capture_output=True, text=True).stdout)
         for depth in (8, 64)
@@ -160,7 +160,7 @@ def test_nor_does_the_memory_of_the_process() -> None:
     assert many < 2 * few  # 2.5 to 4.7 times where gradients of layers lie between their arrays
 
 
-def test_frozen_parameters_and_inputs_without_gradient() -> None:
+def test_reversible_gives_no_gradient_to_frozen_parameters_and_inputs() -> None:
     transform = CompositeTransform(step(4, 0) + step(4, 1))
     transform.reversible = True
     frozen = transform._transforms[1].weight.requires_grad_(False)
@@ -177,7 +177,7 @@ class OneWay(ActNorm):
         raise AssertionError("inverted, though its inputs are known")
 
 
-def test_data_are_not_found_again_by_inverting() -> None:
+def test_reversible_gradients_at_data_need_no_inverse() -> None:
     x, context = torch.randn(5, 4).double(), torch.randn(5, CONTEXT).double()
     for layers in ([OneWay(4), *vectors()._transforms], shared()):
         transform = CompositeTransform(layers).double()
@@ -241,7 +241,7 @@ def shared() -> list[Transform]:
     ],
     ids=["shared", "blind", "another-forward", "own-parameter"],
 )
-def test_unusual_layers(make: Callable[[], list[Transform]]) -> None:
+def test_reversible_gradients_of_unusual_layers_equal_autograd(make: Callable[[], list[Transform]]) -> None:
     transform = CompositeTransform(make()).double()
     x = torch.randn(6, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_unusual_layers(make: Callable[[], list[Transform]]) -> None:
     torch.testing.assert_close(recomputed, plain, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_stay_in_single_precision_under_autocast() -> None:
+def test_reversible_gradients_stay_in_single_precision_under_autocast() -> None:
     transform = CompositeTransform([InverseTransform(FullLinear(8)), FullLinear(8)])
     x = torch.randn(16, 8)
     full = gradients(transform, False, x, None)

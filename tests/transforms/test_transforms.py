@@ -217,19 +217,19 @@ def check_transform(case: Case, device: str = "cpu") -> None:
 
 
 @every_case
-def test_transform(case: Case) -> None:
+def test_transform_inverse_and_log_determinant_are_exact(case: Case) -> None:
     check_transform(case)
 
 
 @needs_cuda
 @every_case
-def test_transform_on_cuda(case: Case) -> None:
+def test_transform_inverse_and_log_determinant_are_exact_on_cuda(case: Case) -> None:
     check_transform(case, "cuda")
 
 
 @every_case
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_single_precision_stays_and_suffices(case: Case, device: str) -> None:
+def test_transform_in_single_precision_is_accurate(case: Case, device: str) -> None:
     transform, inputs, context = prepared(case, torch.float32, device)
     outputs, logabsdet = transform(inputs, context)
     restored, inverse_logabsdet = transform.inverse(outputs, context)
@@ -244,7 +244,7 @@ def test_single_precision_stays_and_suffices(case: Case, device: str) -> None:
 
 @every_case
 @pytest.mark.usefixtures("without_kernels")
-def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
+def test_transform_stays_in_single_precision_under_autocast(case: Case) -> None:
     transform, inputs, context = prepared(case, torch.float32)
     outputs, logabsdet = transform(inputs, context)
     restored, inverse_logabsdet = transform.inverse(outputs, context)
@@ -263,7 +263,7 @@ def test_autocast_leaves_densities_in_single_precision(case: Case) -> None:
 
 
 @needs_compiler
-def test_compiled_equals_eager() -> None:
+def test_transform_compiled_equals_eager() -> None:
     transform, inputs, context = prepared(CASES["composite"], torch.float32)
     with torch.no_grad():
         compiled = compile_for(transform, inputs.device)(inputs, context)
@@ -273,15 +273,24 @@ def test_compiled_equals_eager() -> None:
 ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "logit-zero": (lambda: Logit(0.0), "alpha must be above 0 and below 0.5, not 0.0"),
     "logit-half": (lambda: Logit(0.5), "alpha must be above 0 and below 0.5"),
-    "one-grey-level": (lambda: GreyLevels(1), "levels must be above 1"),
-    "grey-levels-slope": (lambda: GreyLevels(256, slope=0.0), "slope above 0"),
-    "grey-levels-tail": (lambda: GreyLevels(256, tail=0.5), "tail between 0 and 0.5"),
+    "one-grey-level": (lambda: GreyLevels(1), "levels must be a whole number of 2 or more, not 1"),
+    "grey-levels-slope": (lambda: GreyLevels(256, slope=0.0), "slope must be above 0 and finite, not 0.0"),
+    "grey-levels-tail": (lambda: GreyLevels(256, tail=0.5), "tail must be above 0 and below 0.5, not 0.5"),
     "logit-nan": (lambda: Logit(float("nan")), "alpha must be above 0 and below 0.5"),
-    "permutation-twice": (lambda: Permutation(torch.tensor([0, 0, 1])), "each of 0..C-1 exactly once"),
-    "permutation-from-one": (lambda: Permutation(torch.tensor([1, 2, 3])), "each of 0..C-1 exactly once"),
-    "factor-out-nothing": (lambda: FactorOut(Flatten((4,)), (4,), aside=0), "cannot set 0 of 4 channels aside"),
-    "factor-out-all": (lambda: FactorOut(Flatten((4,)), (4,), aside=4), "cannot set 4 of 4 channels aside"),
-    "factor-out-one-channel": (lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)), "cannot set 0 of 1 channels aside"),
+    "permutation-twice": (lambda: Permutation(torch.tensor([0, 0, 1])), "each of 0..2 exactly once"),
+    "permutation-from-one": (lambda: Permutation(torch.tensor([1, 2, 3])), "each of 0..2 exactly once"),
+    "factor-out-nothing": (
+        lambda: FactorOut(Flatten((4,)), (4,), aside=0),
+        "leave channels in both parts: 0 of 4",
+    ),
+    "factor-out-all": (
+        lambda: FactorOut(Flatten((4,)), (4,), aside=4),
+        "leave channels in both parts: 4 of 4",
+    ),
+    "factor-out-one-channel": (
+        lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)),
+        "leave channels in both parts: 0 of 1",
+    ),
     "unknown-scale": (
         lambda: AffineCoupling(nn.Identity(), ChannelPartition(2), scale="exp"),
         "scale must be one of sigmoid, symmetric; not 'exp'",
@@ -302,13 +311,13 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize(("make", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(make: Callable[[], object], message: str) -> None:
+def test_transform_refuses_invalid_arguments(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("product", [-10.0, -25.0, -80.0])
-def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
+def test_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
     planar = Planar(2)
     with torch.no_grad():
         planar.bias.copy_(torch.tensor([product, 0.0, 1.0, 0.0, 0.0]))  # u w = product, before u is moved
@@ -329,7 +338,7 @@ def test_a_planar_flow_pushed_to_its_limit_stays_finite(product: float) -> None:
     ],
     ids=["turned", "same", "reversed", "many"],
 )
-def test_a_permutation_takes_by_index_also_when_it_is_loaded(order: Tensor) -> None:
+def test_permutation_loaded_from_a_state_takes_by_its_index(order: Tensor) -> None:
     layer, inputs = Permutation(torch.arange(len(order)).roll(1)), torch.randn(3, len(order), 2, 2, requires_grad=True)
     layer.load_state_dict({"permutation": order})
     outputs, _ = layer(inputs)
