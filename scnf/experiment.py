@@ -182,7 +182,7 @@ class Experiment:
         return (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
 
     def figures(self, split: str, model: JointModel | None = None) -> dict[str, float]:
-        """Evaluate a model on "validation" or "test", and return its metrics.
+        """Evaluate a model on "validation" or "test", and return its metrics, none where the split has no rows.
 
         Args:
             split: Split of the rows.
@@ -194,6 +194,8 @@ class Experiment:
         """
         train = self.settings.train
         x, y = self.rows_of(split)
+        if not len(x):
+            return {}
         figures = evaluate(
             self.model if model is None else model,
             x.to(self.device),

@@ -43,6 +43,8 @@ def compare(words: Sequence[str]) -> int:
         )
 
     x, y = (rows[: arguments.limit or None] for rows in first.rows_of(split))
+    if not len(x):
+        raise UserError(f"{first.dataset.name} has no {split} rows: compare on another split with --split")
     # batches of one size give all models the same noise
     batch_size = min(settings.train.eval_batch_size for settings in trained.values())
     table: list[dict[str, Any]] = []

@@ -335,13 +335,19 @@ class _Loop:
         self.progress.minutes = self.minutes_before + (time.perf_counter() - self.started) / 60
 
 
+def _validation_text(figures: Mapping[str, float]) -> str:
+    if not figures:
+        return "no validation"
+    return f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}"
+
+
 def _epoch_line(
     progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
 ) -> str:
     remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
-        f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}  "
+        f"{_validation_text(figures)}  "
         f"{progress.images / progress.train_seconds:.0f} images/s  "
         f"{progress.minutes:.1f} min  ETA {remaining:.1f} min"
     )

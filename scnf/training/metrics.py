@@ -319,6 +319,8 @@ def figures_text(figures: Mapping[str, float]) -> str:
         >>> figures_text({"accuracy": 0.97, "one_draw_accuracy": 0.9671, "one_draw_accuracy_std": 0.001, "ece": 0.02})
         'accuracy 97.00 % (one draw 96.71 %, deviation 0.10 %), no p(x), ECE 0.020'
     """
+    if not figures:
+        return "no rows"
     details = []
     if "one_draw_accuracy" in figures:
         one, deviation = 100 * figures["one_draw_accuracy"], 100 * figures["one_draw_accuracy_std"]
