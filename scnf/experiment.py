@@ -342,13 +342,13 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     return experiment
 
 
-def load_model(ref: str, logs: Path, device: str = "auto") -> tuple[JointModel, Inputs]:
+def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[JointModel, Inputs]:
     """Load a model with trained weights, and the inputs that it takes, without the data of its training.
 
     Args:
         ref: Reference to weights, as in :func:`scnf.weights.find_weights`.
         logs: Directory of all runs.
-        device: Device of the model, as in the setting `device`.
+        overrides: Settings to change, `--name value`.
 
     Raises:
         UserError: There are no such weights, or they are damaged.
@@ -356,9 +356,10 @@ def load_model(ref: str, logs: Path, device: str = "auto") -> tuple[JointModel, 
     weights = find_weights(ref, logs, DEFAULT_RECIPE)
     path = weights.directory / INPUTS
     if not path.is_file():  # an earlier version wrote the run, and the data alone know the inputs
-        experiment = load_trained(ref, logs, ["--device", device])
+        experiment = load_trained(ref, logs, overrides)
         return experiment.model, experiment.dataset.inputs()
-    settings = weights.settings(["--device", device])
+    settings = weights.settings(overrides)
+    check_model(weights.settings(), settings, weights.directory)
     try:
         inputs = Inputs.from_json(Run(weights.directory).read_json(INPUTS))
     except InvalidArgument as error:

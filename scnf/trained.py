@@ -168,4 +168,4 @@ def load(ref: str | Path, logs: str | Path = "logs", device: str = "auto") -> Tr
         >>> load("scnf-digits").class_names[:3]
         ('0', '1', '2')
     """
-    return TrainedModel(*load_model(str(ref), Path(logs), device))
+    return TrainedModel(*load_model(str(ref), Path(logs), ["--device", device]))

@@ -5,13 +5,12 @@ from pathlib import Path
 import torch
 
 from scnf.analysis import plots
+from scnf.data.inputs import Inputs
 from scnf.models.base import JointModel
 
 
 @torch.no_grad()
-def sample_picture(
-    model: JointModel, path: Path, labels: list[int], per_label: int, shape: tuple[int, ...], device: torch.device
-) -> None:
+def sample_picture(model: JointModel, path: Path, labels: list[int], per_label: int, inputs: Inputs) -> None:
     """Write samples of each label as a PNG file, with one row of images per label or as a scatter plot of points.
 
     Args:
@@ -19,18 +18,18 @@ def sample_picture(
         path: Path of the PNG file.
         labels: Classes of the samples.
         per_label: Number of samples of each class.
-        shape: Shape of one input, (C, H, W) or (2,).
-        device: Device of the model.
+        inputs: Inputs and classes of the model.
     """
     model.eval()
+    device = next(model.parameters()).device
     y = torch.tensor(labels, device=device).repeat_interleave(per_label)
     x = model.sample(y).float().cpu()
-    if len(shape) == 3:
+    if len(inputs.shape) == 3:
         several = len(labels) > 1
         columns = per_label if several else max(1, round(per_label**0.5))
-        plots.image_grid(x, path, columns, [str(label) for label in labels] if several else None)
+        plots.image_grid(x, path, columns, [inputs.class_names[label] for label in labels] if several else None)
     else:
-        plots.points(x[:, :2], y.cpu(), path, _density(model, x, device) if shape == (2,) else None)
+        plots.points(x[:, :2], y.cpu(), path, _density(model, x, device) if inputs.shape == (2,) else None)
 
 
 def _density(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ def _decoded(
 
     from scnf.data.decode import DamagedImage
 
-    folder = path if path.is_dir() else path.parent
+    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
     for start in range(0, len(files), model.batch_size):
         names, rows = [], []
         for file in files[start : start + model.batch_size]:

@@ -1,5 +1,6 @@
 """Run `scnf train`, which trains a model in a run directory and evaluates it once on test."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ def train(words: Sequence[str]) -> int:
 def _own_data(files: str) -> list[str]:
     """Return the settings that name files of one's own."""
     path = options.path(files)
-    return ["--data.name", automatic.kind_of(path), "--data.root", str(path)]
+    return ["--data.name", automatic.kind_of(path), "--data.root", os.path.abspath(path)]
 
 
 def _automatic(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
@@ -381,7 +382,7 @@ def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
     summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
     if model.likelihood_of != "labels":
         classes = list(range(experiment.dataset.num_classes))
-        sample_picture(model, run.path / "samples.png", classes, 10, experiment.shape, experiment.device)
+        sample_picture(model, run.path / "samples.png", classes, 10, experiment.dataset.inputs())
     plots.curves(run.read_metrics(), run.path / "curves.png")
     run.write_json("summary.json", summary)  # written last, because it marks the run as finished
     _print_summary(run, summary)
