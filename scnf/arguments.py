@@ -328,6 +328,10 @@ _PLAIN: dict[Any, Callable[[Any], Any]] = {
 }
 
 
+_LISTS = {int: "[64, 32]", str: "[cat, dog]"}
+"""Example of a list for each type of its entries."""
+
+
 def in_words(kind: Any, ranges: bool = False) -> str:
     """Describe a type in words, and with `ranges` also the ranges of its numbers.
 
@@ -342,7 +346,8 @@ def in_words(kind: Any, ranges: bool = False) -> str:
             return f"one of {', '.join(notes[Choice].table)}"
         return in_words(parts[0], ranges) + (f" {notes[Range]}" if ranges and Range in notes else "")
     if origin is tuple:
-        return "a list such as " + ("[64, 32]" if int in (parts[0], *get_args(parts[0])) else "[0.25, 0.75]")
+        plain = get_args(parts[0])[0] if get_origin(parts[0]) is Annotated else parts[0]
+        return f"a list such as {_LISTS.get(plain, '[0.25, 0.75]')}"
     if origin is Literal:
         return f"one of {', '.join(parts)}" if len(parts) > 1 else str(parts[0])
     if origin in (Union, UnionType):

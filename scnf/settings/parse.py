@@ -16,7 +16,7 @@ from scnf.arguments import PATH, Argument, arguments_of, converted, takes_none
 from scnf.errors import InvalidArgument, UserError
 from scnf.recipes import Recipe, recipe_of
 from scnf.settings import format1, messages
-from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, RunSettings, Settings, leaves
+from scnf.settings.schema import DEFAULT_RECIPE, NEVER_SHORT, SECTIONS, RunSettings, Settings, leaves
 from scnf.settings.text import FORMAT, to_yaml
 from scnf.shipped import SHIPPED
 
@@ -160,7 +160,7 @@ def _full_name(name: str, known: Mapping[str, Argument], recipe: type[Recipe]) -
     """Return the full name of a setting, which the command line may shorten to its last part."""
     if name in known or name in ("help", "print_config"):
         return name
-    matches = [leaf for leaf in known if leaf.rpartition(".")[2] == name]
+    matches = [leaf for leaf in known if leaf.rpartition(".")[2] == name and leaf not in NEVER_SHORT]
     if len(matches) != 1 or name in messages.OTHER_NAMES:
         raise messages.unknown(name, "command line", known, recipe)
     return matches[0]

@@ -172,6 +172,10 @@ SECTIONS: dict[str, type] = {
 """The dataclass of each section of the settings. For `model`, the recipe is a class under it."""
 
 
+NEVER_SHORT = {"data.channels"}
+"""Settings whose last part means a setting of another section on the command line."""
+
+
 def leaves(recipe: type[Recipe]) -> dict[str, Argument]:
     """Return every setting by its full name, including the arguments of `recipe`."""
     arguments = {name: argument for name, argument in arguments_of(Settings).items() if name not in SECTIONS}
