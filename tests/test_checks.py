@@ -18,7 +18,7 @@ from scnf.data.labels import draw_split
 from scnf.distributions import ClassPrior
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
-from scnf.models.flow import OnLatents, SemiConditionalFlow
+from scnf.models.flow import LatentFlow, SemiConditionalFlow
 from scnf.objectives import Weights, semi_supervised_loss
 from scnf.propagation.distortion import deslanted, distortion_labels, distortion_neighbours
 from scnf.propagation.graph import nearest_neighbours
@@ -26,7 +26,7 @@ from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.spread import propagate, spread
 from scnf.recipes import build
 from scnf.training.averaging import averaged_model
-from scnf.training.diagnose import without_density
+from scnf.training.diagnose import zero_density_clause
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
 
 K, ROWS, SHAPE = 3, 8, (1, 8, 8)
@@ -109,7 +109,7 @@ def test_a_label_of_no_class_is_an_error_also_where_nothing_is_checked(
 ) -> None:
     # on a GPU and in compiled code a step reads no values: the look-up refuses them
     for module in ("scnf.models.base", "scnf.objectives"):
-        monkeypatch.setattr(f"{module}.at_hand", lambda values: False)
+        monkeypatch.setattr(f"{module}.is_readable", lambda values: False)
     for value in (-100, -2, K):
         with pytest.raises((RuntimeError, IndexError)):
             model(name)(Batch(x(), torch.where(torch.arange(ROWS) == 3, value, GOOD)))
@@ -164,11 +164,11 @@ def test_rows_and_labels_are_as_many(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize("is_readable", [True, False])
 def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_read(
-    name: str, at_hand: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, is_readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scnf.models.base.at_hand", lambda values: at_hand)
+    monkeypatch.setattr("scnf.models.base.is_readable", lambda values: is_readable)
     network = model(name)
     network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
     wrong: list[tuple[Batch, str]] = [
@@ -176,7 +176,7 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
         (Batch(x(), GOOD, moved=x()), "moved rows and their labels moved_y must be given together"),
         (Batch(x()[:2], GOOD[:2], views=x()), "there are 8 views of 2 rows: views must show rows of the batch"),
     ]
-    if at_hand:
+    if is_readable:
         wrong.append((Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "these run from 99 to 99"))
     for batch, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -215,10 +215,10 @@ def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
     flow = model("scnf-digits")
     average = averaged_model(flow, 0.9)
     assert average is not None
-    assert deepcopy(flow).shape == average.module.shape == OnLatents(flow).on_inputs().shape == SHAPE
+    assert deepcopy(flow).shape == average.module.shape == LatentFlow(flow).input_flow().shape == SHAPE
     assert not any("shape" in name for name in flow.state_dict())
     by_hand = SemiConditionalFlow(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
-    assert by_hand.shape is None and OnLatents(flow).shape is None
+    assert by_hand.shape is None and LatentFlow(flow).shape is None
     assert by_hand(Batch(x(), GOOD)).log_likelihood.isfinite().all()
 
 
@@ -327,8 +327,8 @@ def test_a_pixel_that_a_flow_rules_out_has_density_zero(pixels: str) -> None:
         assert output.log_likelihood.isneginf().nonzero().tolist() == [[2]]
         assert output.class_log_probs.isfinite().all()
         assert flow.log_likelihood(images)[2] == -torch.inf
-    assert without_density(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
-    assert without_density(flow, Batch(x(), GOOD)) == ""
+    assert zero_density_clause(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
+    assert zero_density_clause(flow, Batch(x(), GOOD)) == ""
     output.log_likelihood.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 

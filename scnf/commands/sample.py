@@ -27,7 +27,7 @@ def sample(words: Sequence[str]) -> int:
     from scnf.experiment import load_trained
 
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
-    experiment.settle_threads(experiment.evaluation, options.say)
+    experiment.set_threads(experiment.trial_evaluation, options.print_line)
     classes = experiment.dataset.num_classes
     if arguments.label is not None and not 0 <= arguments.label < classes:
         raise UserError(f"--label must be between 0 and {classes - 1}, not {arguments.label}")

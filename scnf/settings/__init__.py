@@ -1,6 +1,6 @@
 """Typed settings, in which a YAML file overrides the defaults and command-line values override the file."""
 
-from scnf.settings.lasting import check_lasting, lasting
+from scnf.settings.fixed import check_fixed_settings, fixed_settings
 from scnf.settings.parse import load_settings, runs_root
 from scnf.settings.schema import (
     DataSettings,
@@ -17,8 +17,8 @@ __all__ = [
     "RunSettings",
     "Settings",
     "TrainSettings",
-    "check_lasting",
-    "lasting",
+    "check_fixed_settings",
+    "fixed_settings",
     "load_settings",
     "runs_root",
     "to_yaml",
