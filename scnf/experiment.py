@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scnf.arguments import HOW, arguments_of
+from scnf.arguments import TRAINING, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
 from scnf.data.download import MissingData
@@ -24,12 +24,12 @@ from scnf.models.vae import VAE
 from scnf.native import library
 from scnf.recipes import ClassConditionalPart, M1M2Recipe, build
 from scnf.runs import Run
-from scnf.settings import OTHER_WEIGHTS, DataSettings, Settings, advising, in_sections, in_settings
+from scnf.settings import OTHER_WEIGHTS, DataSettings, Settings, not_finite_errors, section_errors, setting_errors
 from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
-from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate, noisy_batches
+from scnf.training.metrics import NOISE_DRAWS, check_metrics, evaluate, noisy_batches
 from scnf.weights import Weights, find_weights
 
 M1_COPY = "m1"
@@ -71,15 +71,15 @@ class Experiment:
         """Whether networks train in bf16."""
         return self.settings.train.autocast and has_bfloat16(self.device)
 
-    def settle_threads(
-        self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None], kept: int | None = None
+    def set_threads(
+        self, make_trial: Callable[[], Callable[[], Any]], log: Callable[[str], None], num_threads: int | None = None
     ) -> Threads | None:
         """Set the number of threads to the setting `threads`, else to the number of the run, else by a trial.
 
         Args:
-            begin: Function that returns a piece of work to time.
-            say: Function that prints a line.
-            kept: Number of threads of a resumed run, so that its results stay bit for bit the same.
+            make_trial: Function that returns a piece of work to time.
+            log: Function that prints a line.
+            num_threads: Number of threads of a resumed run, so that its results stay bit for bit the same.
 
         Returns:
             The object that may change the number later, or None where the number is fixed.
@@ -89,14 +89,14 @@ class Experiment:
         if self.settings.threads != "auto" or self.device.type != "cpu":
             return None
         library()  # the first use compiles the kernels, which no trial should time
-        threads = Threads(begin, say, again=not self.settings.train.compile)
-        if kept is None:
+        threads = Threads(make_trial, log, retry=not self.settings.train.compile)
+        if num_threads is None:
             threads.choose()
         else:
-            torch.set_num_threads(min(kept, torch.get_num_threads()))
+            torch.set_num_threads(min(num_threads, torch.get_num_threads()))
         return threads
 
-    def evaluation(self) -> Callable[[], Any]:
+    def trial_evaluation(self) -> Callable[[], Any]:
         """Return a small piece of an evaluation to time, which has no side effects on the random state."""
         model = self.model.eval()
         x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
@@ -139,7 +139,7 @@ class Experiment:
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
-        with in_settings(settings.model, self.dataset.name):
+        with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
                 self.dataset.train_x[rows].to(self.device),
                 self.visible[rows].to(self.device),
@@ -174,7 +174,7 @@ class Experiment:
         data, rows = self.dataset, self.split.validation
         return (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
 
-    def figures(self, split: str, model: JointModel | None = None) -> dict[str, float]:
+    def evaluate(self, split: str, model: JointModel | None = None) -> dict[str, float]:
         """Evaluate a model on "validation" or "test", and return its metrics.
 
         Args:
@@ -187,7 +187,7 @@ class Experiment:
         """
         train = self.settings.train
         x, y = self.rows_of(split)
-        figures = evaluate(
+        metrics = evaluate(
             self.model if model is None else model,
             x.to(self.device),
             y.to(self.device),
@@ -198,17 +198,17 @@ class Experiment:
             augment=self.settings.data.augment,
         )
         if model is None:
-            with advising(OTHER_WEIGHTS):
-                check_figures(figures, split)
-        return figures
+            with not_finite_errors(OTHER_WEIGHTS):
+                check_metrics(metrics, split)
+        return metrics
 
-    def same_split(self, directory: Path) -> bool:
+    def has_same_split(self, directory: Path) -> bool:
         """Return whether the label split in `directory` equals the label split of the experiment."""
         return bool(Run(directory).read_json("split.json") == self.split.to_json())
 
     def check_split(self, directory: Path) -> None:
         """Refuse a `directory` with another label split, because of validation leakage (UserError)."""
-        if not self.same_split(directory):
+        if not self.has_same_split(directory):
             raise UserError(
                 f"{directory} was trained with another label split than these settings draw, so that validation would "
                 "use rows whose labels were trained on. Keep data.* as in the run, or start a new run"
@@ -221,7 +221,7 @@ class Experiment:
         before, now = weights.settings().data.name, self.settings.data.name
         if before != now:
             print(f"note: {weights.path} was trained on {before}, not on {now}")
-        elif not self.same_split(weights.directory):
+        elif not self.has_same_split(weights.directory):
             print(
                 f"note: {weights.path} saw another label split, which may hold validation rows of this one: "
                 "validation metrics may be too good"
@@ -245,7 +245,7 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     dataset = dataset or _load(settings.data)
     data, classes = settings.data, dataset.num_classes
     data.resolve_labels(classes)
-    with in_sections("data"):
+    with section_errors("data"):
         split = draw_split(
             dataset.train_y, classes, data.num_labels, data.num_validation, data.data_seed, data.balanced
         )
@@ -256,7 +256,7 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
         if recipe.m1 is None:
             raise UserError("model.m1 must be a trained M1: train one (--config mnist_m1.yaml), then set it to its run")
         m1 = _find_m1(str(recipe.m1), settings, run_directory)
-    with in_settings(recipe, dataset.name):
+    with setting_errors(recipe, dataset.name):
         prior = make_prior(recipe.prior, classes, visible)
         if m1 is not None and isinstance(recipe, M1M2Recipe):
             recipe = replace(recipe, m1=_build_m1(m1, shape, classes, dataset.levels))
@@ -313,7 +313,7 @@ def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
     before, now = trained.model.arguments(), settings.model.arguments()
     adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
     for name, value in now.items():
-        may_change = HOW in arguments_of(recipe)[name].notes or name in adapted
+        may_change = TRAINING in arguments_of(recipe)[name].notes or name in adapted
         may_change |= name == "prior" and "learned" in (value, before.get(name))  # from the prior of the weights on
         if before.get(name, value) != value and not may_change:
             raise UserError(

@@ -29,7 +29,7 @@ def sample(words: Sequence[str]) -> int:
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     if experiment.model.likelihood_of == "labels":
         raise UserError("a plain classifier cannot draw images: it models p(y | x) alone")
-    experiment.settle_threads(experiment.evaluation, options.say)
+    experiment.set_threads(experiment.trial_evaluation, options.print_line)
     classes = experiment.dataset.num_classes
     if arguments.label is not None and not 0 <= arguments.label < classes:
         raise UserError(f"--label must be between 0 and {classes - 1}, not {arguments.label}")

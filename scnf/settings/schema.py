@@ -19,10 +19,10 @@ RECIPE = Argument("recipe", Annotated[str, Choice(RECIPES)], DEFAULT_RECIPE)
 
 @dataclass
 class DataSettings:
-    """The data set, the label split and the batches."""
+    """The dataset, the label split and the batches."""
 
     name: str = "mnist"
-    """Name of the data set, which is mnist, fashion, svhn, cifar10, digits, moons, circles or a registered name."""
+    """Name of the dataset, which is mnist, fashion, svhn, cifar10, digits, moons, circles or a registered name."""
     root: Annotated[str, PATH] = "data"
     """Directory of the data files. Missing files are downloaded into it, unless it holds unrelated files."""
     num_labels: Count = 100
@@ -53,7 +53,7 @@ class ObjectiveSettings(Objective):
 
     propagations: Times = 0
     """Number of label propagations over nearest neighbours in a training, at even intervals; 0 for none. Propagated
-    labels are the targets of views. Without views (consistency_weight 0), they count like the labels of the data set.
+    labels are the targets of views. Without views (consistency_weight 0), they count like the labels of the dataset.
     From the second propagation on, the model's representations of the rows define the neighbours."""
     neighbours: Neighbours = "pixels"
     """Features that define the neighbours in the first propagation. pixels compares pixels, and gradients compares
@@ -120,7 +120,7 @@ class RunSettings:
     root: Annotated[str, PATH] = "logs"
     """Directory of all run directories."""
     name: str | None = None
-    """Name of the run, by default the names of data set and recipe."""
+    """Name of the run, by default the names of dataset and recipe."""
 
 
 @dataclass
@@ -158,8 +158,8 @@ def leaves(recipe: type[Recipe]) -> dict[str, Argument]:
     """Return every setting by its full name, including the arguments of `recipe`."""
     arguments = {name: argument for name, argument in arguments_of(Settings).items() if name not in SECTIONS}
     for section, kind in SECTIONS.items():
-        own = {RECIPE.name: RECIPE, **arguments_of(recipe)} if section == "model" else arguments_of(kind)
-        arguments |= {f"{section}.{name}": argument for name, argument in own.items()}
+        fields = {RECIPE.name: RECIPE, **arguments_of(recipe)} if section == "model" else arguments_of(kind)
+        arguments |= {f"{section}.{name}": argument for name, argument in fields.items()}
     return arguments
 
 

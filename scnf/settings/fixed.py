@@ -11,24 +11,24 @@ from scnf.settings.schema import MAY_CHANGE, Settings, leaves, values_of
 from scnf.settings.text import FORMAT, in_yaml
 
 
-def lasting(settings: Settings) -> dict[str, Any]:
+def fixed_settings(settings: Settings) -> dict[str, Any]:
     """Return the fixed settings of a run by full name, which are all but `MAY_CHANGE`, and their `format`."""
     values = {name: value for name, value in values_of(settings).items() if name not in MAY_CHANGE}
     return {"format": FORMAT, **{name: _plain(value) for name, value in values.items()}}
 
 
-def check_lasting(before: Mapping[str, Any], settings: Settings, run: Path) -> None:
+def check_fixed_settings(before: Mapping[str, Any], settings: Settings, run: Path) -> None:
     """Refuse a resume whose settings differ from the fixed settings of its run.
 
     Args:
-        before: Result of :func:`lasting` when the run was created.
+        before: Result of :func:`fixed_settings` when the run was created.
         settings: Settings of the resume.
         run: Run directory, for the command in the message.
 
     Raises:
         UserError: The settings differ. The message names them with the run's values and the new values.
     """
-    after, stored = lasting(settings), dict(before)
+    after, stored = fixed_settings(settings), dict(before)
     if stored.pop("format", None) is None:
         stored = format1.complete(format1.renamed(stored, str(run)))
     # an earlier version may not know every setting of today
