@@ -147,7 +147,7 @@ def one_draw(row: Row) -> str:
     return "no noise" if row["draws"] is None else shown(row.get("error_one_draw"), unit=" %")
 
 
-def over_draws(row: Row) -> str:
+def evaluate_draws(row: Row) -> str:
     return each_seed(row, "error") + (
         f", {row['draws']} draws" if "error" in row and row["draws"] != NOISE_DRAWS else ""
     )
@@ -174,7 +174,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("run", name),
         ("S", lambda row: ", ".join(map(str, row["seeds"]))),
         ("test error, one draw", lambda row: each_seed(row, "error_one_draw")),
-        ("over draws", over_draws),
+        ("over draws", evaluate_draws),
         ("over views", lambda row: each_seed(row, "error_over_views")),
         ("bits/dim", density),
     ],

@@ -68,9 +68,9 @@ def row(config: str, extra: Sequence[str], summaries: Sequence[dict[str, Any]]) 
     single = [100 * (1 - test.get("one_draw_accuracy", test["accuracy"])) for test in tests]
     nats = [test["nll"] for test in tests if "nll" in test]
     minutes = statistics.mean(summary["minutes"] for summary in summaries)
-    over_draws = f"{spread(averaged, '.2f')} %" if len(averaged) == len(tests) else "-"
+    evaluate_draws = f"{spread(averaged, '.2f')} %" if len(averaged) == len(tests) else "-"
     bound = spread(nats, ".1f") if nats else "-"
-    cells = [f"`{' '.join([config, *extra])}`", over_draws, f"{spread(single, '.2f')} %", bound]
+    cells = [f"`{' '.join([config, *extra])}`", evaluate_draws, f"{spread(single, '.2f')} %", bound]
     cells += [latents(config, extra) if nats else "-", f"{len(summaries)}", f"{summaries[0]['epochs']}"]
     return f"| {' | '.join(cells)} | {minutes:.1f} |"
 

@@ -27,7 +27,7 @@ from scnf.errors import UserError
 from scnf.files import write_bytes, write_text
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings, to_yaml
-from scnf.training.metrics import NOISE_DRAWS, figures_text
+from scnf.training.metrics import NOISE_DRAWS, metrics_text
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 SPLITS = ("validation", "test")
@@ -107,7 +107,7 @@ def render(folder: Path) -> str:
         draws=NOISE_DRAWS,
         views=f"; over views: of one draw of the image and {views} moved versions" if views else "",
         sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        **{split: figures_text(facts["figures"][split]) for split in SPLITS},
+        **{split: metrics_text(facts["figures"][split]) for split in SPLITS},
         **{key: value for key, value in facts.items() if key != "figures"},
     )
 
@@ -117,7 +117,7 @@ def refresh(folder: Path, root: Path, facts: Mapping[str, Any]) -> None:
     facts = {**facts, **measure(folder, root)}
     write_text(folder / "card.json", json.dumps(facts, indent=1) + "\n")
     write_text(folder / "README.md", render(folder))
-    print(f"{folder.name}: test {figures_text(facts['figures']['test'])}")
+    print(f"{folder.name}: test {metrics_text(facts['figures']['test'])}")
 
 
 def ship(run: Run, command: str, machine: str, root: Path) -> None:

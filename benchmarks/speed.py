@@ -180,7 +180,7 @@ def contender(name: str, batch: int) -> Contender:
     means = torch.randn(CLASSES, LATENTS, device=DEVICE)
     log_scales, standard = torch.zeros_like(means), x.new_zeros(())
     with torch.no_grad():
-        transforms.start_from(model, x[:8])
+        transforms.initialize_from_data(model, x[:8])
         encode(x[:8])  # where the layers of nflows and normflows start
     if name == "scnf compiled":
         encode, decode = compile_for(encode, DEVICE), compile_for(decode, DEVICE)

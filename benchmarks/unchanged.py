@@ -195,8 +195,8 @@ def compare(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]], j
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--write", type=Path, metavar="FILE", help="write the check sums to this file")
-    task.add_argument("--against", type=Path, metavar="FILE", help="compare with the check sums of this file")
+    task.add_argument("--write", type=Path, metavar="FILE", help="write the checksums to this file")
+    task.add_argument("--against", type=Path, metavar="FILE", help="compare with the checksums of this file")
     parser.add_argument(
         "--package", type=Path, default=Path(__file__).parents[1], help="directory that holds scnf/ (this clone)"
     )
@@ -214,7 +214,7 @@ def main() -> int:
         try:
             before = json.loads(options.against.read_text())
             if not (isinstance(before, dict) and before["weights"] and before["machine"]):
-                raise ValueError("it holds no check sums")
+                raise ValueError("it holds no checksums")
         except (OSError, ValueError, KeyError) as error:
             parser.error(f"cannot compare with {options.against}: {error}")
     jobs = plan(find_configs(package))
@@ -225,7 +225,7 @@ def main() -> int:
             parser.error(f"there is no job {unknown[0]!r}; there are: {', '.join(map(repr, jobs))}")
         missing = [] if before is None else sorted(set(options.only) - before["weights"].keys())
         if missing:
-            parser.error(f"{options.against} holds no check sum of {missing[0]!r}")
+            parser.error(f"{options.against} holds no checksum of {missing[0]!r}")
         needed = {*options.only, *(jobs[name].m1 for name in options.only)}
         chosen = {name: job for name, job in jobs.items() if name in needed}
     elif before is not None:
@@ -245,7 +245,7 @@ def main() -> int:
     if before is not None:
         return 1 if compare(before["weights"], now, jobs) else 0
     options.write.write_text(json.dumps({"steps": STEPS, "machine": machine, "weights": now}, indent=1) + "\n")
-    print(f"{len(now)} check sums are in {options.write}")
+    print(f"{len(now)} checksums are in {options.write}")
     return 0
 
 

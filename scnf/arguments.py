@@ -70,30 +70,30 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class When:
+class Condition:
     """A condition gives an argument an effect only where another argument has certain values.
 
     Attributes:
-        other: Name of the other argument.
-        values: Its values with which this argument has an effect, or with `unless` those with which it has none.
-        unless: Whether the condition holds for all values but these.
+        argument: Name of the other argument.
+        values: Its values with which this argument has an effect, or with `negated` those with which it has none.
+        negated: Whether the condition holds for all values but these.
     """
 
-    other: str
+    argument: str
     values: tuple[str, ...]
-    unless: bool = False
+    negated: bool = False
 
     def holds(self, value: Any) -> bool:
         """Return whether the argument has an effect where the other argument is `value`."""
-        return (value in self.values) != self.unless
+        return (value in self.values) != self.negated
 
     def __str__(self) -> str:
         *others, last = self.values
         names = f"{', '.join(others)}{' or ' if others else ''}{last}"
-        return f"{self.other} other than {names}" if self.unless else f"{self.other} {names}"
+        return f"{self.argument} other than {names}" if self.negated else f"{self.argument} {names}"
 
 
-HOW = "how"
+TRAINING = "training"
 """Marks an argument that only says how a model is trained or computed. Weights make the same function for all its
 values."""
 PATH = "path"
@@ -108,7 +108,8 @@ class Argument:
         name: Name of the field.
         kind: Type of the field, including its annotations.
         default: Value that the field takes by default; `dataclasses.MISSING` for a field without a default.
-        notes: Annotations of the type, each a :class:`Range`, a :class:`Choice`, a :class:`When`, `HOW` or `PATH`.
+        notes: Annotations of the type, each a :class:`Range`, a :class:`Choice`, a :class:`Condition`, `TRAINING` or
+            `PATH`.
     """
 
     name: str
@@ -122,13 +123,13 @@ class Argument:
         return get_args(self.kind)[0] if get_origin(self.kind) is Annotated else self.kind
 
     @property
-    def condition(self) -> When | None:
+    def condition(self) -> Condition | None:
         """Return the condition under which the argument has an effect, or None where it always has an effect."""
-        return next((note for note in self.notes if isinstance(note, When)), None)
+        return next((note for note in self.notes if isinstance(note, Condition)), None)
 
     def has_effect(self, values: Mapping[str, Any]) -> bool:
         """Return whether the argument has an effect beside the other `values` of its class."""
-        return self.condition is None or self.condition.holds(values[self.condition.other])
+        return self.condition is None or self.condition.holds(values[self.condition.argument])
 
 
 def arguments_of(kind: Any) -> dict[str, Argument]:
@@ -170,7 +171,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def docs_of(kind: type) -> dict[str, str]:
+def field_docs(kind: type) -> dict[str, str]:
     """Return the docstring under each field of a dataclass and its base classes, on one line.
 
     A class whose source is not available contributes no docstrings.

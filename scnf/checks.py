@@ -1,8 +1,8 @@
 """Check data and labels where they enter the library from outside.
 
 A check reads values, for which a GPU would have to wait. So sources of batches, evaluation and the start of a model
-always check. A step of training checks values only where they can be read at once (:func:`at_hand`). Where a step on a
-GPU skips the check, the look-up itself refuses a label of no class.
+always check. A step of training checks values only where they can be read at once (:func:`is_readable`). Where a step
+on a GPU skips the check, the look-up itself refuses a label of no class.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from scnf import UNLABELLED
 from scnf.errors import InvalidArgument
 
 
-def at_hand(values: Tensor) -> bool:
+def is_readable(values: Tensor) -> bool:
     """Return whether values can be read at once: on the CPU, unless a compiler traces the computation."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 

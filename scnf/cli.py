@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if words[0] == "--version":
                     print(f"scnf {__version__}")
                     return 0
-                rest = parts.take(words[1:])
+                rest = parts.apply_options(words[1:])
                 return _exit_code(words[0], _command(words[0])(rest))
             finally:  # a parser exits after its help
                 sys.stdout.flush()
@@ -69,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = getattr(error, "number", signal.SIGINT)
         command = " ".join(["scnf", *words[:1]])
         advice = "; ".join(getattr(error, "__notes__", ["run the same command again"]))
-        streams.complain(f"{command} was interrupted by {signal.Signals(number).name}: {advice}")
+        streams.print_error(f"{command} was interrupted by {signal.Signals(number).name}: {advice}")
         return 128 + number
     except Exception as error:
         report = explain(error)
         is_user_error = isinstance(report, UserError)
         # the report of a bug holds its traceback where no file could be written
-        streams.complain(f"error: {report}", keep="" if is_user_error else "\n")
+        streams.print_error(f"error: {report}", keep="" if is_user_error else "\n")
         return 2 if is_user_error else 1
 
 

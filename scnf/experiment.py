@@ -10,37 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scnf.arguments import HOW, arguments_of
 from scnf.batch import Batch
 from scnf.data.batches import Batches
-from scnf.data.decode import Preprocessing
-from scnf.data.download import MissingData
-from scnf.data.folder import Reading
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
-from scnf.data.sources import DATASETS, Dataset, load
+from scnf.data.sources import Dataset
 from scnf.distributions import ClassPrior, make_prior
 from scnf.errors import InvalidArgument, UserError
+from scnf.m1 import build_m1, find_m1
 from scnf.machine import description, has_bfloat16
 from scnf.models.base import JointModel
-from scnf.models.vae import VAE
 from scnf.native import library
-from scnf.recipes import ClassConditionalPart, M1M2Recipe, build
+from scnf.recipes import M1M2Recipe, build
 from scnf.runs import Run
-from scnf.settings import OTHER_WEIGHTS, DataSettings, Settings, advising, in_sections, in_settings
-from scnf.settings.schema import DEFAULT_RECIPE, OWN
-from scnf.shipped import SHIPPED
+from scnf.settings import OTHER_WEIGHTS, Settings, check_model, not_finite_errors, section_errors, setting_errors
+from scnf.settings.schema import DEFAULT_RECIPE
+from scnf.settings_data import load_data, resolve
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
-from scnf.training.metrics import NOISE_DRAWS, check_figures, evaluate, noisy_batches
+from scnf.training.metrics import NOISE_DRAWS, check_metrics, evaluate, noisy_batches
 from scnf.weights import Weights, find_weights
 
 INPUTS = "inputs.json"
 """File in a run, or beside shipped weights, with the inputs and classes of the model."""
-M1_COPY = "m1"
-"""Directory in a run of M1+M2 with a copy of the trained M1."""
-_READING = ("size", "channels", "background", "strict", "classes")
-"""Settings of images of one's own."""
 _ADAPT_SEED_OFFSET = 1_000_003
 """The offset that `train.adapt` adds to the seed. The flow may have had the same seed and drawn the same class
 means."""
@@ -78,15 +70,15 @@ class Experiment:
         """Whether networks train in bf16."""
         return self.settings.train.autocast and has_bfloat16(self.device)
 
-    def settle_threads(
-        self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None], kept: int | None = None
+    def set_threads(
+        self, make_trial: Callable[[], Callable[[], Any]], log: Callable[[str], None], num_threads: int | None = None
     ) -> Threads | None:
         """Set the number of threads to the setting `threads`, else to the number of the run, else by a trial.
 
         Args:
-            begin: Function that returns a piece of work to time.
-            say: Function that prints a line.
-            kept: Number of threads of a resumed run, so that its results stay bit for bit the same.
+            make_trial: Function that returns a piece of work to time.
+            log: Function that prints a line.
+            num_threads: Number of threads of a resumed run, so that its results stay bit for bit the same.
 
         Returns:
             The object that may change the number later, or None where the number is fixed.
@@ -96,14 +88,14 @@ class Experiment:
         if self.settings.threads != "auto" or self.device.type != "cpu":
             return None
         library()  # the first use compiles the kernels, which no trial should time
-        threads = Threads(begin, say, again=not self.settings.train.compile)
-        if kept is None:
+        threads = Threads(make_trial, log, retry=not self.settings.train.compile)
+        if num_threads is None:
             threads.choose()
         else:
-            torch.set_num_threads(min(kept, torch.get_num_threads()))
+            torch.set_num_threads(min(num_threads, torch.get_num_threads()))
         return threads
 
-    def evaluation(self) -> Callable[[], Any]:
+    def trial_evaluation(self) -> Callable[[], Any]:
         """Return a small piece of an evaluation to time, which has no side effects on the random state."""
         model = self.model.eval()
         x = next(noisy_batches(self.dataset.train_x[:64], self.dataset.levels, 64, seed=0)).to(self.device)
@@ -146,7 +138,7 @@ class Experiment:
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
-        with in_settings(settings.model, self.dataset.name):
+        with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
                 self.dataset.train_x[rows].to(self.device),
                 self.visible[rows].to(self.device),
@@ -181,7 +173,7 @@ class Experiment:
         data, rows = self.dataset, self.split.validation
         return (data.test_x, data.test_y) if split == "test" else (data.train_x[rows], data.train_y[rows])
 
-    def figures(self, split: str, model: JointModel | None = None) -> dict[str, float]:
+    def evaluate(self, split: str, model: JointModel | None = None) -> dict[str, float]:
         """Evaluate a model on "validation" or "test", and return its metrics, none where the split has no rows.
 
         Args:
@@ -196,7 +188,7 @@ class Experiment:
         x, y = self.rows_of(split)
         if not len(x):
             return {}
-        figures = evaluate(
+        metrics = evaluate(
             self.model if model is None else model,
             x.to(self.device),
             y.to(self.device),
@@ -207,17 +199,17 @@ class Experiment:
             augment=self.settings.data.augment,
         )
         if model is None:
-            with advising(OTHER_WEIGHTS):
-                check_figures(figures, split)
-        return figures
+            with not_finite_errors(OTHER_WEIGHTS):
+                check_metrics(metrics, split)
+        return metrics
 
-    def same_split(self, directory: Path) -> bool:
+    def has_same_split(self, directory: Path) -> bool:
         """Return whether the label split in `directory` equals the label split of the experiment."""
         return bool(Run(directory).read_json("split.json") == self.split.to_json())
 
     def check_split(self, directory: Path) -> None:
         """Refuse a `directory` with another label split, because of validation leakage (UserError)."""
-        if not self.same_split(directory):
+        if not self.has_same_split(directory):
             raise UserError(
                 f"{directory} was trained with another label split than these settings draw, so that validation would "
                 "use rows whose labels were trained on. Keep data.* as in the run, or start a new run"
@@ -230,7 +222,7 @@ class Experiment:
         before, now = weights.settings().data.name, self.settings.data.name
         if before != now:
             print(f"note: {weights.path} was trained on {before}, not on {now}")
-        elif not self.same_split(weights.directory):
+        elif not self.has_same_split(weights.directory):
             print(
                 f"note: {weights.path} saw another label split, which may hold validation rows of this one: "
                 "validation metrics may be too good"
@@ -253,8 +245,8 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     device = _device(settings.device)
     dataset = dataset or load_data(settings.data)
     data, classes = settings.data, dataset.num_classes
-    _resolve(data, dataset)
-    with in_sections("data"):
+    resolve(data, dataset)
+    with section_errors("data"):
         split = draw_split(
             dataset.train_y,
             classes,
@@ -269,11 +261,11 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
     if isinstance(recipe, M1M2Recipe):
         if recipe.m1 is None:
             raise UserError("model.m1 must be a trained M1: train one (--config mnist_m1.yaml), then set it to its run")
-        m1 = _find_m1(str(recipe.m1), settings, run_directory)
-    with in_settings(recipe, dataset.name):
+        m1 = find_m1(str(recipe.m1), settings, run_directory)
+    with setting_errors(recipe, dataset.name):
         prior = make_prior(recipe.prior, classes, visible)
         if m1 is not None and isinstance(recipe, M1M2Recipe):
-            recipe = replace(recipe, m1=_build_m1(m1, shape, classes, dataset.levels))
+            recipe = replace(recipe, m1=build_m1(m1, shape, classes, dataset.levels))
         with one_thread():  # the last bits of initial weights depend on the number of threads
             model: JointModel = build(recipe, shape, classes, prior, dataset.levels)
     files = {} if m1 is None else {"config.yaml": m1.config, "model.safetensors": m1.path}
@@ -282,37 +274,6 @@ def prepare(settings: Settings, run_directory: Path | None = None, dataset: Data
         print(f"M1: {m1.path}")
         experiment.note_other_split(m1)
     return experiment
-
-
-def load_data(data: DataSettings) -> Dataset:
-    """Load the data of the settings, with advice on options where they are not available (UserError)."""
-    try:
-        if data.name in OWN:
-            size = None if data.size is None else (data.size[0], data.size[-1])
-            preprocessing = Preprocessing(size, data.channels, data.background)
-            return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes))
-        return load(data.name, data.root)
-    except InvalidArgument as error:
-        if error.argument not in ("name", "root", *_READING):  # a bug, for example in a dataset of the user's own
-            raise
-        advice = ""
-        if error.argument == "name" and data.name not in DATASETS:
-            advice = " (one of your own needs --import FILE)"
-        elif isinstance(error, MissingData):
-            advice = (
-                ". The data of --config digits.yaml need no files. `scnf train FOLDER` trains on images of your own"
-            )
-        raise UserError(f"data.{error.argument} {error.problem}{advice}") from error
-
-
-def _resolve(data: DataSettings, dataset: Dataset) -> None:
-    """Write out what the data decide: the number of labels, and the shape and classes of images of one's own."""
-    data.resolve_labels(dataset.num_classes)
-    if data.name in OWN:
-        data.classes = dataset.class_names
-    if data.name == "folder":
-        data.channels, *size = dataset.train_x.shape[1:]
-        data.size = tuple(size)
 
 
 def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Experiment:
@@ -365,10 +326,10 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
     except InvalidArgument as error:
         raise UserError(f"{path} is damaged: {error}. Restore the file") from error
     recipe, classes = settings.model, inputs.num_classes
-    with in_settings(recipe, settings.data.name):
+    with setting_errors(recipe, settings.data.name):
         if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
-            m1 = _find_m1(str(recipe.m1), settings, weights.directory)
-            recipe = replace(recipe, m1=_build_m1(m1, inputs.shape, classes, inputs.levels))
+            m1 = find_m1(str(recipe.m1), settings, weights.directory)
+            recipe = replace(recipe, m1=build_m1(m1, inputs.shape, classes, inputs.levels))
         prior = ClassPrior(classes, learned=recipe.prior == "learned")  # the weights hold its probabilities
         model: JointModel = build(recipe, inputs.shape, classes, prior, inputs.levels)
     _load_weights(model, weights)
@@ -383,56 +344,6 @@ def _load_weights(model: JointModel, weights: Weights) -> None:
         raise UserError(f"{weights.path} belongs to another run than {weights.directory}: restore the run's own file")
     if weights.unfinished:
         print(f"note: {weights.directory} is not finished: these are its best weights so far", file=sys.stderr)
-
-
-def check_model(trained: Settings, settings: Settings, directory: Path) -> None:
-    """Refuse settings under which the weights of `directory` have the right shapes but compute another function.
-
-    With `train.adapt`, the class-conditional part may change.
-    """
-    recipe = type(settings.model)
-    if trained.model.name != recipe.name:
-        return  # loading the weights then compares shapes
-    before, now = trained.model.arguments(), settings.model.arguments()
-    adapted = arguments_of(ClassConditionalPart) if settings.train.adapt else {}
-    for name, value in now.items():
-        may_change = HOW in arguments_of(recipe)[name].notes or name in adapted
-        may_change |= name == "prior" and "learned" in (value, before.get(name))  # from the prior of the weights on
-        if before.get(name, value) != value and not may_change:
-            raise UserError(
-                f"model.{name} is {before[name]} in {directory}, not {value}: with it the weights make another model. "
-                f"Set it to {before[name]}, or train a new model"
-            )
-
-
-def _find_m1(ref: str, settings: Settings, run_directory: Path | None) -> Weights:
-    """Return the trained M1 of a run of M1+M2, which is the copy in the run, or else the weights of `model.m1`."""
-    if ref == SHIPPED:
-        raise UserError("no M1 ships: train one (--config mnist_m1.yaml), then set model.m1 to its run")
-    copy = None if run_directory is None else run_directory / M1_COPY
-    ref = str(copy) if copy and copy.is_dir() else ref
-    weights = find_weights(ref, Path(settings.runs.root), settings.model.name)
-    if not (weights.directory / "config.yaml").is_file():
-        raise UserError(f"{weights.directory} holds no config.yaml with the settings of the M1: restore it")
-    trained, data = weights.settings(), settings.data.name
-    if trained.model.name != "m1":
-        raise UserError(
-            f"{weights.directory} was trained with the recipe {trained.model.name}, and M1+M2 needs the recipe "
-            "m1, which has one Gaussian latent. Set model.m1 to a run of m1"
-        )
-    if trained.data.name != data:
-        raise UserError(
-            f"the M1 in {weights.directory} was trained on {trained.data.name}, not on {data}: train one on "
-            f"{data}, or set data.name to {trained.data.name}"
-        )
-    return weights
-
-
-def _build_m1(weights: Weights, shape: tuple[int, ...], classes: int, levels: int | None) -> VAE:
-    recipe = weights.settings().model
-    m1: VAE = build(recipe, shape, classes, ClassPrior(classes), levels)
-    load_file(m1, weights.path)
-    return m1
 
 
 def _device(name: str) -> torch.device:

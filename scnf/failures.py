@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scnf.errors import UserError
 from scnf.files import write_text
-from scnf.parts import place_of
+from scnf.parts import location_of
 
 _NO_MEMORY = re.compile(  # PyTorch reports these by a plain RuntimeError, on a CPU and a GPU
     "out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|alloc_failed"
@@ -51,7 +51,7 @@ def explain(error: Exception, directory: Path | None = None) -> UserError | Unex
         return UserError(f"{error.strerror or message}: {error.filename}" if error.filename else message)
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         return UserError(f"torch.compile failed ({message[:300]}). Set train.compile to false")
-    if place := place_of(error):
+    if place := location_of(error):
         report = f"your own code failed in {place}: {type(error).__name__}: {message[:300]}"
         return UserError(f"{report} (the traceback {_write_traceback(error, directory)})")
     report = f"this is a bug in scnf, please report it: {type(error).__name__}: {message[:200]}"

@@ -86,7 +86,7 @@ class Signals:
             self._deferring = before
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def immediate(self) -> Iterator[None]:
         """Make signals raise at once in a block inside `deferred`, where an earlier signal raises at its start."""
         before, self._deferring = self._deferring, False
         try:

@@ -69,7 +69,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 @contextmanager
-def alone_in(folder: Path, scratch: str, task: str) -> Iterator[None]:
+def exclusive_folder(folder: Path, scratch: str, task: str) -> Iterator[None]:
     """Hold the lock of a folder, and first remove the temporary files of processes that were killed.
 
     Without locks nothing is removed, and other processes may work in the folder.

@@ -115,15 +115,15 @@ class FreedMemory:
     With any other C library the object does nothing.
 
     Attributes:
-        kept: Whether the C library accepted the settings.
+        enabled: Whether the C library accepted the settings.
     """
 
     def __init__(self) -> None:
         library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-        self.kept = hasattr(library, "mallopt") and all(
+        self.enabled = hasattr(library, "mallopt") and all(
             library.mallopt(*option) for option in ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 1 << 30))
         )
-        self._trim = getattr(library, "malloc_trim", None) if self.kept else None
+        self._trim = getattr(library, "malloc_trim", None) if self.enabled else None
         self._baseline: int | None = 0  # bytes after a step; None until the first step after a return
 
     def __call__(self) -> None:

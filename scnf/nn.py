@@ -299,7 +299,7 @@ class Encoder(nn.Module):
         return outputs
 
 
-def before_head(network: nn.Module, inputs: Tensor) -> Tensor:
+def head_inputs(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the features [N, hidden] that the head of an :class:`Encoder` takes, or the outputs of another network."""
     features: Tensor = network.body(inputs) if isinstance(network, Encoder) else network(inputs)
     return features
@@ -360,19 +360,21 @@ def _conv(inputs: int, outputs: int, hidden: int, blocks: int) -> nn.Module:
     return ConvNet(inputs, outputs, hidden)
 
 
-NetworkOf = Callable[[int, int, int, int], nn.Module]
+NetworkFactory = Callable[[int, int, int, int], nn.Module]
 """Function (input width, output width, hidden width, number of residual blocks) -> network for couplings."""
-IMAGE_NETWORKS: dict[str, NetworkOf] = {
+IMAGE_NETWORKS: dict[str, NetworkFactory] = {
     "conv": _conv,
     "resnet": ConvNet,
     "resnet-reflect": partial(ConvNet, padding="reflect"),
 }
 """Networks for couplings of images [N, C, H, W] by name; :func:`register_network` adds one."""
-VECTOR_NETWORKS: dict[str, NetworkOf] = {"mlp": MLP}
+VECTOR_NETWORKS: dict[str, NetworkFactory] = {"mlp": MLP}
 """Networks for couplings of vectors [N, D] by name."""
 
 
-def register_network(name: str, inputs: Literal["images", "vectors"] = "images") -> Callable[[NetworkOf], NetworkOf]:
+def register_network(
+    name: str, inputs: Literal["images", "vectors"] = "images"
+) -> Callable[[NetworkFactory], NetworkFactory]:
     """Return a decorator that registers a network for couplings under a name for `model.network`.
 
     The decorated function is called with the input width, the output width, the hidden width and `model.blocks`. It

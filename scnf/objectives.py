@@ -9,9 +9,9 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.arguments import Range, check_arguments
 from scnf.batch import Batch
-from scnf.checks import at_hand, check_labels, check_tensor
+from scnf.checks import check_labels, check_tensor, is_readable
 from scnf.errors import InvalidArgument
-from scnf.models.base import JointOutput, at_label
+from scnf.models.base import JointOutput, select_label
 
 Share = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0, 1e9)]
@@ -74,19 +74,19 @@ class Objective:
         """Check the arguments."""
         check_arguments(self)
 
-    def weights_at(self, done: float) -> Weights:
-        """Return the weights when a share `done` of the training is done."""
-        progress = min(1.0, done / self.labelled_decay) if self.labelled_decay else 0.0
+    def weights_at(self, progress: float) -> Weights:
+        """Return the weights at a `progress`, the share of all steps that are done."""
+        decay = min(1.0, progress / self.labelled_decay) if self.labelled_decay else 0.0
         return Weights(
-            self.labelled_weight + progress * (1 - self.labelled_weight),
+            self.labelled_weight + decay * (1 - self.labelled_weight),
             self.classifier_weight,
-            self.consistency_weight * min(1.0, done / max(self.consistency_ramp, 1e-9)),
-            self.kl_weight * (min(1.0, done / self.kl_warmup) if self.kl_warmup else 1.0),
+            self.consistency_weight * min(1.0, progress / max(self.consistency_ramp, 1e-9)),
+            self.kl_weight * (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0),
         )
 
-    def __call__(self, output: JointOutput, batch: Batch, done: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute :func:`semi_supervised_loss` when a share `done` of the training is done."""
-        return semi_supervised_loss(output, batch, self.weights_at(done), self.temperature, self.confidence)
+    def __call__(self, output: JointOutput, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute :func:`semi_supervised_loss` at a `progress`, the share of all steps that are done."""
+        return semi_supervised_loss(output, batch, self.weights_at(progress), self.temperature, self.confidence)
 
 
 def semi_supervised_loss(
@@ -113,7 +113,7 @@ def semi_supervised_loss(
     `confidence`. Unlike in FixMatch, the row itself is not augmented.
 
     Cross-entropies take softmax(log q(y | x) / temperature), because the posterior of a density is overconfident. The
-    misfits of all dimensions that depend on y add up in log p(x | y). These dimensions are z_f in a semi-conditional
+    mismatches of all dimensions that depend on y add up in log p(x | y). These dimensions are z_f in a semi-conditional
     flow, and all of x in M2. Temperature scaling mends the overconfidence (Guo et al.,
     https://arxiv.org/abs/1706.04599).
 
@@ -144,7 +144,7 @@ def semi_supervised_loss(
     """
     y, nll = batch.y, -output.log_likelihood
     check_tensor("y", y)
-    if at_hand(y):
+    if is_readable(y):
         check_labels(y, output.class_log_probs.shape[1])
     _check_fit(output, batch)
     if not temperature > 0:
@@ -159,7 +159,7 @@ def semi_supervised_loss(
     has_truth = truth != UNLABELLED
     if weights.classifier:
         log_q = torch.log_softmax(log_probs / temperature, dim=1)
-        loss = loss - weights.classifier * _mean(at_label(log_q, truth), has_truth)
+        loss = loss - weights.classifier * _mean(select_label(log_q, truth), has_truth)
     metrics = {}
     if output.views is not None:
         originals = output.class_log_probs[len(y) - len(output.views) :].detach()
@@ -169,7 +169,7 @@ def semi_supervised_loss(
             has_guess = batch.targets != UNLABELLED
             has_target, target = has_guess | has_target, torch.where(has_guess, batch.targets, target)
         log_q = torch.log_softmax(output.views / temperature, dim=1)
-        loss = loss - weights.consistency * torch.where(has_target, at_label(log_q, target), 0.0).mean()
+        loss = loss - weights.consistency * torch.where(has_target, select_label(log_q, target), 0.0).mean()
         metrics["pseudo_labelled"] = has_target.to(nll.dtype).mean()
     if output.kl is not None:
         metrics["kl"] = output.kl.detach().mean()

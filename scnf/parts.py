@@ -1,4 +1,4 @@
-"""Import the user's parts, which are Python files that register recipes, networks, transforms, data sets or commands.
+"""Import the user's parts, which are Python files that register recipes, networks, transforms, datasets or commands.
 
 A command imports a file with `--import my_parts.py`. A training copies the file into its run, so that every command can
 load the run later. Loading runs the code of the file, and somebody else may have made the run. :func:`admit` therefore
@@ -65,7 +65,7 @@ def import_file(path: Path) -> None:
     _session.append(digest)
 
 
-def keep(run: Path) -> None:
+def save(run: Path) -> None:
     """Copy the imported files into a run, and record on this machine that the user trusts them."""
     checksums = ""
     for number, digest in enumerate(dict.fromkeys(_session), start=1):
@@ -117,7 +117,7 @@ def admit(directory: Path, adopt: bool = False) -> None:
         _activate(digest)
 
 
-def place_of(error: BaseException) -> str | None:
+def location_of(error: BaseException) -> str | None:
     """Return the file, line and function of the parts in which an error arose; None for an error elsewhere."""
     place, at = None, error.__traceback__
     while isinstance(at, TracebackType):
@@ -207,7 +207,7 @@ def _message(error: BaseException) -> str:
     except Exception:
         text = "its text cannot be made"
     text = text if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {text}"
-    place = place_of(error)
+    place = location_of(error)
     return f"{text} ({place})" if place else text
 
 
@@ -218,7 +218,7 @@ def _marker(digest: str) -> Path:
     return home / "scnf" / FOLDER / digest
 
 
-def take(words: Sequence[str]) -> list[str]:
+def apply_options(words: Sequence[str]) -> list[str]:
     """Apply `--import FILE` and `--trust-parts` among the words of a command, and return the other words.
 
     Raises:

@@ -179,9 +179,9 @@ class Run:
         key = env.get("key") if isinstance(env, dict) else None
         return key if isinstance(key, str) else ""
 
-    def checkpoint(self, which: str) -> Path:
-        """Return the path of the checkpoint `which`, "last" or "best"."""
-        return self.path / "checkpoints" / f"{which}.safetensors"
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of the checkpoint `name`, "last" or "best"."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
 
     @property
     def weights(self) -> Path:

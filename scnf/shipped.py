@@ -28,7 +28,7 @@ def folder(kind: Kind) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / kind
 
 
-def places(kind: Kind, name: str) -> list[Path]:
+def search_paths(kind: Kind, name: str) -> list[Path]:
     """Return the paths at which to look for `name`, in the current directory first and then in the shipped folder.
 
     Args:
@@ -50,10 +50,10 @@ def find_weights(name: str) -> Path | None:
         >>> find_weights("../scnf-digits") is None
         True
     """
-    *parents, bare = Path(name).parts or ("",)
+    *parents, stem = Path(name).parts or ("",)
     if parents not in ([], ["pretrained"]):
         return None
-    return next((place for place in places("pretrained", bare) if (place / "model.safetensors").is_file()), None)
+    return next((path for path in search_paths("pretrained", stem) if (path / "model.safetensors").is_file()), None)
 
 
 def names() -> list[str]:
@@ -69,16 +69,16 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: There is no such file.
     """
-    path, (*parents, bare) = Path(name), Path(name).parts or ("",)
-    by_name = parents in ([], ["configs"]) and not name.startswith(".")
-    for place in [path, *(places("configs", bare) if by_name else [])]:
-        if place.is_file() or (place == path and place.exists() and not place.is_dir()):
-            return place
+    path, (*parents, stem) = Path(name), Path(name).parts or ("",)
+    is_name = parents in ([], ["configs"]) and not name.startswith(".")
+    for candidate in [path, *(search_paths("configs", stem) if is_name else [])]:
+        if candidate.is_file() or (candidate == path and candidate.exists() and not candidate.is_dir()):
+            return candidate
     if path.is_dir():
         raise UserError(f"{name} is a directory: name a configuration in it, such as {path / 'config.yaml'}")
     known = sorted(path.name for path in folder("configs").glob("*.yaml"))
-    close = difflib.get_close_matches(bare, known, n=1)
+    close = difflib.get_close_matches(stem, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}" if known else "give its path"
     raise UserError(
-        f"there is no configuration {name!r}{', neither at that path nor in configs/' if by_name else ''}; {hint}"
+        f"there is no configuration {name!r}{', neither at that path nor in configs/' if is_name else ''}; {hint}"
     )

@@ -38,26 +38,26 @@ class Stream:
     Args:
         stream: Wrapped stream; None where it is closed, as after `>&-`.
         name: Name of the stream in messages.
-        needed: Whether a failed write raises an error; otherwise all later text is dropped.
+        required: Whether a failed write raises an error; otherwise all later text is dropped.
 
     Attributes:
-        needed: Whether a failed write raises an error.
-        gone: Error that ended the stream; None while it works.
+        required: Whether a failed write raises an error.
+        failure: Error that ended the stream; None while it works.
 
     Example:
         >>> from io import StringIO
-        >>> shown = StringIO()
-        >>> print("caf\xe9 \x1b[2J", file=Stream(shown, "standard output"))
-        >>> shown.getvalue()
+        >>> buffer = StringIO()
+        >>> print("caf\xe9 \x1b[2J", file=Stream(buffer, "standard output"))
+        >>> buffer.getvalue()
         'café \\x1b[2J\n'
     """
 
-    def __init__(self, stream: TextIO | None, name: str, needed: bool = True) -> None:
+    def __init__(self, stream: TextIO | None, name: str, required: bool = True) -> None:
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self._name = name
         self._reported = False
-        self.needed = needed
-        self.gone = OSError(errno.EBADF, "it is closed") if stream is None else None
+        self.required = required
+        self.failure = OSError(errno.EBADF, "it is closed") if stream is None else None
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._stream, attribute)
@@ -66,8 +66,8 @@ class Stream:
         """Write `text` with escapes for unprintable characters."""
         start = text if _MOVES.fullmatch(text) else text[: text.startswith("\r")]
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        shown = start + printable(text[len(start) :], keep="\n\t")
-        self._attempt(self._stream.write, shown.encode(encoding, "backslashreplace").decode(encoding))
+        escaped = start + printable(text[len(start) :], keep="\n\t")
+        self._attempt(self._stream.write, escaped.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
@@ -75,24 +75,26 @@ class Stream:
         self._attempt(self._stream.flush)
 
     def _attempt(self, operation: Callable[..., Any], *arguments: str) -> None:
-        if self.gone is None:
+        if self.failure is None:
             try:
                 operation(*arguments)
                 return
             except ValueError:  # Python raises it where the stream has been closed
-                self.gone = OSError(errno.EBADF, "it is closed")
+                self.failure = OSError(errno.EBADF, "it is closed")
             except OSError as error:
-                self.gone = error
+                self.failure = error
                 self._discard_buffer()
-        if self.needed:
-            if isinstance(self.gone, BrokenPipeError):
-                raise self.gone
-            raise UserError(f"cannot write to {self._name}: {self.gone.strerror or self.gone}. Redirect it elsewhere")
+        if self.required:
+            if isinstance(self.failure, BrokenPipeError):
+                raise self.failure
+            raise UserError(
+                f"cannot write to {self._name}: {self.failure.strerror or self.failure}. Redirect it elsewhere"
+            )
         if not self._reported:
             self._reported = True
             other = sys.stderr if self is sys.stdout else sys.stdout
-            if isinstance(other, Stream) and not other.needed:
-                print(f"note: {self._name} is lost ({self.gone.strerror or self.gone})", file=other, flush=True)
+            if isinstance(other, Stream) and not other.required:
+                print(f"note: {self._name} is lost ({self.failure.strerror or self.failure})", file=other, flush=True)
 
     def _discard_buffer(self) -> None:
         """Redirect buffered text to the null device, since the interpreter would report it at exit."""
@@ -116,7 +118,7 @@ def guarded() -> Iterator[None]:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, Stream(sys.stdout, "standard output"))
-    sys.stderr = cast(TextIO, Stream(sys.stderr, "standard error", needed=False))
+    sys.stderr = cast(TextIO, Stream(sys.stderr, "standard error", required=False))
     try:
         yield
     finally:
@@ -125,15 +127,15 @@ def guarded() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def go_on_without() -> None:
+def make_output_optional() -> None:
     """Let the work continue from here on when standard output fails."""
     if isinstance(sys.stdout, Stream):
-        sys.stdout.needed = False
+        sys.stdout.required = False
 
 
-def complain(text: str, keep: str = "") -> None:
+def print_error(text: str, keep: str = "") -> None:
     """Print a line on standard error, or on standard output as a fallback; `keep` is passed to :func:`printable`."""
     print(printable(text, keep), file=sys.stderr, flush=True)
-    if isinstance(sys.stderr, Stream) and sys.stderr.gone:
+    if isinstance(sys.stderr, Stream) and sys.stderr.failure:
         with suppress(UserError, OSError):
             print(printable(text, keep), flush=True)

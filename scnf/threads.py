@@ -26,25 +26,25 @@ class Threads:
     to time, because the other process may have ended.
 
     Args:
-        begin: Function () -> a piece of the work to time, which has no lasting effects.
-        say: Callback that takes each progress message.
-        again: Whether all numbers are tried again from time to time. Another number of threads recompiles compiled
+        make_trial: Function () -> a piece of the work to time, which has no lasting effects.
+        log: Callback that takes each progress message.
+        retry: Whether all numbers are tried again from time to time. Another number of threads recompiles compiled
             code.
 
     Attributes:
         counts: Numbers of threads that are tried, the largest first; a single number where there is no choice.
 
     Example:
-        >>> threads = Threads(lambda: lambda: torch.rand(100, 100) @ torch.rand(100, 100), say=lambda line: None)
+        >>> threads = Threads(lambda: lambda: torch.rand(100, 100) @ torch.rand(100, 100), log=lambda line: None)
         >>> threads.choose() in threads.counts
         True
     """
 
     def __init__(
-        self, begin: Callable[[], Callable[[], Any]], say: Callable[[str], None] = print, again: bool = True
+        self, make_trial: Callable[[], Callable[[], Any]], log: Callable[[str], None] = print, retry: bool = True
     ) -> None:
         maximum = torch.get_num_threads()
-        self.begin, self.say, self.again = begin, say, again
+        self.make_trial, self.log, self.retry = make_trial, log, retry
         self.counts = sorted({maximum, max(1, maximum - 1), max(1, maximum // 2), 1}, reverse=True)
         self._started = 0.0
         self._durations: deque[float] = deque(maxlen=_TRIALS)
@@ -53,7 +53,7 @@ class Threads:
 
     def choose(self) -> int:
         """Time the work with each number of threads, and set and return the fastest number."""
-        self._interval = _RETRY_STEPS if self.again else 0
+        self._interval = _RETRY_STEPS if self.retry else 0
         self._choose()
         return torch.get_num_threads()
 
@@ -70,25 +70,25 @@ class Threads:
         latest = statistics.median(self._durations)  # robust against evaluations between steps
         self._baseline = latest if self._baseline is None else min(latest, self._baseline)
         if latest > _SLOWDOWN * self._baseline:
-            self.say("steps have become slow: trying all numbers of threads again")
+            self.log("steps have become slow: trying all numbers of threads again")
             self.choose()
         elif self._remaining <= 0 < self._interval and torch.get_num_threads() < self.counts[0]:
             self._interval *= 2
-            self._choose(unless=torch.get_num_threads())
+            self._choose(current=torch.get_num_threads())
 
-    def _choose(self, unless: int | None = None) -> None:
-        """Set the fastest number of threads, and report it unless it equals `unless`."""
+    def _choose(self, current: int | None = None) -> None:
+        """Set the fastest number of threads, and report it unless it equals `current`."""
         if len(self.counts) > 1:
-            work, seconds = self.begin(), {}
+            work, seconds = self.make_trial(), {}
             for count in self.counts:
                 torch.set_num_threads(count)
                 seconds[count] = _seconds(work)
             best = min(self.counts, key=seconds.__getitem__)
             best = best if seconds[best] < _RELATIVE_TIME * seconds[self.counts[0]] else self.counts[0]
             torch.set_num_threads(best)
-            if best != unless:
+            if best != current:
                 times = ", ".join(f"{1000 * duration:.0f} ms with {count}" for count, duration in seconds.items())
-                self.say(f"threads: {best} (a step takes {times})")
+                self.log(f"threads: {best} (a step takes {times})")
         self._durations.clear()
         self._baseline, self._remaining, self._started = None, self._interval, time.perf_counter()
 

@@ -81,19 +81,19 @@ def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
             )
         return weights
     if ref == shipped.SHIPPED:
-        if (place := shipped.find_weights(recipe)) is None:
+        if (directory := shipped.find_weights(recipe)) is None:
             raise UserError(
                 f"no weights ship for the recipe {recipe}: give a path with --pretrained PATH, or leave it out"
             )
-        return Weights(place, place / "model.safetensors")
+        return Weights(directory, directory / "model.safetensors")
     path = Path(ref)
     if path.is_file():
         is_checkpoint = path.parent.name == "checkpoints"  # config.yaml of a run lies in the directory above
         return Weights(path.parent.parent if is_checkpoint else path.parent, path)
     if path.suffix == ".safetensors":
         raise UserError(f"there is no file {path}: check the path")
-    if not path.exists() and (place := shipped.find_weights(ref)) is not None:
-        return Weights(place, place / "model.safetensors")
+    if not path.exists() and (directory := shipped.find_weights(ref)) is not None:
+        return Weights(directory, directory / "model.safetensors")
     is_run = re.fullmatch("last|[0-9]+", ref) is not None  # even where the current directory has a folder of that name
     directory = path if not is_run and path.is_dir() else _find_run(logs, ref)
     for file in (directory / "model.safetensors", Run(directory).checkpoint("best")):

@@ -21,7 +21,7 @@ from scnf.distributions import ClassPrior
 from scnf.errors import InvalidArgument
 from scnf.models.base import JointOutput
 from scnf.models.classifier import Classifier
-from scnf.models.flow import OnLatents, SemiConditionalFlow
+from scnf.models.flow import LatentFlow, SemiConditionalFlow
 from scnf.models.ladder import Ladder
 from scnf.nn import MLP, ConvNet
 from scnf.objectives import Weights, semi_supervised_loss
@@ -32,7 +32,7 @@ from scnf.propagation.spread import propagate, spread
 from scnf.propagation.strategy import Propagation
 from scnf.recipes import build
 from scnf.training.averaging import averaged_model
-from scnf.training.diagnose import without_density
+from scnf.training.diagnose import zero_density_clause
 from scnf.training.metrics import brier_score, evaluate, expected_calibration_error, representations
 from scnf.transforms.pixels import GreyLevels
 from scnf.transforms.planar import Planar
@@ -120,7 +120,7 @@ def test_a_label_of_no_class_is_an_error_also_where_nothing_is_checked(
 ) -> None:
     # on a GPU and in compiled code a step reads no values: the look-up refuses them
     for module in ("scnf.models.base", "scnf.objectives"):
-        monkeypatch.setattr(f"{module}.at_hand", lambda values: False)
+        monkeypatch.setattr(f"{module}.is_readable", lambda values: False)
     for value in (-100, -2, K):
         with pytest.raises((RuntimeError, IndexError)):
             model(name)(Batch(x(), torch.where(torch.arange(ROWS) == 3, value, GOOD)))
@@ -175,11 +175,11 @@ def test_rows_and_labels_are_as_many(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize("is_readable", [True, False])
 def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_read(
-    name: str, at_hand: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, is_readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scnf.models.base.at_hand", lambda values: at_hand)
+    monkeypatch.setattr("scnf.models.base.is_readable", lambda values: is_readable)
     network = model(name)
     network(Batch(x(), GOOD)), network(Batch(x(), GOOD, views=x(), targets=GOOD)), network.class_log_probs(x())
     wrong: list[tuple[Batch, str]] = [
@@ -187,7 +187,7 @@ def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_re
         (Batch(x(), GOOD, moved=x()), "moved must be given together with the labels moved_y of the moved rows"),
         (Batch(x()[:2], GOOD[:2], views=x()), "views must show rows of the batch, which has 2 rows, not 8"),
     ]
-    if at_hand:
+    if is_readable:
         wrong.append(
             (Batch(x(), GOOD, views=x(), targets=torch.full_like(GOOD, 99)), "targets must hold .*not numbers from 99")
         )
@@ -228,10 +228,10 @@ def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
     flow = model("scnf-digits")
     average = averaged_model(flow, 0.9)
     assert average is not None
-    assert deepcopy(flow).shape == average.module.shape == OnLatents(flow).on_inputs().shape == SHAPE
+    assert deepcopy(flow).shape == average.module.shape == LatentFlow(flow).input_flow().shape == SHAPE
     assert not any("shape" in name for name in flow.state_dict())
     by_hand = SemiConditionalFlow(flow.transform, flow.auxiliary, flow.conditional, flow.prior, flow.semantic_features)
-    assert by_hand.shape is None and OnLatents(flow).shape is None
+    assert by_hand.shape is None and LatentFlow(flow).shape is None
     assert by_hand(Batch(x(), GOOD)).log_likelihood.isfinite().all()
 
 
@@ -383,8 +383,8 @@ def test_a_pixel_that_a_flow_rules_out_has_density_zero(pixels: str) -> None:
         assert output.log_likelihood.isneginf().nonzero().tolist() == [[2]]
         assert output.class_log_probs.isfinite().all()
         assert flow.log_likelihood(images)[2] == -torch.inf
-    assert without_density(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
-    assert without_density(flow, Batch(x(), GOOD)) == ""
+    assert zero_density_clause(flow, Batch(images, GOOD)).startswith("1 of 8 rows have density 0")
+    assert zero_density_clause(flow, Batch(x(), GOOD)) == ""
     output.log_likelihood.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in flow.parameters())
 

@@ -261,10 +261,10 @@ def test_figures_are_of_several_draws_at_the_end_and_of_one_in_epochs(
 ) -> None:
     outcome = digits("--max_steps 22")
     assert "one draw" in outcome.out.splitlines()[-2] and "one draw" not in outcome.out.splitlines()[1]
-    over_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
+    evaluate_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
     run = last_run()
     for split in ("validation", "test"):
-        assert over_draws < set(run.read_json("summary.json")[split])
+        assert evaluate_draws < set(run.read_json("summary.json")[split])
     assert not any("draw" in column for row in run.read_metrics() for column in row)
 
 

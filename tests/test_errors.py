@@ -314,7 +314,7 @@ def test_a_directory_of_runs_that_is_read_only(scnf: Callable[..., Any], tmp_pat
 
 @pytest.fixture
 def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """MNIST's files as short stand-ins, whose check sums are taken as right; one of them may be damaged."""
+    """MNIST's files as short stand-ins, whose checksums are taken as right; one of them may be damaged."""
 
     def make(name: str = "", change: Callable[[bytes], bytes] = bytes) -> None:
         import hashlib

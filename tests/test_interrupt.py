@@ -57,10 +57,10 @@ def test_a_deferred_signal_waits_and_a_second_one_does_not(number: signal.Signal
 def test_a_deferred_signal_ends_what_may_be_ended_at_once() -> None:
     reached = []
     with watch() as signals, signals.deferred():
-        with signals.at_once():
+        with signals.immediate():
             reached.append("no signal")
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted), signals.at_once():
+        with pytest.raises(Interrupted), signals.immediate():
             reached.append("a signal that came before")
     assert reached == ["no signal"]
 

@@ -22,7 +22,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 once, before = [faults() for _ in range(3)][1:]
-took = FreedMemory().kept
+took = FreedMemory().enabled
 faults()
 print(took, min(once, before), min(faults(), faults()))
 """
@@ -61,7 +61,7 @@ for pieces in (400, 400, 400, 1200):  # the third is as large as the one before,
     sizes.append(resident() - before)
     memory()
     sizes.append(resident() - before)
-print(memory.kept, *sizes)
+print(memory.enabled, *sizes)
 """
 
 

@@ -323,7 +323,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from scnf import register_recipe
-from scnf.arguments import Range, When
+from scnf.arguments import Range, Condition
 from scnf.recipes import ScnfFast
 
 @register_recipe("own")
@@ -346,7 +346,10 @@ class Own(ScnfFast):
         ("extra: str = ''", "extra must not be empty by default"),
         ("extra: Annotated[int, Range(1, 3)] = 9", "extra must be between 1 and 3, not 9"),
         ("extra: int = None", "extra must be a whole number"),
-        ("extra: Annotated[int, When('nope', ('x',))] = 1", "extra has an effect with nope x alone, which is no arg"),
+        (
+            "extra: Annotated[int, Condition('nope', ('x',))] = 1",
+            "extra has an effect with nope x alone, which is no arg",
+        ),
         ("name: str = 'x'", "name is no name for an argument"),
         ("recipe: str = 'x'", "recipe is no name for an argument"),
         ("prior: float = 1.0", "prior must keep its type, for it is the class prior of all models"),

@@ -150,7 +150,7 @@ def test_a_stream_that_is_lost_is_told_of_once(capsys: pytest.CaptureFixture[str
         for _ in range(2):
             with pytest.raises(UserError, match=FULL):
                 print("needed")
-        streams.go_on_without()
+        streams.make_output_optional()
         for _ in range(3):
             print("not needed", flush=True)
     assert capsys.readouterr() == ("", "note: standard output is lost (No space left on device)\n")
@@ -186,7 +186,7 @@ def test_streams_show_what_their_encoding_lacks(encoding: str, expected: str) ->
 
 def test_progress_bars_move_the_cursor_and_what_they_show_does_not() -> None:
     terminal = io.StringIO()
-    stream = Stream(terminal, "standard error", needed=False)
+    stream = Stream(terminal, "standard error", required=False)
     with tqdm(total=2, desc="\x1b[2J\rname", file=stream) as outer, tqdm(total=1, file=stream, mininterval=0) as inner:
         inner.update()
         outer.update()

@@ -131,7 +131,7 @@ def test_all_threads_are_tried_again_when_a_neighbour_may_have_left(on: Callable
 
 def test_compiled_code_is_not_made_anew_for_another_number(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({2: 0.3, 1: 0.06})
-    threads = Threads(lambda: machine.work, machine.said.append, again=False)
+    threads = Threads(lambda: machine.work, machine.said.append, retry=False)
     threads.choose()
     machine.seconds[2] = 0.04
     machine.steps(threads, 500)

@@ -19,12 +19,12 @@ from scnf.streams import printable
 from scnf.training.metrics import (
     bits_per_dim,
     brier_score,
-    check_figures,
+    check_metrics,
     check_split,
-    evaluating,
-    figures_of,
+    compute_metrics,
+    evaluate_draws,
+    evaluation_mode,
     noisy_batches,
-    over_draws,
 )
 
 _Result = TypeVar("_Result")
@@ -125,18 +125,18 @@ def measure(
 
     row: dict[str, Any] = dict.fromkeys(key for key in _HEADINGS if key not in ("run", "recipe"))
     row["likelihood_of"] = model.likelihood_of
-    draws = over_draws(model, x, levels, batch_size, seed)
-    figures = figures_of(model, draws, y, levels, math.prod(x.shape[1:]))
-    check_figures(figures, title or "this model")  # before the passes that are timed
-    row |= {key: value for key, value in figures.items() if key in row}
+    draws = evaluate_draws(model, x, levels, batch_size, seed)
+    metrics = compute_metrics(model, draws, y, levels, math.prod(x.shape[1:]))
+    check_metrics(metrics, title or "this model")  # before the passes that are timed
+    row |= {key: value for key, value in metrics.items() if key in row}
     row["brier"] = brier_score(draws.class_log_probs, y)
     total = (1 + density + bound) * len(x) + len(first)
     bar = tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False)
-    with evaluating(model), bar:
+    with evaluation_mode(model), bar:
         run(classify, first)  # warm-up, since the first call is slow
         outputs, row["posterior_images_per_second"] = run(classify)
         if density:
-            row["likelihood"], row["nats"] = "bound" if bound else "exact", -figures["nll"]
+            row["likelihood"], row["nats"] = "bound" if bound else "exact", -metrics["nll"]
             row["density_images_per_second"] = run(model.log_likelihood)[1]
         if bound:
             iwae = _mean(run(lambda images: model.log_likelihood(images, num_samples))[0])
@@ -146,7 +146,7 @@ def measure(
         assert levels is not None
         row["iwae_bits_per_dim"] = float(bits_per_dim(row["iwae_nats"], math.prod(x.shape[1:]), levels))
         row["gap_bits_per_dim"] = row["bits_per_dim"] - row["iwae_bits_per_dim"]
-    check_figures(row, title or "this model")
+    check_metrics(row, title or "this model")
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return row
 

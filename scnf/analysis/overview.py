@@ -116,12 +116,12 @@ def _overview(run: Run) -> dict[str, Any]:
     summary = _flatten(_read_or(lambda: run.read_json("summary.json"), {}))
     metrics: list[dict[str, float]] | None = _read_or(run.read_metrics, None)
     last = {key: value for row in metrics or [] for key, value in row.items()}
-    figures: dict[str, float | None] = {}
+    scores: dict[str, float | None] = {}
     provisional = []
     for key in _STARRED:
-        test_figure, validation = _finite(summary.get(f"test.{key}")), f"validation.{key}"
-        figures[key] = _finite(test_figure, summary.get(validation), last.get(validation))
-        if test_figure is None and figures[key] is not None:
+        test_score, validation = _finite(summary.get(f"test.{key}")), f"validation.{key}"
+        scores[key] = _finite(test_score, summary.get(validation), last.get(validation))
+        if test_score is None and scores[key] is not None:
             provisional.append(key)
     epochs = _finite(summary.get("epochs"), last.get("epoch"), None if metrics is None else 0)
     return {
@@ -132,7 +132,7 @@ def _overview(run: Run) -> dict[str, Any]:
         "labels": config.get("data.num_labels"),
         "epochs": None if epochs is None else int(epochs),
         "epochs_planned": config.get("train.epochs"),
-        **figures,
+        **scores,
         "minutes": _finite(summary.get("minutes"), last.get("minutes")),
         "status": str(summary.get("status") or "unfinished"),
         "provisional": provisional,

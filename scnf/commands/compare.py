@@ -8,7 +8,7 @@ from scnf.commands import options
 from scnf.errors import UserError
 from scnf.files import expand
 from scnf.runs import Run
-from scnf.settings import OTHER_WEIGHTS, Settings, advising
+from scnf.settings import OTHER_WEIGHTS, Settings, not_finite_errors
 from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.weights import find_weights
@@ -33,7 +33,7 @@ def compare(words: Sequence[str]) -> int:
         elbo = ["--model.importance_samples", "1"] if hasattr(settings.model, "importance_samples") else []
         dataset = experiments[refs[0]].dataset if experiments else None
         experiments[ref] = load_trained(ref, arguments.logs, [*overrides, *elbo], dataset)
-        experiments[ref].settle_threads(experiments[ref].evaluation, options.say)
+        experiments[ref].set_threads(experiments[ref].trial_evaluation, options.print_line)
     first = experiments[refs[0]]
     others = [names[ref] for ref, other in experiments.items() if other.split.sha256 != first.split.sha256]
     if others and not arguments.same_test_set:
@@ -50,11 +50,11 @@ def compare(words: Sequence[str]) -> int:
     table: list[dict[str, Any]] = []
     for ref, experiment in experiments.items():
         rows = x.to(experiment.device), y.to(experiment.device)
-        with advising(OTHER_WEIGHTS):
-            figures = comparison.measure(
+        with not_finite_errors(OTHER_WEIGHTS):
+            metrics = comparison.measure(
                 experiment.model, *rows, first.dataset.levels, arguments.k, batch_size, title=names[ref]
             )
-        table.append({"run": names[ref], "recipe": trained[ref].model.name, **figures})
+        table.append({"run": names[ref], "recipe": trained[ref].model.name, **metrics})
     caption = (
         f"{len(x):,} {split} images of {first.dataset.name}. log p(x) in nats is the mean over {NOISE_DRAWS} draws of "
         "the noise. It is exact, or the ELBO where the likelihood is a bound. IWAE is the bound from "
@@ -78,7 +78,7 @@ def _settings_of(
         names[ref] = f"{run.id:06d} {run.name}" if run.id and not Path(ref).is_file() else ref
     if len({settings.data.name for settings in trained.values()}) > 1:
         listed = ", ".join(f"{names[ref]} on {settings.data.name}" for ref, settings in trained.items())
-        raise UserError(f"these models were trained on different data ({listed}): compare models of one data set")
+        raise UserError(f"these models were trained on different data ({listed}): compare models of one dataset")
     return trained, names
 
 

@@ -14,11 +14,11 @@ def evaluate(words: Sequence[str]) -> int:
     arguments, overrides = parser.parse_known_args(words)
 
     from scnf.experiment import load_trained
-    from scnf.training.metrics import figures_text
+    from scnf.training.metrics import metrics_text
 
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     experiment.check_views()
-    experiment.settle_threads(experiment.evaluation, options.say)
+    experiment.set_threads(experiment.trial_evaluation, options.print_line)
     for split in ["validation", "test"] if arguments.split == "both" else [arguments.split]:
-        print(f"{split:<10}  {figures_text(experiment.figures(split))}")
+        print(f"{split:<10}  {metrics_text(experiment.evaluate(split))}")
     return 0

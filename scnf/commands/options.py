@@ -12,7 +12,7 @@ from scnf.errors import UserError
 from scnf.files import expand
 
 
-def take(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+def extract(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
     """Separate the options of the command itself, `--name value` or `--name=value`, from the settings."""
     options: dict[str, str] = dict.fromkeys(names, "")
     rest: list[str] = []
@@ -77,7 +77,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return whole
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line, above the progress bar where there is one."""
     from tqdm import tqdm
 

@@ -1,6 +1,5 @@
 """Run `scnf train`, which trains a model in a run directory and evaluates it once on test."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +17,10 @@ from scnf.commands import automatic, options
 from scnf.data.batches import Batches
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
-from scnf.experiment import INPUTS, M1_COPY, Experiment, check_model, load_data, prepare
+from scnf.experiment import INPUTS, Experiment, prepare
 from scnf.failures import traceback_in
 from scnf.files import write_bytes
+from scnf.m1 import M1_COPY
 from scnf.machine import FreedMemory, check_compiler, description, peak_memory_mb
 from scnf.models.flow import SemiConditionalFlow
 from scnf.propagation.strategy import Propagation
@@ -31,13 +31,14 @@ from scnf.runs import Run
 from scnf.settings import (
     SMALLER_STEPS,
     Settings,
-    advising,
-    check_lasting,
-    in_sections,
-    in_settings,
-    lasting,
+    check_fixed_settings,
+    check_model,
+    fixed_settings,
     load_settings,
+    not_finite_errors,
     runs_root,
+    section_errors,
+    setting_errors,
     to_yaml,
 )
 from scnf.shipped import find_config
@@ -45,9 +46,9 @@ from scnf.threads import Threads
 from scnf.training.checkpoint import save_tensors
 from scnf.training.loop import OPTIMIZERS, Plan, trial_step
 from scnf.training.loop import train as train_model
-from scnf.training.metrics import figures_text
+from scnf.training.metrics import metrics_text
 from scnf.training.state import Binding, Checkpoint, Progress, State, load_checkpoint, restore
-from scnf.training.subject import ClassConditionalPart, Whole
+from scnf.training.subject import ClassConditionalPart, WholeModel
 from scnf.transforms import CompositeTransform
 from scnf.weights import find_weights
 
@@ -55,7 +56,7 @@ from scnf.weights import find_weights
 def train(words: Sequence[str]) -> int:
     """Train a model in a locked run directory, and evaluate it once on test."""
     files = words[0] if words and not words[0].startswith("-") else None
-    arguments, overrides = options.take(words[1:] if files else words, "--config", "--resume")
+    arguments, overrides = options.extract(words[1:] if files else words, "--config", "--resume")
     if files and arguments["--resume"]:
         raise UserError(f"--resume continues with the data of its run: leave {files} out")
     if arguments["--resume"] and arguments["--config"]:
@@ -63,36 +64,18 @@ def train(words: Sequence[str]) -> int:
     with ExitStack() as locks:
         if not arguments["--resume"]:
             if files and not arguments["--config"]:
-                return _run(_new_training(*_automatic(files, overrides), locks))
+                return _run(_new_training(*automatic.settings_of(files, overrides), locks))
             if files:
-                overrides = [*_own_data(files), *overrides]
+                overrides = [*automatic.own_data(files), *overrides]
             path = find_config(arguments["--config"] or "config.yaml")
             if path.with_name("split.json").is_file():  # the configuration of a run
                 parts.admit(path.parent, adopt=True)
             settings = load_settings(path, overrides)
-            streams.go_on_without()
+            streams.make_output_optional()
             return _run(_new_training(settings, None, locks))
         run = Run.find(runs_root(overrides), arguments["--resume"])
         locks.enter_context(run.locked())
         return _run(_resumed_training(run, overrides))
-
-
-def _own_data(files: str) -> list[str]:
-    """Return the settings that name files of one's own."""
-    path = options.path(files)
-    return ["--data.name", automatic.kind_of(path), "--data.root", os.path.abspath(path)]
-
-
-def _automatic(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
-    """Choose the settings for files of one's own, which overrides may change, and load the data."""
-    own = _own_data(files)
-    streams.go_on_without()
-    dataset = load_data(load_settings(None, [*own, *overrides]).data)
-    chosen = automatic.choose(dataset)
-    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    settings = load_settings(None, [*own, *words, *overrides])
-    print("chosen for these data: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), flush=True)
-    return settings, dataset
 
 
 @dataclass(frozen=True)
@@ -101,7 +84,7 @@ class _Training:
 
     run: Run
     experiment: Experiment
-    subject: Whole
+    subject: WholeModel
     batches: Batches
     checkpoint: Checkpoint | None = None
 
@@ -129,8 +112,8 @@ def _resumed_training(run: Run, overrides: Sequence[str]) -> _Training:
     parts.admit(run.path)
     settings = load_settings(run.path / "config.yaml", overrides, from_run=True)
     checkpoint = load_checkpoint(run)
-    check_lasting(checkpoint.binding.settings, settings, run.path)
-    streams.go_on_without()
+    check_fixed_settings(checkpoint.binding.settings, settings, run.path)
+    streams.make_output_optional()
     experiment, subject, batches = _components(settings, run.path)
     experiment.check_split(run.path)
     return _Training(run, experiment, subject, batches, checkpoint)
@@ -138,7 +121,7 @@ def _resumed_training(run: Run, overrides: Sequence[str]) -> _Training:
 
 def _components(
     settings: Settings, run_directory: Path | None, dataset: Dataset | None = None
-) -> tuple[Experiment, Whole, Batches]:
+) -> tuple[Experiment, WholeModel, Batches]:
     """Prepare and check the components of a training before anything is written."""
     experiment, train_settings = prepare(settings, run_directory, dataset), settings.train
     for line in experiment.dataset.report:
@@ -146,14 +129,14 @@ def _components(
     experiment.check_views()
     if REGISTRATIONS:
         _probe(experiment)
-    model, subject = experiment.model, Whole(experiment.model)
+    model, subject = experiment.model, WholeModel(experiment.model)
     if train_settings.adapt:
         if not isinstance(model, SemiConditionalFlow):
             raise UserError(f"the recipe {settings.model.name} has no shared flow to adapt: set train.adapt to false")
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:
-        with in_sections("train"):
+        with section_errors("train"):
             check_compiler(experiment.device)
     for module in experiment.model.modules():
         if isinstance(module, CompositeTransform):
@@ -165,14 +148,14 @@ def _probe(experiment: Experiment) -> None:
     """Try a model that may hold the user's own parts (UserError)."""
     name = experiment.settings.model.name
     try:
-        with in_settings(experiment.settings.model, experiment.dataset.name):
+        with setting_errors(experiment.settings.model, experiment.dataset.name):
             probe(experiment.model, experiment.device)
     except UserError:
         raise
     except InvalidArgument as error:
         raise UserError(f"the recipe {name} cannot be used: {error}") from error
     except Exception as error:
-        place = parts.place_of(error)
+        place = parts.location_of(error)
         where = f" in {place}" if place else ""
         raise UserError(
             f"the recipe {name} fails on four random inputs{where}: {type(error).__name__}: {error}"
@@ -186,7 +169,7 @@ def _run(training: _Training) -> int:
         if training.checkpoint is None:
             _write_inputs(run, experiment)
         recipe, data = experiment.settings.model, experiment.dataset.name
-        with traceback_in(run.path), advising(SMALLER_STEPS), in_settings(recipe, data):
+        with traceback_in(run.path), not_finite_errors(SMALLER_STEPS), setting_errors(recipe, data):
             return _fit(training)
     except KeyboardInterrupt as error:
         if run.checkpoint("last").is_file():
@@ -211,7 +194,7 @@ def _write_inputs(run: Run, experiment: Experiment) -> None:
     # the training sets the number of threads later
     machine = {name: value for name, value in description(experiment.device).items() if name != "threads"}
     run.write_json("env.json", runs.environment(sys.argv, machine))
-    parts.keep(run.path)
+    parts.save(run.path)
     for name, source in experiment.m1_files.items():
         write_bytes(run.path / M1_COPY / name, source.read_bytes())
 
@@ -225,8 +208,8 @@ def _fit(training: _Training) -> int:
         raise UserError("a plain classifier knows no p(x): set train.select to accuracy or last")
     parameters, plan, optimizer = _announce(training), _plan(experiment), _optimizer(training)
     steps = plan.steps(training.batches)
-    threads = _settle_threads(training, plan)  # first, because the last bits depend on the number of threads
-    binding = Binding(run.key, experiment.split.sha256, lasting(settings), experiment.arithmetic())
+    threads = _set_threads(training, plan)  # first, because the last bits depend on the number of threads
+    binding = Binding(run.key, experiment.split.sha256, fixed_settings(settings), experiment.arithmetic())
     state = None if training.checkpoint is None else _restored_state(training, optimizer, binding, steps)
     if training.checkpoint is not None and state is None:
         print("the run is finished: nothing is left to do, and the test split is not evaluated again")
@@ -248,10 +231,10 @@ def _fit(training: _Training) -> int:
             batches,
             run,
             plan,
-            lambda model: experiment.figures("validation", subject.on_inputs(model)),
+            lambda model: experiment.evaluate("validation", subject.input_model(model)),
             guess=_propagation(experiment, batches, subject.fixed),
             binding=binding,
-            say=options.say,
+            log=options.print_line,
             after_step=after_step,
         )
     except Exception:
@@ -278,22 +261,22 @@ def _plan(experiment: Experiment) -> Plan:
 def _optimizer(training: _Training) -> torch.optim.Optimizer:
     """Return the optimiser of all trainable parameters."""
     train_settings = training.experiment.settings.train
-    parameters = [parameter for parameter in training.subject.trained.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in training.subject.model.parameters() if parameter.requires_grad]
     optimizer = OPTIMIZERS[train_settings.optimizer]
     return optimizer(parameters, lr=train_settings.lr, weight_decay=train_settings.weight_decay)
 
 
-def _settle_threads(training: _Training, plan: Plan) -> Threads | None:
+def _set_threads(training: _Training, plan: Plan) -> Threads | None:
     """Set the number of threads by timing a training step, or an evaluation where no step can be timed."""
     experiment, subject, batches = training.experiment, training.subject, training.batches
 
-    def begin() -> Callable[[], Any]:
+    def make_trial() -> Callable[[], Any]:
         if plan.steps(batches) and subject.is_encoded(batches):
-            return trial_step(subject.trained, experiment.settings.objective, batches, plan.autocast)
-        return experiment.evaluation()  # there are no steps, or their latents are not yet computed
+            return trial_step(subject.model, experiment.settings.objective, batches, plan.autocast)
+        return experiment.trial_evaluation()  # there are no steps, or their latents are not yet computed
 
-    before = training.checkpoint and training.checkpoint.binding.machine.get("threads")
-    return experiment.settle_threads(begin, options.say, before)
+    num_threads = training.checkpoint and training.checkpoint.binding.machine.get("threads")
+    return experiment.set_threads(make_trial, options.print_line, num_threads)
 
 
 def _announce(training: _Training) -> int:
@@ -315,7 +298,7 @@ def _restored_state(training: _Training, optimizer: Any, binding: Binding, steps
     """Restore the state of the checkpoint and prepare the run; None where nothing is left to do."""
     run, checkpoint, settings = training.run, training.checkpoint, training.experiment.settings
     assert checkpoint is not None
-    model, guesses = training.subject.trained, settings.objective.propagations > 0
+    model, guesses = training.subject.model, settings.objective.propagations > 0
     state = restore(checkpoint, model, optimizer, training.batches, run, settings.train.ema, binding.split, guesses)
     summary = run.read_json("summary.json") if (run.path / "summary.json").is_file() else None
     is_finished = isinstance(summary, dict) and summary.get("status") == "finished"
@@ -334,12 +317,12 @@ def _restored_state(training: _Training, optimizer: Any, binding: Binding, steps
     return state
 
 
-def _initial_state(subject: Whole, batches: Batches, optimizer: Any, settings: Settings) -> State:
+def _initial_state(subject: WholeModel, batches: Batches, optimizer: Any, settings: Settings) -> State:
     """Return the state before the first step, after layers have been initialised from data."""
     if subject.starts_from_data(settings.pretrained is not None):
         first = next(batches.epoch(0))
-        subject.trained.initialize(first.x, first.y)
-    return State(subject.trained, optimizer)
+        subject.model.initialize(first.x, first.y)
+    return State(subject.model, optimizer)
 
 
 def _propagation(experiment: Experiment, batches: Batches, fixed: bool) -> Any:
@@ -359,7 +342,7 @@ def _propagation(experiment: Experiment, batches: Batches, fixed: bool) -> Any:
         experiment.autocast,
         fixed,
         train.eval_batch_size,
-        options.say,
+        options.print_line,
     )
 
 
@@ -379,7 +362,7 @@ def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
     """Save the best weights, evaluate them (once on test), draw the pictures, and write the summary."""
     model = experiment.model
     save_tensors(run.weights, model.state_dict(), {"recipe": experiment.settings.model.name})
-    summary["validation"], summary["test"] = experiment.figures("validation"), experiment.figures("test")
+    summary["validation"], summary["test"] = experiment.evaluate("validation"), experiment.evaluate("test")
     if model.likelihood_of != "labels":
         classes = list(range(experiment.dataset.num_classes))
         sample_picture(model, run.path / "samples.png", classes, 10, experiment.dataset.inputs())
@@ -390,7 +373,7 @@ def _finish(run: Run, experiment: Experiment, summary: dict[str, Any]) -> None:
 
 def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     for split in ("validation", "test"):
-        print(f"{split:<10}  {figures_text(summary[split])}")
+        print(f"{split:<10}  {metrics_text(summary[split])}")
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]

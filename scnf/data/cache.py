@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, decode, image_header
-from scnf.errors import InvalidArgument, UserError
+from scnf.errors import FileError, InvalidArgument
 from scnf.files import atomic_write, require_file
-from scnf.lock import alone_in
+from scnf.lock import exclusive_folder
 
 MAX_SIDE = 64
 """Largest height and width that :func:`resolve` chooses."""
@@ -192,7 +192,7 @@ def decode_all(
     task = _Task(files, preprocessing, workers)
     try:
         decoded = _cached(task, _directory(cache) / task.key[:32])
-    except (OSError, UserError) as error:
+    except (OSError, FileError) as error:
         _log.warning("decoded images stay in memory, and the next start decodes them again: %s", error)
         decoded = _in_memory(task)
     if strict and decoded.skipped:
@@ -252,7 +252,7 @@ def _cached(task: _Task, folder: Path) -> Decoded:
     decoded = _load(task, folder / _FILE)
     if decoded is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder, _SCRATCH, "decodes the same images"):
+        with exclusive_folder(folder, _SCRATCH, "decodes the same images"):
             decoded = _load(task, folder / _FILE)  # from another process that has decoded them meanwhile
             if decoded is None:
                 decoded = _load(task, folder / _FILE, _build(task, folder / _FILE))

@@ -19,7 +19,7 @@ from pathlib import Path
 from scnf.errors import FileError, InvalidArgument
 from scnf.files import write_bytes
 from scnf.interrupt import child
-from scnf.lock import alone_in
+from scnf.lock import exclusive_folder
 
 logger = logging.getLogger("scnf.data")
 _SCRATCH = ".fetch-"
@@ -146,8 +146,8 @@ def obtain(root: Path, subfolder: str, md5s: Mapping[str, str], attempts: Mappin
 def find_folder(root: Path, subfolder: str, names: Iterable[str]) -> Path:
     """Return the folder that holds the files `names`; see `obtain` for `root` and `subfolder`."""
     parts = Path(subfolder).parts
-    places = [root.joinpath(*parts[skip:]) for skip in range(len(parts) + 1)]
-    return next((place for place in places if any(_locate(place, name) for name in names)), places[0])
+    folders = [root.joinpath(*parts[skip:]) for skip in range(len(parts) + 1)]
+    return next((folder for folder in folders if any(_locate(folder, name) for name in names)), folders[0])
 
 
 def _refuse_foreign(root: Path, subfolder: str, names: Iterable[str]) -> None:
@@ -168,7 +168,7 @@ def _fetch(folder: Path, md5s: Mapping[str, str], attempts: Mapping[str, Attempt
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(alone_in(folder, _SCRATCH, f"fetches data into {folder}"))
+            stack.enter_context(exclusive_folder(folder, _SCRATCH, f"fetches data into {folder}"))
             scratch = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True)
             temporary = Path(stack.enter_context(scratch))
         except (OSError, FileError) as error:

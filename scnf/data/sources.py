@@ -131,7 +131,7 @@ def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callabl
         tensor([0, 1])
         >>> del DATASETS["two-points"]
     """
-    return registering(DATASETS, name, "data set")
+    return registering(DATASETS, name, "dataset")
 
 
 def _idx(name: str, class_name: str, second: Mapping[str, Attempt], root: Path) -> Dataset:

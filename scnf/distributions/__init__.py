@@ -1,6 +1,6 @@
 """Distributions, latent variables and label draws, which compute densities or draw samples."""
 
-from scnf.distributions.base import ClassConditional, enumerate_classes, single_or_better
+from scnf.distributions.base import ClassConditional, at_least_float32, enumerate_classes
 from scnf.distributions.flow import ClassConditionalFlow, FlowDistribution
 from scnf.distributions.gaussian import ClassConditionalGaussian, DiagonalGaussian
 from scnf.distributions.labels import LABEL_DRAWS, LabelDraw, make_label_draw
@@ -22,8 +22,8 @@ __all__ = [
     "LabelDraw",
     "PixelLikelihood",
     "Temperature",
+    "at_least_float32",
     "enumerate_classes",
     "make_label_draw",
     "make_prior",
-    "single_or_better",
 ]

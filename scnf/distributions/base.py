@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, kl_divergence, regist
 from torch.utils.checkpoint import checkpoint
 
 
-def single_or_better(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Convert the half-precision outputs of a network to float32, as densities need float32 or better."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
@@ -44,7 +44,7 @@ def enumerate_classes(
     inputs: Tensor | Sequence[Tensor],
     num_classes: int,
     chunk: int | None = None,
-    of_classes: Tensor | None = None,
+    class_inputs: Tensor | None = None,
 ) -> Tensor:
     """Evaluate a function of rows and labels, such as log p(z | y), for every class, folded into the batch.
 
@@ -54,7 +54,7 @@ def enumerate_classes(
         num_classes: Number of classes, K.
         chunk: Largest number of classes in one call, which bounds memory when K is large; all at once by default. With
             gradients, the backward pass then repeats each call (https://arxiv.org/abs/1604.06174).
-        of_classes: Values [K, ...] that the function takes for each class in place of its number.
+        class_inputs: Values [K, ...] that the function takes for each class in place of its number.
 
     Returns:
         Values [N, K, ...] of the function for every row and class.
@@ -63,9 +63,9 @@ def enumerate_classes(
     rows = inputs[0].shape[0]
     columns = []
     use_checkpoint = chunk is not None and chunk < num_classes and torch.is_grad_enabled()
-    if of_classes is None:
-        of_classes = torch.arange(num_classes, device=inputs[0].device)
-    for classes in of_classes.split(chunk or num_classes):
+    if class_inputs is None:
+        class_inputs = torch.arange(num_classes, device=inputs[0].device)
+    for classes in class_inputs.split(chunk or num_classes):
         count = classes.shape[0]
         # the gradient of expand is a sum; the gradient of repeat_interleave goes row by row, several times slower
         arguments = [each.unsqueeze(1).expand(-1, count, *each.shape[1:]).flatten(0, 1) for each in inputs]

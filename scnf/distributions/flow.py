@@ -93,7 +93,7 @@ class ClassConditionalFlow(ClassConditional):
             log_prob = partial(self._conditional_log_prob, start=num_common)
         # one look-up per class: with one per row, the gradients of all rows would be added to the table one by one
         embeddings = self.embedding(torch.arange(self.num_classes, device=z.device))
-        log_probs = enumerate_classes(log_prob, z, self.num_classes, self.chunk, of_classes=embeddings)
+        log_probs = enumerate_classes(log_prob, z, self.num_classes, self.chunk, class_inputs=embeddings)
         return log_probs + logabsdet.unsqueeze(1) if num_common else log_probs
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from scnf.distributions.base import Rows, single_or_better
+from scnf.distributions.base import Rows, at_least_float32
 from scnf.errors import InvalidArgument
 from scnf.transforms.base import Transform
 
@@ -47,14 +47,14 @@ class Temperature(nn.Module):
             )
         self.register_buffer("value", torch.tensor(float(start)))
 
-    def anneal(self, done: float) -> None:
-        """Set the value after a share `done` of all optimiser steps."""
-        self.value.fill_(self.start * (self.end / self.start) ** min(max(done, 0.0), 1.0))
+    def anneal(self, progress: float) -> None:
+        """Set the value at a `progress`, the share of all optimiser steps that are done."""
+        self.value.fill_(self.start * (self.end / self.start) ** min(max(progress, 0.0), 1.0))
 
 
 def diagonal_gaussian(parameters: Tensor) -> Distribution:
     """Return N(mean, diag(scale)^2) over [M, D], from parameters [M, 2 D]: means, then log-scales."""
-    mean, log_scale = single_or_better(parameters).chunk(2, dim=1)
+    mean, log_scale = at_least_float32(parameters).chunk(2, dim=1)
     return Rows(Normal(mean, log_scale.clamp(-8, 8).exp(), validate_args=False), 1, validate_args=False)
 
 
@@ -78,7 +78,7 @@ def merge_gaussians(first: Tensor, second: Tensor) -> Tensor:
         >>> merge_gaussians(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
         tensor([[ 2.0000, -0.3466]])
     """
-    first, second = single_or_better(first), single_or_better(second)
+    first, second = at_least_float32(first), at_least_float32(second)
     (mean_1, log_scale_1), (mean_2, log_scale_2) = first.chunk(2, dim=1), second.chunk(2, dim=1)
     log_precision_1, log_precision_2 = -2 * log_scale_1, -2 * log_scale_2
     weight = torch.sigmoid(log_precision_1 - log_precision_2)
@@ -137,7 +137,7 @@ class GaussianLatent(nn.Module):
             analytic: Whether to compute KL(q || prior) in closed form where there is one. The alternative is
                 log q(z) - log p(z) at the draw.
         """
-        prior = prior or standard_gaussian(single_or_better(parameters[:, : self.features]))
+        prior = prior or standard_gaussian(at_least_float32(parameters[:, : self.features]))
         if analytic and self.transform is None:
             q = diagonal_gaussian(parameters)
             return q.rsample(), kl_divergence(q, prior)
@@ -184,7 +184,7 @@ class CategoricalLatent(nn.Module):
         """
         if not len(parameters):  # PyTorch raises an error for categories of no rows
             return parameters, parameters.sum(dim=1)
-        logits = single_or_better(parameters).view(-1, self.variables, self.categories)
+        logits = at_least_float32(parameters).view(-1, self.variables, self.categories)
         q = Rows(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
         uniform = OneHotCategorical(logits=torch.zeros_like(logits), validate_args=False)
         p = Rows(uniform, 1, validate_args=False)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, constraints
 
-from scnf.distributions.base import Rows, single_or_better
+from scnf.distributions.base import Rows, at_least_float32
 from scnf.errors import InvalidArgument
 
 
@@ -107,9 +107,9 @@ class PixelLikelihood(nn.Module):
         """Return the distribution over vectors [M, D], from parameters [M, numbers * D]."""
         raise NotImplementedError
 
-    def log_prob(self, seen: Tensor, parameters: Tensor) -> Tensor:
-        """Return log p [M] of the observed data `seen` [M, ...], in nats, from parameters [M, numbers * D]."""
-        log_prob: Tensor = self.distribution(single_or_better(parameters)).log_prob(seen.flatten(1))
+    def log_prob(self, observed: Tensor, parameters: Tensor) -> Tensor:
+        """Return log p [M] of the observed data `observed` [M, ...], in nats, from parameters [M, numbers * D]."""
+        log_prob: Tensor = self.distribution(at_least_float32(parameters)).log_prob(observed.flatten(1))
         return log_prob
 
     def mean(self, parameters: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.batch import Batch
-from scnf.checks import at_hand, check_inputs, check_labels, check_rows, check_tensor
+from scnf.checks import check_inputs, check_labels, check_rows, check_tensor, is_readable
 from scnf.distributions import Temperature
 from scnf.errors import InvalidArgument
-from scnf.transforms import start_from
+from scnf.transforms import initialize_from_data
 
 
 class JointOutput(NamedTuple):
@@ -52,12 +52,12 @@ def output_from_table(log_joint: Tensor, class_logits: Tensor, y: Tensor, kl: Te
     log_q = torch.log_softmax(class_logits.masked_fill(no_density, 0.0), dim=1)
 
     def select(labelled: Tensor, unlabelled: Tensor) -> Tensor:
-        return torch.where(y == UNLABELLED, expected(log_q, unlabelled), at_label(labelled, y))
+        return torch.where(y == UNLABELLED, expectation(log_q, unlabelled), select_label(labelled, y))
 
     return JointOutput(select(log_joint, log_joint - log_q), log_q, None if kl is None else select(kl, kl))
 
 
-def at_label(values: Tensor, y: Tensor) -> Tensor:
+def select_label(values: Tensor, y: Tensor) -> Tensor:
     """Return the values [N, K] at the labels y [N], and at class 0 for hidden labels.
 
     The look-up raises an error for any other number that is no label.
@@ -65,7 +65,7 @@ def at_label(values: Tensor, y: Tensor) -> Tensor:
     return values.gather(1, torch.where(y == UNLABELLED, 0, y).unsqueeze(1)).squeeze(1)
 
 
-def expected(log_q: Tensor, values: Tensor) -> Tensor:
+def expectation(log_q: Tensor, values: Tensor) -> Tensor:
     """Return sum_k q_k values_k [N] from log q [N, K] and values [N, K].
 
     Values at which q_k is 0 do not count, even infinite ones.
@@ -124,14 +124,14 @@ class JointModel(nn.Module):
                 )
             if rows is not None and labels is not None:
                 check_rows(len(rows), len(labels), labels_name)
-                if at_hand(labels):
+                if is_readable(labels):
                     check_labels(labels, self.num_classes, argument=labels_name)
         if (batch.moved is None) != (batch.moved_y is None):
             raise InvalidArgument("moved", "must be given together with the labels moved_y of the moved rows")
 
     def _check_step(self, x: Tensor, y: Tensor) -> None:
         """Check inputs x [N, ...] and labels y of a step, and their values only where no device has to wait."""
-        if at_hand(x):
+        if is_readable(x):
             self.check(x)
             check_labels(y, self.num_classes)
         else:
@@ -207,19 +207,19 @@ class JointModel(nn.Module):
         training = self.training
         self.train()
         try:
-            self._start(x, y)
+            self._initialize(x, y)
         finally:
             self.train(training)
 
-    def _start(self, x: Tensor, y: Tensor) -> None:
-        start_from(self, Batch(x, y))
+    def _initialize(self, x: Tensor, y: Tensor) -> None:
+        initialize_from_data(self, Batch(x, y))
 
-    def anneal(self, done: float) -> None:
+    def anneal(self, progress: float) -> None:
         """Set all temperatures before an optimiser step.
 
         Args:
-            done: Share of all optimiser steps that are done.
+            progress: Share of all optimiser steps that are done.
         """
         for module in self.modules():
             if isinstance(module, Temperature):
-                module.anneal(done)
+                module.anneal(progress)

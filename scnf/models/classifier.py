@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
-from scnf.distributions import single_or_better
-from scnf.models.base import JointModel, at_label
-from scnf.nn import before_head
+from scnf.distributions import at_least_float32
+from scnf.models.base import JointModel, select_label
+from scnf.nn import head_inputs
 
 
 class Classifier(JointModel):
@@ -34,8 +34,8 @@ class Classifier(JointModel):
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return log p(y | x) where y is known and 0 where it is hidden, and log p(y | x) of every class."""
-        log_q = torch.log_softmax(single_or_better(self.network(x)), dim=1)
-        return torch.where(y == UNLABELLED, 0.0, at_label(log_q[: len(y)], y)), log_q, None
+        log_q = torch.log_softmax(at_least_float32(self.network(x)), dim=1)
+        return torch.where(y == UNLABELLED, 0.0, select_label(log_q[: len(y)], y)), log_q, None
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
         """Raise an error, because the model has no p(x).
@@ -47,7 +47,7 @@ class Classifier(JointModel):
 
     def representation(self, x: Tensor) -> Tensor:
         """Return the hidden units [N, hidden] that the head of the network reads."""
-        return before_head(self.network, x)
+        return head_inputs(self.network, x)
 
     def sample(self, y: Tensor) -> Tensor:
         """Raise an error, because the model has no p(x | y) to draw from.

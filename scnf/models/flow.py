@@ -101,7 +101,7 @@ class SemiConditionalFlow(JointModel):
         return self._shared(x, 0)[0]
 
     def latent_rows(self, x: Tensor) -> Tensor:
-        """Return the rows [N, d + 1] that :class:`OnLatents` takes in place of x."""
+        """Return the rows [N, d + 1] that :class:`LatentFlow` takes in place of x."""
         z_f, common = self._shared(x)
         return torch.cat([z_f, common.unsqueeze(1)], dim=1)
 
@@ -114,13 +114,13 @@ class SemiConditionalFlow(JointModel):
             z = torch.cat([self.auxiliary.sample(y.shape[0]), z], dim=1)
         return self.transform.inverse(z)[0]
 
-    def _start(self, x: Tensor, y: Tensor) -> None:
-        super()._start(x, y)
+    def _initialize(self, x: Tensor, y: Tensor) -> None:
+        super()._initialize(x, y)
         self.conditional.initialize(self.representation(x)[y != UNLABELLED], y[y != UNLABELLED])
 
 
-class OnLatents(SemiConditionalFlow):
-    """A flow on latents has a frozen shared part, whose outputs need to be computed only once.
+class LatentFlow(SemiConditionalFlow):
+    """A latent flow has a frozen shared part, whose outputs need to be computed only once.
 
     It holds the same modules under the same names as the flow of x. In place of x it takes rows [N, d + 1] of
     :meth:`SemiConditionalFlow.latent_rows`, which are z_f and `log p(z_aux) + log |det df/dx|`. All its likelihoods are
@@ -133,7 +133,7 @@ class OnLatents(SemiConditionalFlow):
         >>> from scnf.recipes import build
         >>> flow, x = build("scnf-toy", shape=(2,), num_classes=2).eval(), torch.randn(6, 2)
         >>> rows = flow.latent_rows(x)
-        >>> torch.allclose(OnLatents(flow).eval().log_likelihood(rows), flow.log_likelihood(x), atol=1e-5)
+        >>> torch.allclose(LatentFlow(flow).eval().log_likelihood(rows), flow.log_likelihood(x), atol=1e-5)
         True
     """
 
@@ -144,7 +144,7 @@ class OnLatents(SemiConditionalFlow):
             if part is not None:
                 part.requires_grad_(False)
 
-    def on_inputs(self) -> SemiConditionalFlow:
+    def input_flow(self) -> SemiConditionalFlow:
         """Return a flow of x with the same modules."""
         parts = self.transform, self.auxiliary, self.conditional, self.prior
         flow = SemiConditionalFlow(*parts, self.semantic_features)

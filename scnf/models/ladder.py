@@ -60,9 +60,9 @@ class Ladder(nn.Module):
         assert isinstance(latent, GaussianLatent | CategoricalLatent)
         return latent
 
-    def up(self, seen: Tensor) -> list[Tensor]:
+    def up(self, inputs: Tensor) -> list[Tensor]:
         """Return the features d_1, ..., d_L, each [N, hidden], of images [N, ...]."""
-        features, hidden = [], seen
+        features, hidden = [], inputs
         for body in self.bodies:
             hidden = body(hidden)
             features.append(hidden)

@@ -13,8 +13,8 @@ from scnf.distributions import (
     GaussianLatent,
     LabelDraw,
     PixelLikelihood,
+    at_least_float32,
     enumerate_classes,
-    single_or_better,
 )
 from scnf.distributions.latent import diagonal_gaussian
 from scnf.errors import InvalidArgument
@@ -22,7 +22,7 @@ from scnf.models.base import JointOutput
 from scnf.models.ladder import Ladder
 from scnf.models.vae import VAE
 from scnf.models.variational import Table, VariationalModel
-from scnf.nn import before_head
+from scnf.nn import head_inputs
 
 
 class M2(VariationalModel):
@@ -81,17 +81,17 @@ class M2(VariationalModel):
         self.prior, self.ladder, self.decoder, self.classifier = prior, ladder, decoder, classifier
         self.labels, self.class_chunk = labels, class_chunk
 
-    def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
+    def encode(self, observed: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the features of N rows for :meth:`terms` and the class logits [N, K]; neither depends on the label."""
-        return [seen, *self.ladder.up(seen)], single_or_better(self.classifier(seen))
+        return [observed, *self.ladder.up(observed)], at_least_float32(self.classifier(observed))
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, observed: Tensor) -> Tensor:
         """Return log q(y | x) [N, K]."""
-        return torch.log_softmax(single_or_better(self.classifier(seen)), dim=1)
+        return torch.log_softmax(at_least_float32(self.classifier(observed)), dim=1)
 
     def representation(self, x: Tensor) -> Tensor:
         """Return the hidden units [N, hidden] that the head of the classifier reads."""
-        return before_head(self.classifier, self.likelihood.observe(x))
+        return head_inputs(self.classifier, self.likelihood.observe(x))
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """Return log p(x | latents, y) and the KL divergence of one draw, as the columns of [M, 2].
@@ -101,16 +101,16 @@ class M2(VariationalModel):
             y: Labels [M, K] on the simplex.
             analytic: Whether KL divergences are computed in closed form where there is one.
         """
-        images, *ladder_features = features
+        observed, *ladder_features = features
         latents, kl = self.ladder.down(ladder_features, y, y, analytic)
-        return torch.stack([self.likelihood.log_prob(images, self.decoder(latents[0], y)), kl], dim=1)
+        return torch.stack([self.likelihood.log_prob(observed, self.decoder(latents[0], y)), kl], dim=1)
 
-    def table(self, seen: Tensor, analytic: bool) -> Table:
+    def table(self, observed: Tensor, analytic: bool) -> Table:
         """Draw the latent variables once for each row and label; see :class:`~scnf.models.variational.Table`."""
-        features, class_logits = self.encode(seen)
+        features, class_logits = self.encode(observed)
 
         def one_class(*inputs: Tensor) -> Tensor:
-            return self.terms(list(inputs[:-1]), F.one_hot(inputs[-1], self.num_classes).to(seen.dtype), analytic)
+            return self.terms(list(inputs[:-1]), F.one_hot(inputs[-1], self.num_classes).to(observed.dtype), analytic)
 
         log_px, kl = enumerate_classes(one_class, features, self.num_classes, self.class_chunk).unbind(dim=2)
         return Table(log_px - kl + self.prior.log_prob_all(), class_logits, kl)
@@ -120,10 +120,10 @@ class M2(VariationalModel):
         """Return whether hidden labels are enumerated, which is always so in evaluation or without a label draw."""
         return self.labels is None or not self.training
 
-    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+    def draw(self, observed: Tensor, y: Tensor) -> JointOutput:
         """Return log w and the classifier for each row, with one draw of each hidden label."""
         assert self.labels is not None
-        features, class_logits = self.encode(seen)
+        features, class_logits = self.encode(observed)
         log_q, log_prior = torch.log_softmax(class_logits, dim=1), self.prior.log_prob_all()
         hidden = (y == UNLABELLED).unsqueeze(1)
         one_hot = F.one_hot(y.masked_fill(y == UNLABELLED, 0), self.num_classes).to(log_q.dtype)
@@ -188,23 +188,23 @@ class ADGM(M2):
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self.auxiliary, self.posterior, self.auxiliary_prior = auxiliary, posterior, auxiliary_prior
 
-    def encode(self, seen: Tensor) -> tuple[list[Tensor], Tensor]:
+    def encode(self, observed: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return features of N rows, with a draw of a and its log q(a | x), and class logits [N, K] given a."""
-        a, log_q = self.auxiliary.sample(self.posterior(seen))
-        return [seen, *self.ladder.up(seen), a, log_q], single_or_better(self.classifier(seen, a))
+        a, log_q = self.auxiliary.sample(self.posterior(observed))
+        return [observed, *self.ladder.up(observed), a, log_q], at_least_float32(self.classifier(observed, a))
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, observed: Tensor) -> Tensor:
         """Return log q(y | x, a) [N, K] at a draw of a."""
-        a, _ = self.auxiliary.sample(self.posterior(seen))
-        return torch.log_softmax(single_or_better(self.classifier(seen, a)), dim=1)
+        a, _ = self.auxiliary.sample(self.posterior(observed))
+        return torch.log_softmax(at_least_float32(self.classifier(observed, a)), dim=1)
 
     def terms(self, features: list[Tensor], y: Tensor, analytic: bool) -> Tensor:
         """Return log p(x | y, z) and the KL divergence of z and a for one draw, as the columns of [M, 2]."""
-        images, *ladder_features, a, log_q = features
+        observed, *ladder_features, a, log_q = features
         latents, kl = self.ladder.down(ladder_features, torch.cat([y, a], dim=1), y, analytic)
         prior = diagonal_gaussian(self.auxiliary_prior(ladder_features[-1], torch.cat([y, *latents], dim=1)))
         log_p = prior.log_prob(a)
-        log_px = self.likelihood.log_prob(images, self.decoder(latents[0], y))
+        log_px = self.likelihood.log_prob(observed, self.decoder(latents[0], y))
         return torch.stack([log_px, kl + log_q - log_p], dim=1)
 
 
@@ -239,14 +239,14 @@ class M1M2(VariationalModel):
         return self
 
     @torch.no_grad()
-    def _lift(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _lift(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Return a draw z_1 [N, D] from M1, and log p(x | z_1) - log q(z_1 | x) [N]."""
-        z, log_q = self.m1.encode(images)
-        return z, self.likelihood.log_prob(images, self.m1.decoder(z)) - log_q
+        z, log_q = self.m1.encode(observed)
+        return z, self.likelihood.log_prob(observed, self.m1.decoder(z)) - log_q
 
-    def table(self, seen: Tensor, analytic: bool) -> Table:
+    def table(self, observed: Tensor, analytic: bool) -> Table:
         """Draw the latent variables once for each row and label; see :class:`~scnf.models.variational.Table`."""
-        z, common = self._lift(seen)
+        z, common = self._lift(observed)
         table = self.m2.table(z, analytic)
         return table._replace(log_joint=table.log_joint + common.unsqueeze(1))
 
@@ -255,21 +255,21 @@ class M1M2(VariationalModel):
         """Return whether M2 enumerates hidden labels."""
         return self.m2.enumerates
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, observed: Tensor) -> Tensor:
         """Return log q(y | z_1) [N, K] at a draw of z_1."""
         with torch.no_grad():
-            z, _ = self.m1.encode(seen)
+            z, _ = self.m1.encode(observed)
         return self.m2.classify(z)
 
     def representation(self, x: Tensor) -> Tensor:
         """Return the representation of M2 at the mean of 16 draws of z_1."""
-        images = self.likelihood.observe(x)
-        draws = [self.m1.encode(images)[0] for _ in range(16)]
+        observed = self.likelihood.observe(x)
+        draws = [self.m1.encode(observed)[0] for _ in range(16)]
         return self.m2.representation(torch.stack(draws).mean(dim=0))
 
-    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+    def draw(self, observed: Tensor, y: Tensor) -> JointOutput:
         """Return log w and the classifier for each row, with one draw of each hidden label."""
-        z, common = self._lift(seen)
+        z, common = self._lift(observed)
         output = self.m2.draw(z, y)
         return output._replace(log_likelihood=output.log_likelihood + common)
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from scnf import UNLABELLED
 from scnf.checks import check_labels
-from scnf.distributions import GaussianLatent, PixelLikelihood, single_or_better
-from scnf.models.base import JointOutput, at_label
+from scnf.distributions import GaussianLatent, PixelLikelihood, at_least_float32
+from scnf.models.base import JointOutput, select_label
 from scnf.models.ladder import Ladder
 from scnf.models.variational import Table, VariationalModel, log_mean_exp
 
@@ -54,50 +54,50 @@ class VAE(VariationalModel):
         super().__init__(likelihood, num_classes, num_samples, importance_samples)
         self.ladder, self.decoder, self.classifier = ladder, decoder, classifier
 
-    def _terms(self, images: Tensor, analytic: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _terms(self, observed: Tensor, analytic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p(x | z) - KL [M], log p(y | z) [M, K] and KL [M] of one draw for each row."""
-        latents, kl = self.ladder.down(self.ladder.up(images), None, None, analytic)
-        return self.likelihood.log_prob(images, self.decoder(latents[0])) - kl, self._posterior(latents), kl
+        latents, kl = self.ladder.down(self.ladder.up(observed), None, None, analytic)
+        return self.likelihood.log_prob(observed, self.decoder(latents[0])) - kl, self._posterior(latents), kl
 
     def _posterior(self, latents: Sequence[Tensor]) -> Tensor:
         """Return log p(y | z) [M, K], from which no gradient reaches z."""
-        return torch.log_softmax(single_or_better(self.classifier(torch.cat(list(latents), dim=1).detach())), dim=1)
+        return torch.log_softmax(at_least_float32(self.classifier(torch.cat(list(latents), dim=1).detach())), dim=1)
 
-    def table(self, seen: Tensor, analytic: bool) -> Table:
+    def table(self, observed: Tensor, analytic: bool) -> Table:
         """Draw the latent variables once for each row; see :class:`~scnf.models.variational.Table`."""
-        log_w, log_q, kl = self._terms(seen, analytic)
+        log_w, log_q, kl = self._terms(observed, analytic)
         return Table(log_w.unsqueeze(1) + log_q, log_q, kl.unsqueeze(1).expand_as(log_q))
 
-    def bound(self, seen: Tensor, y: Tensor) -> JointOutput:
+    def bound(self, observed: Tensor, y: Tensor) -> JointOutput:
         """Compute the bound for each row of y [N] from k draws, and average the classifier over the weighted draws.
 
         log mean_i [w_i p(y | z_i)] = log mean_i w_i + log p(y | x). Here p(y | x) is the average of p(y | z_i) weighted
         by w_i. The weights in p(y | x) carry no gradient, so labels do not reach the autoencoder.
         """
         k = self.importance_samples
-        log_w, log_q, kl = self._terms(seen, analytic=k == 1)
+        log_w, log_q, kl = self._terms(observed, analytic=k == 1)
         bound = log_mean_exp(log_w, k)
         weights = torch.log_softmax(log_w.detach().view(-1, k), dim=1)
         class_log_probs = (weights.unsqueeze(2) + log_q.unflatten(0, (-1, k))).logsumexp(dim=1)
-        label = torch.where(y == UNLABELLED, 0.0, at_label(class_log_probs, y))
+        label = torch.where(y == UNLABELLED, 0.0, select_label(class_log_probs, y))
         return JointOutput(bound + label, class_log_probs, kl.view(-1, k).mean(dim=1))
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, observed: Tensor) -> Tensor:
         """Return log p(y | z) [N, K] at a draw of z."""
-        return self._posterior(self._draw_latents(seen))
+        return self._posterior(self._draw_latents(observed))
 
     def representation(self, x: Tensor) -> Tensor:
         """Return a draw of all latents, concatenated to [N, D]."""
         return torch.cat(self._draw_latents(self.likelihood.observe(x)), dim=1)
 
-    def _draw_latents(self, images: Tensor) -> list[Tensor]:
-        return self.ladder.down(self.ladder.up(images), None, None, analytic=True)[0]
+    def _draw_latents(self, observed: Tensor) -> list[Tensor]:
+        return self.ladder.down(self.ladder.up(observed), None, None, analytic=True)[0]
 
-    def encode(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Return a draw z [N, D] and log q(z | x) [N], for a model with one Gaussian latent."""
         latent = self.ladder.latents[0]
         assert isinstance(latent, GaussianLatent)
-        return latent.sample(self.ladder.heads[0](self.ladder.up(seen)[0]))
+        return latent.sample(self.ladder.heads[0](self.ladder.up(observed)[0]))
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:

@@ -70,54 +70,54 @@ class VariationalModel(JointModel):
         """Return whether :meth:`table` sums hidden labels out now, in place of :meth:`draw`, which draws them."""
         return True
 
-    def table(self, seen: Tensor, analytic: bool) -> Table:
+    def table(self, observed: Tensor, analytic: bool) -> Table:
         """Draw the latent variables once for each row.
 
         Args:
-            seen: Images [N, ...] as the likelihood observes them.
+            observed: Images [N, ...] as the likelihood observes them.
             analytic: Whether divergences are taken in closed form where there is one. The closed form has less noise,
                 but w = exp(log_joint) then has no meaning.
         """
         raise NotImplementedError
 
-    def draw(self, seen: Tensor, y: Tensor) -> JointOutput:
+    def draw(self, observed: Tensor, y: Tensor) -> JointOutput:
         """Return log w and the classifier for each row from one draw, for models that draw labels."""
         raise NotImplementedError
 
-    def bound(self, seen: Tensor, y: Tensor) -> JointOutput:
-        """Compute the bound for each row of y [N] from `seen` [N * k, ...], which repeats each image for k draws.
+    def bound(self, observed: Tensor, y: Tensor) -> JointOutput:
+        """Compute the bound for each row of y [N] from `observed` [N * k, ...], which repeats each image for k draws.
 
         Each enumerated label gets a bound before the average over labels: sum_y q(y) [log mean_i w_i(y) - log q(y)].
         """
         k = self.importance_samples
         if not self.enumerates:
-            output = self.draw(seen, y.repeat_interleave(k))
+            output = self.draw(observed, y.repeat_interleave(k))
             assert output.kl is not None
             log_w, log_q, kl = output.log_likelihood, output.class_log_probs, output.kl
             return JointOutput(log_mean_exp(log_w, k), log_mean_exp(log_q, k), kl.view(-1, k).mean(dim=1))
-        table = self.table(seen, analytic=k == 1)
+        table = self.table(observed, analytic=k == 1)
         class_logits = log_mean_exp(torch.log_softmax(table.class_logits, dim=1), k)
         kl = table.kl.unflatten(0, (-1, k)).mean(dim=1)
         return output_from_table(log_mean_exp(table.log_joint, k), class_logits, y, kl)
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, observed: Tensor) -> Tensor:
         """Return log q(y | x) [N, K] of observed images, from one draw of the latents that it depends on."""
         raise NotImplementedError
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return bounds of log p(x, y) or, for hidden y, of log p(x); log q(y | x); and KL divergences."""
         samples, rows = self.num_samples, len(y)
-        images = self.likelihood.observe(x)
+        observed = self.likelihood.observe(x)
         if not rows:
-            empty, draws = images.new_zeros(0), samples * self.importance_samples
-            return empty, log_mean_exp(self.classify(images.repeat_interleave(draws, dim=0)), draws), empty
-        repeated = images[:rows].repeat_interleave(samples * self.importance_samples, dim=0)
+            empty, draws = observed.new_zeros(0), samples * self.importance_samples
+            return empty, log_mean_exp(self.classify(observed.repeat_interleave(draws, dim=0)), draws), empty
+        repeated = observed[:rows].repeat_interleave(samples * self.importance_samples, dim=0)
         output = self.bound(repeated, y.repeat_interleave(samples))
         assert output.kl is not None
         bound, kl = (each.view(-1, samples).mean(dim=1) for each in (output.log_likelihood, output.kl))
         log_q = log_mean_exp(output.class_log_probs, samples)
         if len(x) > rows:
-            log_q = torch.cat([log_q, self.classify(images[rows:])])
+            log_q = torch.cat([log_q, self.classify(observed[rows:])])
         return bound, log_q, kl
 
     def log_likelihood(self, x: Tensor, num_samples: int = 1) -> Tensor:
@@ -132,10 +132,10 @@ class VariationalModel(JointModel):
         if num_samples < 1:
             raise InvalidArgument("num_samples", f"must be 1 or more for a bound, not {num_samples}")
         self.check(x)
-        images = self.likelihood.observe(x)
-        total = self.table(images, analytic=False).log_joint
+        observed = self.likelihood.observe(x)
+        total = self.table(observed, analytic=False).log_joint
         for _ in range(num_samples - 1):
-            total = torch.logaddexp(total, self.table(images, analytic=False).log_joint)
+            total = torch.logaddexp(total, self.table(observed, analytic=False).log_joint)
         return total.logsumexp(dim=1) - math.log(num_samples)
 
     def check(self, x: Tensor, y: Tensor | None = None) -> None:

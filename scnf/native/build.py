@@ -21,7 +21,7 @@ import torch
 from scnf.errors import FileError
 from scnf.files import write_bytes, write_text
 from scnf.interrupt import child
-from scnf.lock import alone_in
+from scnf.lock import exclusive_folder
 
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
@@ -77,7 +77,7 @@ def _load() -> Kernels:
         with suppress(OSError):  # it may have been built for another C library
             return _open(content, target)
         target.unlink(missing_ok=True)
-    with alone_in(folder, _SCRATCH, "compiles the kernels"):
+    with exclusive_folder(folder, _SCRATCH, "compiles the kernels"):
         content = _read_intact(target)  # from another process that has built it meanwhile
         if content is None:
             _log.info("compiling the kernels for this machine, once")

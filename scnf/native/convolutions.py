@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from scnf.native import operators
-from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator, table
+from scnf.native.operators import needs_double_backward, operator, pointer, pointers, pytorch_gradients
 
 _BLOCK = 49152  # numbers of a hidden layer in a block; four such layers of float32 fit into a megabyte
 _COLUMNS = 784  # pixels of a block; with more, layers of few channels leave the first-level cache
@@ -50,7 +50,7 @@ def _call_network(name: str, x: Tensor, weights: Sequence[Tensor], layout: Seque
     """Call a kernel of the network on x with dense planes, the weights, and further arrays."""
     strides = ctypes.c_long(x.stride(0)), ctypes.c_long(x.stride(1))
     sizes = *x.shape[:2], weights[0].shape[0], weights[4].shape[0], *x.shape[2:], *layout
-    operators.call(name, x, sizes, *strides, table(weights), *arrays)
+    operators.call(name, x, sizes, *strides, pointers(weights), *arrays)
 
 
 def _small(x: Tensor, channels: int) -> bool:
@@ -94,7 +94,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     outputs, hidden = _results(x, middle, leave, keep, blocks, stride)
-    arrays = at(outputs), at(hidden) if keep else None
+    arrays = pointer(outputs), pointer(hidden) if keep else None
     _call_network("forward", _with_dense_planes(x), weights, (blocks, stride), *arrays)
     return outputs, hidden
 
@@ -114,7 +114,7 @@ def _backward(
     weights = _dense(enter, enter_bias, middle, middle_bias, leave, leave_bias)
     grad, grad_x = grad.contiguous(), x.new_empty(x.shape)
     grads = [torch.empty_like(w) for w in weights]
-    arrays = at(hidden), at(grad), at(grad_x), table(grads)
+    arrays = pointer(hidden), pointer(grad), pointer(grad_x), pointers(grads)
     _call_network("backward", _with_dense_planes(x), weights, hidden.shape[::2], *arrays)
     return cast("tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]", (grad_x, *grads))
 
@@ -158,8 +158,8 @@ class _ConvNet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, *arrays = ctx.saved_tensors
-        if differentiated_again():
-            return None, *gradients_of_pytorch(_conv_net_of_pytorch, arrays, grad)
+        if needs_double_backward():
+            return None, *pytorch_gradients(_conv_net_of_pytorch, arrays, grad)
         return None, *_backward(grad, hidden, *arrays)
 
 
@@ -205,7 +205,9 @@ def conv_net(x: Tensor, *weights: Tensor) -> Tensor:
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = (array.contiguous(memory_format=torch.channels_last) for array in (grad, x))
     result = x.new_empty(grad.shape[1], 3, 3, x.shape[1])
-    operators.call("weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0, 0), at(grad), at(result))
+    operators.call(
+        "weight_gradient", x, (*x.shape[:2], 0, grad.shape[1], *x.shape[2:], 0, 0), pointer(grad), pointer(result)
+    )
     return result.permute(0, 3, 1, 2)
 
 
@@ -225,8 +227,8 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        if differentiated_again():
-            return gradients_of_pytorch(partial(F.conv2d, padding=1), (x, weight, bias), grad)
+        if needs_double_backward():
+            return pytorch_gradients(partial(F.conv2d, padding=1), (x, weight, bias), grad)
         arguments = (grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
         grad_x = torch.ops.aten.convolution_backward(*arguments)[0] if ctx.needs_input_grad[0] else None
         return grad_x, _weight_gradient(grad, x), grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
@@ -281,7 +283,7 @@ def _sizes_to_mix(x: Tensor, weight: Tensor) -> Sequence[int]:
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     outputs = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
-    operators.call("mix", x, _sizes_to_mix(x, weight), at(weight), at(outputs))
+    operators.call("mix", x, _sizes_to_mix(x, weight), pointer(weight), pointer(outputs))
     return outputs
 
 
@@ -289,7 +291,7 @@ def _mix(x: Tensor, weight: Tensor) -> Tensor:
 def _mix_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-    arrays = at(weight), at(grad), at(grad_x), at(grad_weight)
+    arrays = pointer(weight), pointer(grad), pointer(grad_x), pointer(grad_weight)
     operators.call("mix_backward", x, _sizes_to_mix(x, weight), *arrays)
     return grad_x, grad_weight
 
@@ -324,8 +326,8 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if differentiated_again():
-            return gradients_of_pytorch(_mix_of_pytorch, (x, weight), grad)
+        if needs_double_backward():
+            return pytorch_gradients(_mix_of_pytorch, (x, weight), grad)
         grad_x, grad_weight = _mix_backward(grad, x, weight)
         return grad_x, grad_weight
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scnf.native import operators
-from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
+from scnf.native.operators import needs_double_backward, operator, pointer, pytorch_gradients
 
 _LARGEST = 32  # rows; with more, LAPACK is as fast
 
@@ -15,7 +15,7 @@ _LARGEST = 32  # rows; with more, LAPACK is as fast
 def _log_abs_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
     matrix = matrix.contiguous()
     inverse_transposed, logabsdet = torch.empty_like(matrix), matrix.new_empty(())
-    operators.call("log_abs_det", matrix, (len(matrix),), at(inverse_transposed), at(logabsdet))
+    operators.call("log_abs_det", matrix, (len(matrix),), pointer(inverse_transposed), pointer(logabsdet))
     return logabsdet, inverse_transposed
 
 
@@ -41,8 +41,8 @@ class _LogAbsDet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         matrix, inverse_transposed = ctx.saved_tensors
-        if differentiated_again():
-            return gradients_of_pytorch(_of_pytorch, (matrix,), grad)[0]
+        if needs_double_backward():
+            return pytorch_gradients(_of_pytorch, (matrix,), grad)[0]
         return cast(Tensor, grad * inverse_transposed)
 
 

@@ -72,25 +72,25 @@ def vector(dtype: torch.dtype) -> int:
 def call(name: str, x: Tensor, sizes: Sequence[int], *arrays: Any) -> None:
     """Call a kernel on x and further arrays; `sizes` are the fields of the kernel's struct `Sizes`, in order."""
     function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
-    function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), at(x), *arrays)
+    function((ctypes.c_long * len(sizes))(*sizes), torch.get_num_threads(), pointer(x), *arrays)
 
 
-def at(tensor: Tensor) -> ctypes.c_void_p:
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
     """Return a pointer to the data of a tensor."""
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def table(tensors: Sequence[Tensor]) -> Any:
+def pointers(tensors: Sequence[Tensor]) -> Any:
     """Return an array of pointers to the data of each tensor."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def differentiated_again() -> bool:
+def needs_double_backward() -> bool:
     """Return whether the gradients of a backward pass need derivatives, which the kernels do not provide."""
     return (torch.is_grad_enabled() or forward_ad._current_level >= 0) and not torch.compiler.is_compiling()
 
 
-def gradients_of_pytorch(
+def pytorch_gradients(
     network: Callable[..., Tensor], arrays: Sequence[Tensor], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return differentiable gradients of a PyTorch network at its arrays, None for arrays that need no gradient."""

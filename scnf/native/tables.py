@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scnf.native import operators
 from scnf.native.build import library
-from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
+from scnf.native.operators import needs_double_backward, operator, pointer, pytorch_gradients
 
 _LARGEST = 1 << 16  # entries, since each thread holds a few tables of sums
 
@@ -23,7 +23,7 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
         return _of_pytorch(table, index)
     table, index = table.contiguous(), index.contiguous()
     values = table.new_empty(index.shape)
-    operators.call("look_up", table, (index.numel(), len(table)), at(index), at(values))
+    operators.call("look_up", table, (index.numel(), len(table)), pointer(index), pointer(values))
     return values
 
 
@@ -33,7 +33,7 @@ def _sums_by_index(values: Tensor, index: Tensor, entries: int) -> Tensor:
         return values.new_zeros(entries).index_add_(0, index.flatten(), values.flatten())
     values, index = values.contiguous(), index.contiguous()
     sums = values.new_empty(entries)
-    operators.call("sums_by_index", values, (index.numel(), entries), at(index), at(sums))
+    operators.call("sums_by_index", values, (index.numel(), entries), pointer(index), pointer(sums))
     return sums
 
 
@@ -62,8 +62,8 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, index = ctx.saved_tensors
-        if differentiated_again():
-            return *gradients_of_pytorch(partial(_of_pytorch, index=index), (table,), grad), None
+        if needs_double_backward():
+            return *pytorch_gradients(partial(_of_pytorch, index=index), (table,), grad), None
         return _sums_by_index(grad, index, len(table)), None
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scnf.native import operators
 from scnf.native.build import library
-from scnf.native.operators import at, differentiated_again, gradients_of_pytorch, operator
+from scnf.native.operators import needs_double_backward, operator, pointer, pytorch_gradients
 
 _LARGEST = 1 << 17  # weights; more do not fit into the cache of a core, and PyTorch is as fast
 
@@ -43,7 +43,7 @@ def _forward(x: Tensor, weights: Tensor, hidden: int, outputs: int, keep: bool) 
     x, weights = x.contiguous(), weights.contiguous()
     results, layers = _results(x, weights, hidden, outputs, keep)
     sizes = _sizes(x, weights, hidden, outputs)
-    operators.call("mlp_forward", x, sizes, at(weights), at(results), at(layers) if keep else None)
+    operators.call("mlp_forward", x, sizes, pointer(weights), pointer(results), pointer(layers) if keep else None)
     return results, layers
 
 
@@ -52,7 +52,16 @@ def _backward(grad: Tensor, layers: Tensor, x: Tensor, weights: Tensor, hidden: 
     grad, x, weights = grad.contiguous(), x.contiguous(), weights.contiguous()
     grad_x, grad_weights = torch.empty_like(x), torch.empty_like(weights)
     sizes = _sizes(x, weights, hidden, grad.shape[1])
-    operators.call("mlp_backward", x, sizes, at(weights), at(layers), at(grad), at(grad_x), at(grad_weights))
+    operators.call(
+        "mlp_backward",
+        x,
+        sizes,
+        pointer(weights),
+        pointer(layers),
+        pointer(grad),
+        pointer(grad_x),
+        pointer(grad_weights),
+    )
     return grad_x, grad_weights
 
 
@@ -111,9 +120,9 @@ class _MLP(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layers, x, weights = ctx.saved_tensors
         hidden, outputs = ctx.sizes
-        if differentiated_again():
+        if needs_double_backward():
             network = partial(_of_pytorch, hidden=hidden, outputs=outputs)
-            return None, *gradients_of_pytorch(network, (x, weights), grad), None, None
+            return None, *pytorch_gradients(network, (x, weights), grad), None, None
         return None, *_backward(grad, layers, x, weights, hidden), None, None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 
-def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+def map_chunks(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
     """Apply a function to the rows of x in chunks.
 
     Results are written into one array at once. Results in a list would fragment the memory between calls, and the C
@@ -19,7 +19,7 @@ def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tens
 
     Example:
         >>> import torch
-        >>> by_parts(torch.exp, torch.zeros(5, 2), 2).shape
+        >>> map_chunks(torch.exp, torch.zeros(5, 2), 2).shape
         torch.Size([5, 2])
     """
     first = function(x[:rows])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scnf.checks import check_count, check_images
 from scnf.errors import InvalidArgument
-from scnf.propagation.arrays import by_parts, rescaled
+from scnf.propagation.arrays import map_chunks, rescaled
 from scnf.propagation.graph import nearest_neighbours
 from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.spread import check_spread, spread
@@ -51,7 +51,7 @@ def deslanted(x: Tensor, chunk: int = 2**22) -> Tensor:
         tensor(True)
     """
     check_images(x)
-    return by_parts(_upright, x, max(1, chunk // x[0].numel()))
+    return map_chunks(_upright, x, max(1, chunk // x[0].numel()))
 
 
 def _upright(x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def distortion_neighbours(
         raise InvalidArgument("x", "must hold finite numbers that are not negative, and some are not")
     upright = deslanted(rescaled(x))
     indices = nearest_neighbours(oriented_gradients(upright), min(candidates, len(x) - 1))[0]
-    gradients = by_parts(sobel_gradients, upright, 1000)  # convolutions take much memory
+    gradients = map_chunks(sobel_gradients, upright, 1000)  # convolutions take much memory
     del upright
     count = indices.shape[1]
     images = max(1, chunk * (1 if x.device.type == "cpu" else 64) // (gradients[0].numel() * count))

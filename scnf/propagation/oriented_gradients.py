@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.checks import check_images
-from scnf.propagation.arrays import by_parts, rescaled
+from scnf.propagation.arrays import map_chunks, rescaled
 
 ORIENTATIONS = 12
 CELLS = 9
@@ -45,7 +45,7 @@ def oriented_gradients(x: Tensor, chunk: int = 2**20) -> Tensor:
     """
     check_images(x)
     images = max(1, chunk // math.prod(x.shape[2:]))
-    return by_parts(_histograms, x, images)
+    return map_chunks(_histograms, x, images)
 
 
 def _histograms(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from scnf import UNLABELLED
 from scnf.data.batches import Batches
 from scnf.models.classifier import Classifier
 from scnf.nn import Encoder, Features
-from scnf.propagation.spread import propagate, surest
+from scnf.propagation.spread import most_certain, propagate
 from scnf.training.metrics import representations
 from scnf.training.schedules import learning_rate_factor
 
@@ -49,7 +49,7 @@ def self_trained_features(
     lengths = [min(2 * STEPS, STEPS + STEPS // 2 * max(0, turn - 1)) for turn in range(rounds)]
     with tqdm(total=sum(lengths), unit="step", desc="self-training", disable=None, leave=False) as bar:
         for turn, steps in enumerate(lengths):
-            pseudo_labels = surest(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
+            pseudo_labels = most_certain(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
             labels = torch.where(y == UNLABELLED, pseudo_labels, y)
             body = Features(x.shape[1:], HIDDEN, kind="conv", dropout=DROPOUT)
             model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device).train()

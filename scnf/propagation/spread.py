@@ -115,13 +115,13 @@ def spread(indices: Tensor, weights: Tensor, y: Tensor, alpha: float, steps: int
     return torch.where(labelled, y, labels), torch.where(labelled, 1.0, certainty)
 
 
-def surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
+def most_certain(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
     """Keep the most certain share of the labels [N] of each class, and set the other labels to UNLABELLED.
 
     A label of certainty 0 is never kept.
 
     Example:
-        >>> surest(torch.tensor([0, 0, 1, 1]), torch.tensor([0.6, 0.9, 0.8, 0.7]), 0.5)
+        >>> most_certain(torch.tensor([0, 0, 1, 1]), torch.tensor([0.6, 0.9, 0.8, 0.7]), 0.5)
         tensor([-1,  0,  1, -1])
     """
     selection = torch.full_like(labels, UNLABELLED)

@@ -11,7 +11,7 @@ from scnf.models.base import JointModel
 from scnf.propagation.distortion import distortion_labels
 from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.self_training import self_trained_features
-from scnf.propagation.spread import propagate, surest
+from scnf.propagation.spread import most_certain, propagate
 from scnf.training.metrics import representations
 
 Neighbours = Literal["pixels", "gradients", "distortion", "self-training"]
@@ -41,7 +41,7 @@ class Propagation:
         fixed: Whether the rows are codes of a trained flow that does not change. Then labels are propagated once, and
             all pseudo-labels are kept.
         batch_size: Number of rows whose representations are computed at once.
-        say: Callback that takes each progress message.
+        log: Callback that takes each progress message.
 
     Example:
         >>> import torch
@@ -65,18 +65,18 @@ class Propagation:
     autocast: bool = False
     fixed: bool = False
     batch_size: int = 500
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
     def __call__(self, model: JointModel, epoch: int) -> Tensor | None:
         """Return pseudo-labels [N] before an epoch, UNLABELLED where uncertain, or None where none is due."""
         if epoch and (self.fixed or epoch * self.times // self.epochs == (epoch - 1) * self.times // self.epochs):
             return None
         if not epoch and not self.fixed and self.neighbours == "distortion":
-            self.say("searching neighbours by image distortion before the first epoch")
-            return surest(*distortion_labels(self.x, self.y), 1.0)
+            self.log("searching neighbours by image distortion before the first epoch")
+            return most_certain(*distortion_labels(self.x, self.y), 1.0)
         features = self._first_features() if not (epoch or self.fixed) else self._codes(model)
         initial_share = 1.0 if self.fixed or self.neighbours in ("distortion", "self-training") else 0.6
-        return surest(*propagate(features, self.y), min(1.0, initial_share + 0.8 * epoch / self.epochs))
+        return most_certain(*propagate(features, self.y), min(1.0, initial_share + 0.8 * epoch / self.epochs))
 
     def _codes(self, model: JointModel) -> Tensor:
         return representations(model, self.x, self.levels, self.batch_size)
@@ -91,5 +91,5 @@ class Propagation:
                 "neighbours",
                 f"must be pixels, gradients, distortion or, for grey levels, self-training; not {self.neighbours!r}",
             )
-        self.say(f"self-training: {self.networks} networks before the first epoch")
+        self.log(f"self-training: {self.networks} networks before the first epoch")
         return self_trained_features(self.x, self.y, self.levels, self.networks, self.augment, self.autocast)

@@ -39,7 +39,7 @@ class Recipe:
         check_arguments(self)
 
     @classmethod
-    def of(cls, **arguments: Any) -> Self:
+    def from_arguments(cls, **arguments: Any) -> Self:
         """Return the recipe with these arguments in place of its defaults.
 
         Raises:
@@ -56,7 +56,7 @@ class Recipe:
             argument = arguments_of(cls)[name]
             if not argument.has_effect(values) and values[name] != argument.default:
                 assert argument.condition is not None
-                other = argument.condition.other
+                other = argument.condition.argument
                 raise InvalidArgument(
                     name, f"has an effect with {argument.condition} alone, and {other} is {values[other]}: drop it"
                 )
@@ -144,7 +144,7 @@ def check_recipe(recipe: Any) -> None:
         check_kind(name, argument.kind)
         if name == "prior" and argument.kind != arguments_of(Recipe)[name].kind:
             raise InvalidArgument(name, "must keep its type, for it is the class prior of all models")
-        if argument.condition and argument.condition.other not in fields:
+        if argument.condition and argument.condition.argument not in fields:
             raise InvalidArgument(name, f"has an effect with {argument.condition} alone, which is no argument")
         if argument.default == "":
             raise InvalidArgument(name, "must not be empty by default: None says that there is no text")
@@ -200,7 +200,7 @@ def build(
         if arguments:
             raise InvalidArgument("arguments", "must be empty, as the recipe holds its own: name it in place of that")
     else:
-        recipe = recipe_of(recipe).of(**arguments)
+        recipe = recipe_of(recipe).from_arguments(**arguments)
     sizes = _shape(shape)
     classes = converted(Annotated[int, Range(1, 10**6)], num_classes, "num_classes")
     grey_levels = converted(Annotated[int, Range(2, 2**16)] | None, levels, "levels")

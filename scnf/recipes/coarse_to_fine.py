@@ -11,7 +11,7 @@ from scnf.distributions import DiagonalGaussian, FlowDistribution
 from scnf.errors import InvalidArgument
 from scnf.nn import GlobalConvNet
 from scnf.recipes.base import Shape, register_recipe
-from scnf.recipes.parts import MAX_SEMANTIC, Blocks, Depth, ImageFlow, SharedFlow, Width, even, squeezed
+from scnf.recipes.parts import MAX_SEMANTIC, Blocks, Depth, ImageFlow, SharedFlow, Width, is_even, squeezed
 from scnf.transforms import (
     LINEAR,
     ActNorm,
@@ -68,7 +68,7 @@ class CoarseToFine(ImageFlow):
             layers += [ActNorm(shape[0]), LINEAR[self.linear](shape[0]), coupling]
         return layers
 
-    def in_turns(self, shape: Shape, fine: int, turn: int, width: int, times: int) -> list[Transform]:
+    def cyclic_couplings(self, shape: Shape, fine: int, turn: int, width: int, times: int) -> list[Transform]:
         """Build couplings of the first `fine` channels, which transform `turn` channels at a time given all others."""
         order = torch.cat([torch.arange(fine).roll(-turn), torch.arange(fine, shape[0])])
         layers: list[Transform] = [ActNorm(shape[0])]
@@ -81,16 +81,16 @@ class CoarseToFine(ImageFlow):
 
         The details are all channels but the last `coarse` ones.
         """
-        return self.in_turns(shape, shape[0] - coarse, coarse, self.detail_channels, self.detail_steps)
+        return self.cyclic_couplings(shape, shape[0] - coarse, coarse, self.detail_channels, self.detail_steps)
 
-    def coarsest(self, shape: Shape, semantic_share: float) -> tuple[list[Transform], int]:
+    def coarsest_level(self, shape: Shape, semantic_share: float) -> tuple[list[Transform], int]:
         """Build the layers of the last level, and count its semantic outputs."""
         least = min(shape[0], math.ceil(2 / math.prod(shape[1:])))
         semantic = max(least, round(semantic_share * shape[0]))
         semantic_shape, num_aside = (semantic, *shape[1:]), shape[0] - semantic
         if not num_aside:
             return [*self.glow_steps(shape), Flatten(shape)], math.prod(shape)
-        couplings = self.in_turns(shape, num_aside, math.ceil(num_aside / 3), self.channels, times=3)
+        couplings = self.cyclic_couplings(shape, num_aside, math.ceil(num_aside / 3), self.channels, times=3)
         layers = [*self.glow_steps(shape), *couplings, FactorOut(Flatten(semantic_shape), shape, num_aside)]
         return layers, math.prod(semantic_shape)
 
@@ -100,11 +100,11 @@ class CoarseToFine(ImageFlow):
         `semantic_share` and `coarse_channels` are the arguments of scnf-fast.
         """
         layers: list[Transform] = []
-        if even(shape):
+        if is_even(shape):
             shape = squeezed(shape)
             layers += [Squeeze(), FullLinear(shape[0], haar_matrix(shape[0] // 4))]
-        if not even(shape) or min(shape[1:]) <= 8:
-            last, semantic = self.coarsest(shape, semantic_share)
+        if not is_even(shape) or min(shape[1:]) <= 8:
+            last, semantic = self.coarsest_level(shape, semantic_share)
             return CompositeTransform([*layers, *last]), semantic
         coarse = shape[0] // 4
         inner, semantic = self.level((coarse, *shape[1:]), semantic_share, coarse_channels)
@@ -188,7 +188,7 @@ class ScnfHybrid(CoarseToFine):
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
         """Build the transform of images, and count its semantic outputs, which come last."""
         self.require_image(shape)
-        if not even(shape):
+        if not is_even(shape):
             raise InvalidArgument(
                 "shape",
                 f"must be of even height and width for {self.name}, not {list(shape)}: for other sizes use the "

@@ -13,7 +13,7 @@ from scnf.recipes.parts import (
     Scale,
     SharedFlow,
     Width,
-    even,
+    is_even,
     squeezed,
 )
 from scnf.transforms import (
@@ -59,7 +59,7 @@ class ScnfPaper(ImageFlow):
 
     def _level(self, shape: Shape, squeezes: int) -> SharedFlow:
         layers = self._checkerboards(shape)
-        if squeezes == 0 or not even(shape) or min(shape[1:]) < 4:
+        if squeezes == 0 or not is_even(shape) or min(shape[1:]) < 4:
             return CompositeTransform([*layers, *self._channel_couplings(shape), Flatten(shape)]), math.prod(shape)
         shape = squeezed(shape)
         inner_shape = (shape[0] - shape[0] // 2, *shape[1:])  # the first half of the channels is factored out

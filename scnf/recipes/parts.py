@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from torch import nn
 
-from scnf.arguments import HOW, Choice, Range, When
+from scnf.arguments import TRAINING, Choice, Condition, Range
 from scnf.distributions import (
     ClassConditional,
     ClassConditionalFlow,
@@ -37,7 +37,7 @@ Linear = Annotated[str, Choice(LINEAR)]
 ImageNetwork = Annotated[str, Choice(IMAGE_NETWORKS)]
 Scale = Literal["sigmoid", "symmetric"]
 
-_FLOW, _GAUSSIAN = When("conditional", ("flow",)), When("conditional", ("gaussian",))
+_FLOW, _GAUSSIAN = Condition("conditional", ("flow",)), Condition("conditional", ("gaussian",))
 
 SharedFlow = tuple[Transform, int]
 """A transform of inputs to vectors, and the number of its semantic outputs, which come last."""
@@ -50,7 +50,7 @@ MAX_SEMANTIC = 4096
 class Enumeration(Recipe):
     """This part of a recipe sets how a model enumerates the classes."""
 
-    class_chunk: Annotated[int | None, Range(1, 16_384), HOW] = None
+    class_chunk: Annotated[int | None, Range(1, 16_384), TRAINING] = None
     """Number of classes enumerated at once. A smaller number needs less memory, and makes training take about a third
     more time. All classes by default."""
 
@@ -71,17 +71,17 @@ class ClassConditionalPart(Enumeration):
     """Number of scales in the class-conditional flow, between which half of the features are factored out."""
     embedding: Annotated[Width, _FLOW] = 10
     """Width of the label embedding in the class-conditional flow."""
-    means: Annotated[Literal["random", "simplex", "data"], HOW, _GAUSSIAN] = "random"
+    means: Annotated[Literal["random", "simplex", "data"], TRAINING, _GAUSSIAN] = "random"
     """Starting point of the class means, either drawn at random (random), equally far apart (simplex), or the class
     averages of the first labelled rows (data)."""
-    spread: Annotated[float, Range(0, 1e6), HOW, _GAUSSIAN] = 1.0
+    spread: Annotated[float, Range(0, 1e6), TRAINING, _GAUSSIAN] = 1.0
     """Distance of the class means from the origin at the start; a larger value starts the classes further apart. With
     random means it is the distance per square root of the number of features."""
-    learn_means: Annotated[bool, HOW, _GAUSSIAN] = True
+    learn_means: Annotated[bool, TRAINING, _GAUSSIAN] = True
     """Whether training moves the class means."""
     scales: Annotated[Literal["shared", "own"], _GAUSSIAN] = "shared"
     """Whether the classes share the scales of their Gaussians (shared), or each class has its own (own)."""
-    learn_scales: Annotated[bool, HOW, _GAUSSIAN] = True
+    learn_scales: Annotated[bool, TRAINING, _GAUSSIAN] = True
     """Whether training changes the scales of the Gaussians."""
 
 
@@ -167,12 +167,12 @@ class ImageFlow(FlowRecipe):
     network: ImageNetwork = "conv"
     """Kind of the coupling networks, which is conv (3x3, 1x1 and 3x3 convolutions), resnet, resnet-reflect, or a
     registered network."""
-    blocks: Annotated[Blocks, When("network", ("conv",), unless=True)] = 2
+    blocks: Annotated[Blocks, Condition("network", ("conv",), negated=True)] = 2
     """Number of residual blocks in each coupling network."""
     pixels: Literal["levels", "logit"] = "levels"
     """Map from pixels to the real line, either by a learned length for each grey level (levels) or by the paper's logit
     (logit)."""
-    alpha: Annotated[float, Range(0, 0.5, above=True, below=True), When("pixels", ("logit",))] = 0.05
+    alpha: Annotated[float, Range(0, 0.5, above=True, below=True), Condition("pixels", ("logit",))] = 0.05
     """Margin that keeps pixels away from 0 and 1 before the logit; a larger margin gives smaller logits."""
 
     def coupling_network(self, inputs: int, outputs: int, width: int) -> nn.Module:
@@ -197,7 +197,7 @@ class ImageFlow(FlowRecipe):
             )
 
 
-def even(shape: Shape) -> bool:
+def is_even(shape: Shape) -> bool:
     """Return whether both sides of an image are even, so that it can be squeezed."""
     return shape[1] % 2 == 0 and shape[2] % 2 == 0
 

@@ -47,7 +47,7 @@ def probe(model: JointModel, device: torch.device) -> None:
 
 def _check_network(network: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
     if not isinstance(outputs, Tensor) or len(outputs) != len(arguments[0]):
-        raise InvalidArgument("network", f"must give a tensor with a row for each input, not {_told(outputs)}")
+        raise InvalidArgument("network", f"must give a tensor with a row for each input, not {_describe(outputs)}")
     alone = network.forward(*(each[:1] for each in arguments if each is not None))
     if alone.shape[1:] != outputs.shape[1:] or not torch.allclose(alone, outputs[:1], rtol=1e-3, atol=1e-4):
         raise InvalidArgument("network", "must keep rows apart: its output for a row hangs on the other rows")
@@ -57,7 +57,7 @@ def _check_transform(layer: nn.Module, arguments: tuple[Any, ...], result: Any) 
     assert isinstance(layer, Transform)
     name, inputs = type(layer).__name__, arguments[0]
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(each, Tensor) for each in result)):
-        raise InvalidArgument("transform", f"{name} must return (outputs, logabsdet), not {_told(result)}")
+        raise InvalidArgument("transform", f"{name} must return (outputs, logabsdet), not {_describe(result)}")
     outputs, logabsdet = result
     if logabsdet.shape != (len(inputs),):
         raise InvalidArgument(
@@ -70,5 +70,5 @@ def _check_transform(layer: nn.Module, arguments: tuple[Any, ...], result: Any) 
         raise InvalidArgument("transform", f"{name} must give the negative logabsdet in its inverse")
 
 
-def _told(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

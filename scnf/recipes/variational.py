@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from torch import nn
 
-from scnf.arguments import HOW, PATH, Choice, Range, When
+from scnf.arguments import PATH, TRAINING, Choice, Condition, Range
 from scnf.distributions import (
     LABEL_DRAWS,
     LIKELIHOODS,
@@ -33,8 +33,8 @@ from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_w
 CONTEXT = 32
 """Width of the context that an encoder gives to a posterior flow."""
 Network = Literal["mlp", "conv"]
-Draws = Annotated[int, Range(1, 10_000), HOW]
-Heat = Annotated[float, Range(0, 1e6, above=True), HOW]
+Draws = Annotated[int, Range(1, 10_000), TRAINING]
+Heat = Annotated[float, Range(0, 1e6, above=True), TRAINING]
 
 
 def planar_posterior(features: int, steps: int) -> Transform:
@@ -104,7 +104,7 @@ class Networks(Recipe):
 
 
 @dataclass(frozen=True)
-class OnImages(Networks):
+class ImageAutoencoder(Networks):
     """This part of a recipe adds the encoder, the decoder and the likelihood of images or points."""
 
     encoder: Network = "mlp"
@@ -130,7 +130,7 @@ class OnImages(Networks):
 
 
 @dataclass(frozen=True)
-class Bounded(Recipe):
+class BoundSettings(Recipe):
     """This part of a recipe sets how the bound is computed."""
 
     num_samples: Draws = 1
@@ -148,7 +148,7 @@ class GaussianLatents(Recipe):
     """Width of the latent variable. A list of widths, bottom first, makes a ladder."""
     posterior: Annotated[str, Choice({"gaussian": None, **POSTERIORS})] = "gaussian"
     """Posterior of the latents, either gaussian, or a planar or coupling flow on a Gaussian."""
-    posterior_steps: Annotated[Depth, When("posterior", tuple(POSTERIORS))] = 4
+    posterior_steps: Annotated[Depth, Condition("posterior", tuple(POSTERIORS))] = 4
     """Number of steps in the posterior flow; more steps make the posterior more flexible."""
 
     def gaussian_latent(self, features: int, argument: str = "latent") -> GaussianLatent:
@@ -165,18 +165,18 @@ class GaussianLatents(Recipe):
         return [self.gaussian_latent(width) for width in widths]
 
 
-_RELAXED = When("labels", tuple(name for name in LABEL_DRAWS if name != "score"))
+_RELAXED = Condition("labels", tuple(name for name in LABEL_DRAWS if name != "score"))
 
 
 @dataclass(frozen=True)
 class HiddenLabels(Enumeration):
     """This part of a recipe sets how training treats hidden labels."""
 
-    labels: Annotated[str, Choice({"enumerate": None, **LABEL_DRAWS}), HOW] = "enumerate"
+    labels: Annotated[str, Choice({"enumerate": None, **LABEL_DRAWS}), TRAINING] = "enumerate"
     """Treatment of hidden labels in training, either by a sum over every class (enumerate) or by a draw of q(y | x)."""
     temperature: Annotated[Heat, _RELAXED] = 0.67
     """Temperature of drawn labels at the first step; a lower value brings relaxed draws closer to one-hot labels."""
-    final_temperature: Annotated[Heat | None, _RELAXED, HOW] = None
+    final_temperature: Annotated[Heat | None, _RELAXED, TRAINING] = None
     """Temperature of drawn labels at the last step; the same as at the first step by default."""
 
     def label_draw(self) -> LabelDraw | None:
@@ -186,7 +186,7 @@ class HiddenLabels(Enumeration):
 
 @register_recipe("m1")
 @dataclass(frozen=True)
-class M1Recipe(GaussianLatents, OnImages, Bounded):
+class M1Recipe(GaussianLatents, ImageAutoencoder, BoundSettings):
     """A VAE with a classifier on its latents.
 
     This is M1 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it is a ladder VAE.
@@ -214,7 +214,7 @@ class LadderVAE(M1Recipe):
 
 @register_recipe("gumbel-autoencoder")
 @dataclass(frozen=True)
-class GumbelAutoencoder(OnImages, Bounded):
+class GumbelAutoencoder(ImageAutoencoder, BoundSettings):
     """An autoencoder with one-hot latents.
 
     It follows Jang et al. (https://arxiv.org/abs/1611.01144, section 4.2).
@@ -226,7 +226,7 @@ class GumbelAutoencoder(OnImages, Bounded):
     """Number of categories of each one-hot latent."""
     temperature: Heat = 1.0
     """Temperature of the one-hot latents at the first step; a lower value brings draws closer to one-hot vectors."""
-    final_temperature: Annotated[Heat | None, HOW] = 0.5
+    final_temperature: Annotated[Heat | None, TRAINING] = 0.5
     """Temperature of the one-hot latents at the last step; null keeps the temperature of the first step."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> VAE:
@@ -242,7 +242,7 @@ class GumbelAutoencoder(OnImages, Bounded):
 
 @register_recipe("m2")
 @dataclass(frozen=True)
-class M2Recipe(GaussianLatents, HiddenLabels, OnImages, Bounded):
+class M2Recipe(GaussianLatents, HiddenLabels, ImageAutoencoder, BoundSettings):
     """A VAE with the label as a latent variable.
 
     This is M2 of Kingma et al. (https://arxiv.org/abs/1406.5298). With several latents it has a ladder of them.
@@ -309,7 +309,7 @@ class ADGMRecipe(M2Recipe):
 
 @register_recipe("m1-m2")
 @dataclass(frozen=True)
-class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
+class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, BoundSettings):
     """M2 on the latents of a trained M1.
 
     This is M1+M2 of Kingma et al. (https://arxiv.org/abs/1406.5298).
@@ -320,7 +320,7 @@ class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, Bounded):
     layers: Depth = 1
     blocks: Blocks = 0
     """Number of residual blocks in the decoder."""
-    m1: Annotated[str | VAE | None, PATH, HOW] = None
+    m1: Annotated[str | VAE | None, PATH, TRAINING] = None
     """Trained M1, as a run, a directory or a file of weights. In Python it is the model itself."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> M1M2:

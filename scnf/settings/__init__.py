@@ -1,7 +1,7 @@
 """Typed settings, in which a YAML file overrides the defaults and command-line values override the file."""
 
-from scnf.settings.lasting import check_lasting, lasting
-from scnf.settings.naming import OTHER_WEIGHTS, SMALLER_STEPS, advising, in_sections, in_settings
+from scnf.settings.fixed import check_fixed_settings, check_model, fixed_settings
+from scnf.settings.naming import OTHER_WEIGHTS, SMALLER_STEPS, not_finite_errors, section_errors, setting_errors
 from scnf.settings.parse import load_settings, runs_root
 from scnf.settings.schema import (
     DataSettings,
@@ -20,12 +20,13 @@ __all__ = [
     "RunSettings",
     "Settings",
     "TrainSettings",
-    "advising",
-    "check_lasting",
-    "in_sections",
-    "in_settings",
-    "lasting",
+    "check_fixed_settings",
+    "check_model",
+    "fixed_settings",
     "load_settings",
+    "not_finite_errors",
     "runs_root",
+    "section_errors",
+    "setting_errors",
     "to_yaml",
 ]

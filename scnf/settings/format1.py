@@ -51,32 +51,32 @@ VARIATIONAL: dict[str, dict[str, Any]] = {
 }
 
 
-def defaults(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def defaults(recipe: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the formats 1 and 2 for the arguments of a recipe that are not given.
 
     Args:
         recipe: Name of the recipe. A recipe that did not exist has no defaults.
-        given: Arguments by name.
+        arguments: Arguments by name.
 
     Example:
         >>> defaults("scnf-toy", {"conditional": "gaussian"})["linear"], defaults("scnf-toy", {})["linear"]
         ('plu', 'full')
     """
     if recipe in VARIATIONAL:
-        arguments = VARIATIONAL[recipe]
-        return {name: value for name, value in arguments.items() if name not in given}
+        values = VARIATIONAL[recipe]
+        return {name: value for name, value in values.items() if name not in arguments}
     if recipe not in FLOWS:
         return {}
-    flow = given.get("conditional", FLOWS[recipe]["conditional"]) == "flow"
+    flow = arguments.get("conditional", FLOWS[recipe]["conditional"]) == "flow"
     # a class-conditional flow had a default of `linear` that overrode the default of the shared flow
-    arguments = {"linear": "full" if flow else "plu", **(_FLOW if flow else _GAUSSIAN), "class_chunk": None}
-    arguments |= {name: value for name, value in FLOWS[recipe].items() if name not in (_GAUSSIAN if flow else _FLOW)}
-    if {**arguments, **given}.get("pixels") == "logit":
-        arguments["alpha"] = 0.05
-    blocks = given.get("blocks", arguments["blocks"])
+    values = {"linear": "full" if flow else "plu", **(_FLOW if flow else _GAUSSIAN), "class_chunk": None}
+    values |= {name: value for name, value in FLOWS[recipe].items() if name not in (_GAUSSIAN if flow else _FLOW)}
+    if {**values, **arguments}.get("pixels") == "logit":
+        values["alpha"] = 0.05
+    blocks = arguments.get("blocks", values["blocks"])
     networks = {"scnf-paper": "resnet-reflect", "scnf-toy": "mlp"}
-    arguments["network"] = networks.get(recipe, "resnet" if blocks else "conv")
-    return {name: value for name, value in arguments.items() if name not in given}
+    values["network"] = networks.get(recipe, "resnet" if blocks else "conv")
+    return {name: value for name, value in values.items() if name not in arguments}
 
 
 def renamed(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from scnf.arguments import Argument, arguments_of, docs_of, in_words
+from scnf.arguments import Argument, arguments_of, field_docs, in_words
 from scnf.errors import UserError
 from scnf.recipes import RECIPES, Recipe
 from scnf.settings.schema import RECIPE, SECTIONS, Settings
@@ -59,7 +59,7 @@ Entry = tuple[Argument, str, str]
 
 def entries(kind: type) -> list[Entry]:
     """Return the entry of each argument of a dataclass."""
-    docs, arguments = docs_of(kind), arguments_of(kind)
+    docs, arguments = field_docs(kind), arguments_of(kind)
     return [_entry(argument, docs.get(name, "")) for name, argument in arguments.items() if name not in SECTIONS]
 
 

@@ -15,7 +15,7 @@ OTHER_WEIGHTS = "Use other weights, for example an earlier checkpoint, or train 
 
 
 @contextmanager
-def in_sections(*sections: str) -> Iterator[None]:
+def section_errors(*sections: str) -> Iterator[None]:
     """Turn an error of the library about an argument into an error about the setting of the same name.
 
     Args:
@@ -26,7 +26,7 @@ def in_sections(*sections: str) -> Iterator[None]:
             bug, and is raised unchanged.
 
     Example:
-        >>> with in_sections("train"):
+        >>> with section_errors("train"):
         ...     raise InvalidArgument("batch_size", "must be 1 or more, not 0")
         Traceback (most recent call last):
         ...
@@ -42,7 +42,7 @@ def in_sections(*sections: str) -> Iterator[None]:
 
 
 @contextmanager
-def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
+def setting_errors(recipe: Recipe, data: str) -> Iterator[None]:
     """Turn a model's error about an argument of its recipe, or about the data, into an error about settings.
 
     Args:
@@ -54,7 +54,7 @@ def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
             data or of the training. Any other exception is a bug, and is raised unchanged.
     """
     names = {name: f"model.{name}" for name in arguments_of(type(recipe))} | {"probabilities": "model.prior"}
-    with in_sections("data", "train"):
+    with section_errors("data", "train"):
         try:
             yield
         except InvalidArgument as error:
@@ -66,7 +66,7 @@ def in_settings(recipe: Recipe, data: str) -> Iterator[None]:
 
 
 @contextmanager
-def advising(advice: str) -> Iterator[None]:
+def not_finite_errors(advice: str) -> Iterator[None]:
     """Turn an error about numbers that are not finite into an error with advice on settings.
 
     Args:

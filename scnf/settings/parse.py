@@ -39,7 +39,7 @@ def load_settings(config: Path | None, overrides: Sequence[str] = (), from_run: 
         3
     """
     source = "" if config is None else str(config)
-    tree, by_hand = ({}, False) if config is None else _read(config, from_run)
+    tree, is_manual = ({}, False) if config is None else _read(config, from_run)
     options = _options(overrides)
     recipe = _recipe(tree, options, source)
     known = leaves(recipe)
@@ -53,7 +53,7 @@ def load_settings(config: Path | None, overrides: Sequence[str] = (), from_run: 
     values = {name: value for name, value in tree.items() if name != "model.recipe"}
     no_values = ("model.recipe", "print_config")
     values |= {option.name: _value(option, known) for option in options if option.name not in no_values}
-    explicit = {option.name for option in options} | (tree.keys() if by_hand else set())
+    explicit = {option.name for option in options} | (tree.keys() if is_manual else set())
     settings = _settings(recipe, {name: _converted(name, value, known) for name, value in values.items()}, explicit)
     _check_together(settings)
     if any(option.name == "print_config" for option in options):
@@ -210,7 +210,9 @@ def _settings(recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str
     """Return the settings of these values. Settings that the user set, which `explicit` names, must have an effect."""
     model = {name.partition(".")[2]: value for name, value in values.items() if name.startswith("model.")}
     try:
-        instance = recipe.of(**{name: value for name, value in model.items() if f"model.{name}" in explicit})
+        instance = recipe.from_arguments(
+            **{name: value for name, value in model.items() if f"model.{name}" in explicit}
+        )
         sections: dict[str, Any] = {"model": replace(instance, **model)}
     except InvalidArgument as error:
         raise UserError(f"wrong setting: model.{error}") from error
@@ -231,7 +233,7 @@ def _check_effects(section: str, instance: Any, explicit: set[str]) -> None:
             assert argument.condition is not None
             raise UserError(
                 f"wrong setting: {section}.{name} has an effect with {section}.{argument.condition} alone, and "
-                f"{argument.condition.other} is {values[argument.condition.other]}: drop it"
+                f"{argument.condition.argument} is {values[argument.condition.argument]}: drop it"
             )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from scnf.arguments import PATH, Argument, Choice, Range, When, arguments_of
+from scnf.arguments import PATH, Argument, Choice, Condition, Range, arguments_of
 from scnf.objectives import Objective
 from scnf.propagation.strategy import Neighbours
 from scnf.recipes import RECIPES, Recipe, recipe_of
@@ -12,7 +12,7 @@ Share = Annotated[float, Range(0, 1)]
 Side = Annotated[int, Range(8, 4096)]
 OWN = ("folder", "npz")
 """Names of datasets of one's own files."""
-_FOLDER = When("name", ("folder",))
+_FOLDER = Condition("name", ("folder",))
 Count = Annotated[int, Range(0, 10**9)]
 Rows = Annotated[int, Range(1, 100_000)]
 Times = Annotated[int, Range(0, 1_000)]
@@ -23,7 +23,7 @@ RECIPE = Argument("recipe", Annotated[str, Choice(RECIPES)], DEFAULT_RECIPE)
 
 @dataclass
 class DataSettings:
-    """The data set, the label split and the batches."""
+    """The dataset, the label split and the batches."""
 
     name: str = "mnist"
     """Name of the dataset, which is mnist, fashion, svhn, cifar10, digits, moons, circles or a registered name. For
@@ -31,8 +31,8 @@ class DataSettings:
     root: Annotated[str, PATH] = "data"
     """Directory of the data files. Missing files are downloaded into it, unless it holds unrelated files. For images of
     your own, the folder or file itself."""
-    size: Annotated[tuple[Side, ...] | None, _FOLDER] = None
-    """Height and width to which images of your own are brought, such as [32, 32]. By default the most common size,
+    size: Annotated[Side | tuple[Side, ...] | None, _FOLDER] = None
+    """Size to which images of your own are brought, one number or height and width. By default the most common size,
     reduced to at most 64 pixels on a side."""
     channels: Annotated[Annotated[int, Range(1, 3)] | None, _FOLDER] = None
     """Number of channels of images of your own, 1 (greyscale) or 3 (RGB). By default 3 where an image has colour."""
@@ -40,7 +40,7 @@ class DataSettings:
     """Colour under transparent pixels of images of your own, by its name or as #rrggbb."""
     strict: Annotated[bool, _FOLDER] = False
     """Whether an image of your own that cannot be decoded is an error. Otherwise it is named and skipped."""
-    classes: Annotated[tuple[str, ...] | None, When("name", OWN)] = None
+    classes: Annotated[tuple[str, ...] | None, Condition("name", OWN)] = None
     """Names of the classes of your own images, in the order of their labels. By default all classes, sorted."""
     num_labels: Count | Literal["all"] = 100
     """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
@@ -71,7 +71,7 @@ class ObjectiveSettings(Objective):
 
     propagations: Times = 0
     """Number of label propagations over nearest neighbours in a training, at even intervals; 0 for none. Propagated
-    labels are the targets of views. Without views (consistency_weight 0), they count like the labels of the data set.
+    labels are the targets of views. Without views (consistency_weight 0), they count like the labels of the dataset.
     From the second propagation on, the model's representations of the rows define the neighbours."""
     neighbours: Neighbours = "pixels"
     """Features that define the neighbours in the first propagation. pixels compares pixels, and gradients compares
@@ -138,7 +138,7 @@ class RunSettings:
     root: Annotated[str, PATH] = "logs"
     """Directory of all run directories."""
     name: str | None = None
-    """Name of the run, by default the names of data set and recipe."""
+    """Name of the run, by default the names of dataset and recipe."""
 
 
 @dataclass
@@ -180,8 +180,8 @@ def leaves(recipe: type[Recipe]) -> dict[str, Argument]:
     """Return every setting by its full name, including the arguments of `recipe`."""
     arguments = {name: argument for name, argument in arguments_of(Settings).items() if name not in SECTIONS}
     for section, kind in SECTIONS.items():
-        own = {RECIPE.name: RECIPE, **arguments_of(recipe)} if section == "model" else arguments_of(kind)
-        arguments |= {f"{section}.{name}": argument for name, argument in own.items()}
+        fields = {RECIPE.name: RECIPE, **arguments_of(recipe)} if section == "model" else arguments_of(kind)
+        arguments |= {f"{section}.{name}": argument for name, argument in fields.items()}
     return arguments
 
 

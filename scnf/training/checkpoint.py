@@ -31,7 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_bytes(path, save(plain, metadata=header))
 
 
-def load_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, require_checksum: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a safetensors file, on the CPU, and the metadata of :func:`save_tensors`.
 
     Two checksums are verified where they exist: the one that :func:`save_tensors` wrote into the file, and the one in a
@@ -39,7 +39,7 @@ def load_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
 
     Args:
         path: Path of the file.
-        sealed: Whether the file must contain a checksum.
+        require_checksum: Whether the file must contain a checksum.
 
     Raises:
         UserError: The file is missing, damaged, or no safetensors file. It is never unpickled.
@@ -69,7 +69,7 @@ def load_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
             f"cannot read weights from {path}: {error}. The file is missing, damaged or no safetensors file"
         ) from error
     digest = metadata.pop(_DIGEST, None)
-    if digest is None and sealed:
+    if digest is None and require_checksum:
         raise UserError(
             f"{path} has no checksum: an earlier version wrote it, or somebody changed it, and training cannot resume "
             "from it. Start a new run from weights with --pretrained RUN"
@@ -89,7 +89,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str
     return sha.hexdigest()
 
 
-def misfits(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+def mismatches(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
     """Describe how `tensors` differ from the expected tensors in names, shapes and types."""
     problems = []
     for name, value in expected.items():
@@ -109,7 +109,7 @@ def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
 
-def few(problems: Sequence[str]) -> str:
+def join_problems(problems: Sequence[str]) -> str:
     """Join the first three problems, and add the number of the remaining ones."""
     return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
 
@@ -122,16 +122,17 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
             or were converted. Or the weights contain NaN or infinity.
     """
     expected = model.state_dict()
-    if problems := misfits(expected, tensors):
+    if problems := mismatches(expected, tensors):
         logit = any(name.endswith(".log_slope") and name not in tensors for name in expected)
         hint = "; flows that are older than the setting model.pixels need --model.pixels logit" if logit else ""
         raise UserError(
-            f"the weights in {source} do not fit this model: {few(problems)}. Use the recipe and the "
+            f"the weights in {source} do not fit this model: {join_problems(problems)}. Use the recipe and the "
             "model settings with which they were trained" + hint
         )
     if names := non_finite(tensors):
+        problems = [f"{name} holds NaN or infinity" for name in names]
         raise UserError(
-            f"the weights in {source} are not finite: {few([f'{name} holds NaN or infinity' for name in names])}. The "
+            f"the weights in {source} are not finite: {join_problems(problems)}. The "
             "training that wrote them diverged, or the file was changed: use other weights"
         )
     model.load_state_dict(dict(tensors))

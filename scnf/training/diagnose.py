@@ -39,7 +39,7 @@ def first_non_finite(model: nn.Module, compute: Callable[[], Any]) -> str:
 
 
 @torch.no_grad()
-def without_density(model: JointModel, batch: Batch) -> str:
+def zero_density_clause(model: JointModel, batch: Batch) -> str:
     """Return a clause on the number of rows with density 0 under `model`, empty where there are none."""
     rows = int((model(batch).log_likelihood == -math.inf).sum())
     if not rows:

@@ -22,7 +22,7 @@ from scnf.models.base import JointModel, JointOutput
 from scnf.runs import Run
 from scnf.training.averaging import averaged_model, averaging, renormalize
 from scnf.training.checkpoint import load_file
-from scnf.training.diagnose import first_non_finite, without_density
+from scnf.training.diagnose import first_non_finite, zero_density_clause
 from scnf.training.metrics import likelihood_text
 from scnf.training.schedules import learning_rate_factor
 from scnf.training.state import Binding, Progress, State
@@ -34,9 +34,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
 }
 SELECTORS: dict[str, Callable[[Mapping[str, float]], float]] = {
-    "accuracy": lambda figures: figures["accuracy"],
-    "bits_per_dim": lambda figures: -figures["nll"],  # ranks alike, and exists for points and binary images, too
-    "last": lambda figures: math.inf,
+    "accuracy": lambda metrics: metrics["accuracy"],
+    "bits_per_dim": lambda metrics: -metrics["nll"],  # ranks alike, and exists for points and binary images, too
+    "last": lambda metrics: math.inf,
 }
 """Score of validation metrics for each value of `train.select`. The highest score selects the weights, and the latest
 epoch wins a tie."""
@@ -84,7 +84,7 @@ def train(
     *,
     guess: Callable[[JointModel, int], Tensor | None] | None = None,
     binding: Binding = Binding(),  # noqa: B008 (it is frozen)
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     after_step: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train the model of `state`, load its best weights, and write metrics and checkpoints to `run`.
@@ -93,7 +93,7 @@ def train(
         state: State of an initialised model (including data-dependent initialisation), or the result of
             :func:`scnf.training.state.restore`. A restored training on the CPU ends bit for bit the same where
             `binding.machine` is the same. The optimizer's learning rate is the peak learning rate.
-        objective: Function (output, batch, share of the steps done) -> (loss, metrics), such as a
+        objective: Function (output, batch, progress) -> (loss, metrics), such as a
             :class:`scnf.objectives.Objective`.
         batches: Batches of the training rows.
         run: Run directory for metrics and checkpoints. Metrics of later steps than the step of `state` are dropped.
@@ -103,7 +103,7 @@ def train(
         guess: Function (model, epochs done) -> labels [N], called before each epoch. The labels replace
             `batches.guesses`, and None leaves `batches.guesses` unchanged. A signal interrupts it at once.
         binding: Binding of the checkpoints to this run.
-        say: Function that prints a line, called once per epoch.
+        log: Function that prints a line, called once per epoch.
         after_step: Function to call after each step, see :class:`scnf.threads.Threads`.
 
     Returns:
@@ -125,7 +125,7 @@ def train(
             loop.take_steps(signals)
             if signals.received and loop.is_within_epoch():
                 break
-            say(loop.end_epoch(evaluate))
+            log(loop.end_epoch(evaluate))
             if signals.received:
                 break
         if state.progress.step or not (state.progress.epoch or guess):  # else the last checkpoint is up to date
@@ -218,7 +218,7 @@ class _Loop:
         if not self.progress.epoch:  # later epochs have the checkpoint of the epoch before
             self.save()  # guessing may take minutes, and a resume repeats it
         try:
-            with signals.at_once():
+            with signals.immediate():
                 labels = guess(self.state.model, self.progress.epoch)
         except Interrupted:
             return False
@@ -234,7 +234,7 @@ class _Loop:
         for batch in islice(batches, max(0, self.remaining_steps)):
             # A signal may interrupt the first step, which may compile for minutes and has no progress to lose.
             is_first = self.progress.total_step == self.first_step
-            self.step(batch, signals.at_once() if is_first else nullcontext())
+            self.step(batch, signals.immediate() if is_first else nullcontext())
             self.bar.update()
             self.after_step()
             if signals.received:
@@ -262,11 +262,11 @@ class _Loop:
         progress.images += len(batch.y)
 
     def loss_and_metrics(self, batch: Batch, model: Callable[[Batch], Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        done = self.progress.total_step / self.total_steps
-        self.state.model.anneal(done)
+        share = self.progress.total_step / self.total_steps
+        self.state.model.anneal(share)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.autocast):
             output = model(batch)
-        return self.objective(output, batch, done)
+        return self.objective(output, batch, share)
 
     def check(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
         """Refuse a loss or gradient that is not finite (NotFinite).
@@ -283,7 +283,7 @@ class _Loop:
         place = f"the last good checkpoint is kept in {path}" if has_checkpoint else "there is no checkpoint yet"
         raise NotFinite(
             f"the loss or its gradient is not finite at step {self.progress.total_step} (epoch "
-            f"{self.progress.epoch + 1}): {without_density(model, batch)}{reason}. Training stopped; {place}"
+            f"{self.progress.epoch + 1}): {zero_density_clause(model, batch)}{reason}. Training stopped; {place}"
         )
 
     def end_epoch(self, evaluate: Callable[[JointModel], dict[str, float]]) -> str:
@@ -294,25 +294,25 @@ class _Loop:
         if progress.step == self.batches.steps_per_epoch:  # else max_steps ended it, and a resume may complete it
             progress.epoch, progress.step, state.sums = epoch, 0, {}
         if state.averaged is not None:
-            renormalize(state.kept, self.batches)
-        figures = evaluate(state.kept)
-        self.save_best(epoch, figures)
-        self.log(epoch, means, figures)  # before the checkpoint, because a resume can drop a row but not add one
+            renormalize(state.evaluation_model, self.batches)
+        metrics = evaluate(state.evaluation_model)
+        self.save_best(epoch, metrics)
+        self.log(epoch, means, metrics)  # before the checkpoint, because a resume can drop a row but not add one
         self.save()
         self.lacks_evaluation = False
         self.bar.clear()
-        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, figures)
+        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, metrics)
 
-    def save_best(self, epoch: int, figures: Mapping[str, float]) -> None:
+    def save_best(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Save the weights unless an earlier score is higher. A score of NaN ranks lowest."""
-        progress, score = self.progress, SELECTORS[self.plan.select](figures)
+        progress, score = self.progress, SELECTORS[self.plan.select](metrics)
         if score < progress.best_score or (math.isnan(score) and progress.best_epoch):
             return
         progress.best_score = -math.inf if math.isnan(score) else score
         progress.best_epoch = epoch
-        self.state.save_best(figures, self.run, self.binding)
+        self.state.save_best(metrics, self.run, self.binding)
 
-    def log(self, epoch: int, means: Mapping[str, float], figures: Mapping[str, float]) -> None:
+    def log(self, epoch: int, means: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         progress = self.progress
         self.count_minutes()
         self.run.log_metrics(
@@ -323,7 +323,7 @@ class _Loop:
                 "images_per_second": round(progress.images / progress.train_seconds, 1),
                 "lr": self.state.optimizer.param_groups[0]["lr"],
                 **means,
-                **{f"validation.{name}": value for name, value in figures.items()},
+                **{f"validation.{name}": value for name, value in metrics.items()},
             }
         )
 
@@ -335,19 +335,19 @@ class _Loop:
         self.progress.minutes = self.minutes_before + (time.perf_counter() - self.started) / 60
 
 
-def _validation_text(figures: Mapping[str, float]) -> str:
-    if not figures:
+def _validation_text(metrics: Mapping[str, float]) -> str:
+    if not metrics:
         return "no validation"
-    return f"validation {100 * figures['accuracy']:.2f} %  {likelihood_text(figures)}  ECE {figures['ece']:.3f}"
+    return f"validation {100 * metrics['accuracy']:.2f} %  {likelihood_text(metrics)}  ECE {metrics['ece']:.3f}"
 
 
 def _epoch_line(
-    progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], figures: Mapping[str, float]
+    progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], metrics: Mapping[str, float]
 ) -> str:
     remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
-        f"{_validation_text(figures)}  "
+        f"{_validation_text(metrics)}  "
         f"{progress.images / progress.train_seconds:.0f} images/s  "
         f"{progress.minutes:.1f} min  ETA {remaining:.1f} min"
     )

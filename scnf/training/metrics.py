@@ -110,7 +110,7 @@ class Draws(NamedTuple):
 
 
 @contextmanager
-def evaluating(model: JointModel) -> Iterator[None]:
+def evaluation_mode(model: JointModel) -> Iterator[None]:
     """Put the model in evaluation mode without gradients, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
@@ -121,7 +121,7 @@ def evaluating(model: JointModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def over_draws(
+def evaluate_draws(
     model: JointModel,
     x: Tensor,
     levels: int | None,
@@ -140,7 +140,7 @@ def over_draws(
         draws = 1
     total, predictions = torch.zeros((), dtype=torch.double), []
     log_mean = log_posterior = torch.tensor(-math.inf)
-    with evaluating(model):
+    with evaluation_mode(model):
         for draw in tqdm(range(draws), unit="draw", desc="draws of the noise", disable=None, leave=False):
             batches = []
             for batch in noisy_batches(x, levels, batch_size, seed + _SEED_STRIDE * draw):
@@ -210,8 +210,8 @@ def evaluate(
         >>> from scnf.recipes import build
         >>> model = build("scnf-digits", (1, 4, 4), 3, channels=8, steps=2)
         >>> x, y = torch.randint(17, (6, 1, 4, 4), dtype=torch.uint8), torch.arange(6) % 3
-        >>> figures = evaluate(model, x, y, levels=17, draws=4)
-        >>> figures["bits_per_dim_over_draws"] < figures["bits_per_dim"]
+        >>> metrics = evaluate(model, x, y, levels=17, draws=4)
+        >>> metrics["bits_per_dim_over_draws"] < metrics["bits_per_dim"]
         True
     """
     from tqdm import tqdm
@@ -226,17 +226,17 @@ def evaluate(
             f"must be above 0 to move views of each image, not {augment}; draws vary only the noise",
         )
 
-    outputs = over_draws(model, x, levels, batch_size, seed, draws)
-    figures = figures_of(model, outputs, y, levels, math.prod(x.shape[1:]))
+    outputs = evaluate_draws(model, x, levels, batch_size, seed, draws)
+    metrics = compute_metrics(model, outputs, y, levels, math.prod(x.shape[1:]))
     if views:
         posterior = torch.zeros(())
-        with evaluating(model):
+        with evaluation_mode(model):
             for view in tqdm(range(views + 1), unit="view", desc="views", disable=None, leave=False):
                 moved = noisy_batches(x, levels, batch_size, seed + _SEED_STRIDE * view, augment if view else 0.0)
                 posterior = posterior + torch.cat([model.class_log_probs(batch) for batch in moved]).exp()
         has_nan = bool(posterior.isnan().any())  # argmax would take NaN for the most likely class
-        figures["views_accuracy"] = math.nan if has_nan else float((posterior.argmax(dim=1) == y).double().mean())
-    return figures
+        metrics["views_accuracy"] = math.nan if has_nan else float((posterior.argmax(dim=1) == y).double().mean())
+    return metrics
 
 
 def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:
@@ -245,56 +245,56 @@ def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:
     check_labels(y, hidden=False, rows=len(x))
 
 
-def check_figures(figures: Mapping[str, Any], of: str) -> None:
+def check_metrics(metrics: Mapping[str, Any], name: str) -> None:
     """Refuse reported metrics that are NaN. Infinite metrics are valid, because a density may be 0.
 
     Args:
-        figures: Reported metrics by name. Values other than floats are ignored.
-        of: Subject of the metrics, for the message.
+        metrics: Reported metrics by name. Values other than floats are ignored.
+        name: Name of the split or model, for the message.
 
     Raises:
         NotFinite: A metric is NaN.
 
     Example:
-        >>> check_figures({"accuracy": 0.1, "nll": float("inf")}, "test")
+        >>> check_metrics({"accuracy": 0.1, "nll": float("inf")}, "test")
     """
-    names = [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
-    if names:
+    keys = [key for key, value in metrics.items() if isinstance(value, float) and math.isnan(value)]
+    if keys:
         raise NotFinite(
-            f"{of}: {', '.join(names)} came out as NaN: these weights are too large, or went wrong in training"
+            f"{name}: {', '.join(keys)} came out as NaN: these weights are too large, or went wrong in training"
         )
 
 
-def figures_of(model: JointModel, drawn: Draws, y: Tensor, levels: int | None, dims: int) -> dict[str, float]:
+def compute_metrics(model: JointModel, outputs: Draws, y: Tensor, levels: int | None, dims: int) -> dict[str, float]:
     """Return the metrics of :func:`evaluate`, except for views, from outputs of the model.
 
     Args:
         model: Model that gave the outputs.
-        drawn: Outputs of :func:`over_draws`.
+        outputs: Outputs of :func:`evaluate_draws`.
         y: True labels [N].
         levels: Number of grey levels, None for points.
         dims: Number of dimensions of a row of x.
     """
-    _check_labels_fit(drawn.class_log_probs, y)
-    accuracies = (drawn.predictions == y).double().mean(dim=1)
+    _check_labels_fit(outputs.class_log_probs, y)
+    accuracies = (outputs.predictions == y).double().mean(dim=1)
     has_several_draws = len(accuracies) > 1
-    figures = {"accuracy": float((drawn.class_log_probs.argmax(dim=1) == y).double().mean())}
+    metrics = {"accuracy": float((outputs.class_log_probs.argmax(dim=1) == y).double().mean())}
     if has_several_draws:
-        figures |= {"one_draw_accuracy": float(accuracies.mean()), "one_draw_accuracy_std": float(accuracies.std())}
+        metrics |= {"one_draw_accuracy": float(accuracies.mean()), "one_draw_accuracy_std": float(accuracies.std())}
     if model.likelihood_of != "labels":
-        figures["nll"] = -float(drawn.log_likelihood.mean())
-    figures["ece"] = expected_calibration_error(drawn.class_log_probs, y)
+        metrics["nll"] = -float(outputs.log_likelihood.mean())
+    metrics["ece"] = expected_calibration_error(outputs.class_log_probs, y)
     if levels is not None and _has_bits(model, levels):
-        figures["bits_per_dim"] = float(bits_per_dim(-figures["nll"], dims, levels))
+        metrics["bits_per_dim"] = float(bits_per_dim(-metrics["nll"], dims, levels))
         if has_several_draws:
-            tighter_bound = float(drawn.log_mean.double().mean())
-            figures["bits_per_dim_over_draws"] = float(bits_per_dim(tighter_bound, dims, levels))
-    return figures
+            tighter_bound = float(outputs.log_mean.double().mean())
+            metrics["bits_per_dim_over_draws"] = float(bits_per_dim(tighter_bound, dims, levels))
+    return metrics
 
 
 def representations(model: JointModel, x: Tensor, levels: int | None, batch_size: int = 500, seed: int = 0) -> Tensor:
     """Return the model's representations [N, D] of rows, for distances, with the arguments of :func:`evaluate`."""
-    with evaluating(model):
+    with evaluation_mode(model):
         parts = []
         for batch in noisy_batches(x, levels, batch_size, seed):
             model.check(batch)
@@ -302,33 +302,33 @@ def representations(model: JointModel, x: Tensor, levels: int | None, batch_size
         return torch.cat(parts)
 
 
-def likelihood_text(figures: Mapping[str, float]) -> str:
+def likelihood_text(metrics: Mapping[str, float]) -> str:
     """Format the likelihood among the metrics of :func:`evaluate`, in bits/dim for grey levels and else in nats."""
-    if "nll" not in figures:
+    if "nll" not in metrics:
         return "no p(x)"
-    if "bits_per_dim" not in figures:
-        return f"NLL {figures['nll']:.3f} nats"
-    over = f" ({figures['bits_per_dim_over_draws']:.3f} over draws)" if "bits_per_dim_over_draws" in figures else ""
-    return f"{figures['bits_per_dim']:.3f} bits/dim{over}"
+    if "bits_per_dim" not in metrics:
+        return f"NLL {metrics['nll']:.3f} nats"
+    over = f" ({metrics['bits_per_dim_over_draws']:.3f} over draws)" if "bits_per_dim_over_draws" in metrics else ""
+    return f"{metrics['bits_per_dim']:.3f} bits/dim{over}"
 
 
-def figures_text(figures: Mapping[str, float]) -> str:
+def metrics_text(metrics: Mapping[str, float]) -> str:
     """Format the metrics of :func:`evaluate` as one line.
 
     Example:
-        >>> figures_text({"accuracy": 0.97, "one_draw_accuracy": 0.9671, "one_draw_accuracy_std": 0.001, "ece": 0.02})
+        >>> metrics_text({"accuracy": 0.97, "one_draw_accuracy": 0.9671, "one_draw_accuracy_std": 0.001, "ece": 0.02})
         'accuracy 97.00 % (one draw 96.71 %, deviation 0.10 %), no p(x), ECE 0.020'
     """
-    if not figures:
+    if not metrics:
         return "no rows"
     details = []
-    if "one_draw_accuracy" in figures:
-        one, deviation = 100 * figures["one_draw_accuracy"], 100 * figures["one_draw_accuracy_std"]
+    if "one_draw_accuracy" in metrics:
+        one, deviation = 100 * metrics["one_draw_accuracy"], 100 * metrics["one_draw_accuracy_std"]
         details.append(f"one draw {one:.2f} %, deviation {deviation:.2f} %")
-    if "views_accuracy" in figures:
-        details.append(f"over views {100 * figures['views_accuracy']:.2f} %")
+    if "views_accuracy" in metrics:
+        details.append(f"over views {100 * metrics['views_accuracy']:.2f} %")
     others = f" ({'; '.join(details)})" if details else ""
-    return f"accuracy {100 * figures['accuracy']:.2f} %{others}, {likelihood_text(figures)}, ECE {figures['ece']:.3f}"
+    return f"accuracy {100 * metrics['accuracy']:.2f} %{others}, {likelihood_text(metrics)}, ECE {metrics['ece']:.3f}"
 
 
 def _check_labels_fit(class_log_probs: Tensor, y: Tensor) -> None:

@@ -18,11 +18,11 @@ from scnf.models.base import JointModel
 from scnf.runs import Run
 from scnf.training.averaging import averaged_model
 from scnf.training.checkpoint import (
-    few,
     flatten_optimizer,
     full_state,
+    join_problems,
     load_tensors,
-    misfits,
+    mismatches,
     non_finite,
     restore_optimizer,
     save_tensors,
@@ -122,7 +122,7 @@ class State:
     guesses: Tensor | None = None
 
     @property
-    def kept(self) -> Any:
+    def evaluation_model(self) -> Any:
         """The model that is evaluated and saved, with averaged weights where there are any."""
         return self.model if self.averaged is None else self.averaged.module
 
@@ -139,11 +139,11 @@ class State:
         metadata["best_score"] = repr(self.progress.best_score)  # JSON does not know infinity
         save_tensors(run.checkpoint("last"), tensors, metadata)
 
-    def save_best(self, figures: Mapping[str, float], run: Run, binding: Binding) -> None:
+    def save_best(self, metrics: Mapping[str, float], run: Run, binding: Binding) -> None:
         """Write the weights and their validation metrics to the best checkpoint of `run`."""
         progress = self.progress
-        about = {"run": binding.run, "epoch": progress.best_epoch, "score": repr(progress.best_score)}
-        save_tensors(run.checkpoint("best"), self.kept.state_dict(), {**figures, **about})
+        metadata = {"run": binding.run, "epoch": progress.best_epoch, "score": repr(progress.best_score)}
+        save_tensors(run.checkpoint("best"), self.evaluation_model.state_dict(), {**metrics, **metadata})
 
 
 def load_checkpoint(run: Run) -> Checkpoint:
@@ -156,7 +156,7 @@ def load_checkpoint(run: Run) -> Checkpoint:
     path = run.checkpoint("last")
     if not path.is_file():
         raise UserError(f"{run.path} has no checkpoint to resume from ({path} is missing): start a new run")
-    tensors, metadata = load_tensors(path, sealed=True)
+    tensors, metadata = load_tensors(path, require_checksum=True)
     names = {field.name for field in dataclasses.fields(Progress) if field.name != "stopped_by"}
     types = {name: dict if name in ("settings", "machine") else str for name in vars(Binding())}
     if set(metadata) != names | set(types) or not all(isinstance(metadata[name], types[name]) for name in types):
@@ -197,7 +197,7 @@ def restore(
 
     Raises:
         UserError: The checkpoint, or the checkpoint of the best weights, belongs to another run, model, optimizer or
-            data set, is incomplete, or contains impossible values.
+            dataset, is incomplete, or contains impossible values.
     """
     path, tensors, progress = checkpoint.path, checkpoint.tensors, checkpoint.progress
     device, averaged = next(model.parameters()).device, averaged_model(model, ema)
@@ -219,7 +219,7 @@ def restore(
     expected = _contents(model, averaged, state, sums, labels) | {"rng.cpu": torch.get_rng_state()}
     if "rng.cuda" in tensors:  # written on every machine with a GPU, even if training ran on the CPU
         expected["rng.cuda"] = torch.cuda.get_rng_state() if device.type == "cuda" else tensors["rng.cuda"]
-    problems += misfits(expected, tensors)
+    problems += mismatches(expected, tensors)
     if not problems:
         problems += [f"{name} holds NaN or infinity" for name in non_finite(tensors)] + _wrong_values(
             tensors, progress.total_step, model.num_classes
@@ -322,20 +322,20 @@ def _check_best(checkpoint: Checkpoint, model: JointModel, run: Run) -> None:
                 "the file, or start a new run"
             )
         return
-    tensors, about = load_tensors(path, sealed=True)
-    if about.get("run") != checkpoint.binding.run:
+    tensors, metadata = load_tensors(path, require_checksum=True)
+    if metadata.get("run") != checkpoint.binding.run:
         raise _misfit(path, ["it belongs to another run"])
     try:
-        epoch, score = int(about["epoch"]), float(about["score"])
+        epoch, score = int(metadata["epoch"]), float(metadata["score"])
     except (KeyError, TypeError, ValueError):
         epoch, score = -1, math.nan
     agrees = (epoch, score) == (progress.best_epoch, progress.best_score) and epoch > 0
     if not (agrees or (epoch == progress.epoch + 1 and not math.isnan(score))):
         raise _misfit(
             path,
-            [f"it is of epoch {about.get('epoch')}, and {checkpoint.path} expects epoch {progress.best_epoch}"],
+            [f"it is of epoch {metadata.get('epoch')}, and {checkpoint.path} expects epoch {progress.best_epoch}"],
         )
-    problems = misfits(model.state_dict(), tensors)
+    problems = mismatches(model.state_dict(), tensors)
     problems = problems or [f"{name} holds NaN or infinity" for name in non_finite(tensors)]
     if problems:
         raise _misfit(path, problems)
@@ -348,6 +348,6 @@ def _text(value: Any) -> str:
 
 def _misfit(path: Path, problems: list[str]) -> UserError:
     return UserError(
-        f"{path} does not fit this run: {few(problems)}. It was changed, damaged or copied from elsewhere: restore the "
-        f"file, or start a new run from its weights with --pretrained {path.parent.parent}"
+        f"{path} does not fit this run: {join_problems(problems)}. It was changed, damaged or copied from elsewhere: "
+        f"restore the file, or start a new run from its weights with --pretrained {path.parent.parent}"
     )

@@ -6,25 +6,25 @@ import torch
 
 from scnf.data.batches import Batches, EncodedBatches
 from scnf.models.base import JointModel
-from scnf.models.flow import OnLatents, SemiConditionalFlow
+from scnf.models.flow import LatentFlow, SemiConditionalFlow
 from scnf.training.checkpoint import load_file, load_tensors, load_weights
 
 
-class Whole:
+class WholeModel:
     """A subject of training that is the whole model, on the rows themselves.
 
     Args:
         model: Model to train.
 
     Attributes:
-        trained: Model that the training loop trains.
+        model: Model that the training loop trains.
         fixed: Whether the representations of the rows stay fixed throughout the training.
     """
 
     fixed = False
 
     def __init__(self, model: JointModel) -> None:
-        self.trained = model
+        self.model = model
 
     def load_weights(self, path: Path) -> None:
         """Load the initial weights from a file.
@@ -32,7 +32,7 @@ class Whole:
         Raises:
             UserError: The weights do not fit the model.
         """
-        load_file(self.trained, path)
+        load_file(self.model, path)
 
     def starts_from_data(self, pretrained: bool) -> bool:
         """Return whether the first batch initialises the layers that need data-dependent initialisation."""
@@ -46,12 +46,12 @@ class Whole:
         """Return whether the training loop can train on these batches."""
         return True
 
-    def on_inputs(self, kept: JointModel) -> JointModel:
+    def input_model(self, model: JointModel) -> JointModel:
         """Turn a model of the training loop into a model of the rows themselves."""
-        return kept
+        return model
 
 
-class ClassConditionalPart(Whole):
+class ClassConditionalPart(WholeModel):
     """A subject of training that is the class-conditional part and the prior of a flow, from new initial weights.
 
     The training data are latents of the flow's shared part, whose weights are already trained.
@@ -63,7 +63,7 @@ class ClassConditionalPart(Whole):
     fixed = True
 
     def __init__(self, model: SemiConditionalFlow) -> None:
-        self.trained = self._flow = OnLatents(model)
+        self.model = self._flow = LatentFlow(model)
 
     def load_weights(self, path: Path) -> None:
         """Load the weights of the shared part from a file.
@@ -71,11 +71,11 @@ class ClassConditionalPart(Whole):
         Raises:
             UserError: The weights do not fit the flow.
         """
-        initial, tensors = self.trained.state_dict(), load_tensors(path)[0]
+        initial, tensors = self.model.state_dict(), load_tensors(path)[0]
         prefixes = ("conditional.", "prior.")
         tensors = {name: value for name, value in tensors.items() if not name.startswith(prefixes)}
         tensors |= {name: value for name, value in initial.items() if name.startswith(prefixes)}
-        load_weights(self.trained, tensors, path)
+        load_weights(self.model, tensors, path)
 
     def starts_from_data(self, pretrained: bool) -> bool:
         """Return true, because the class-conditional part is new even if the shared part is pretrained."""
@@ -88,13 +88,13 @@ class ClassConditionalPart(Whole):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                return EncodedBatches(batches, self._flow.on_inputs().eval().latent_rows, copies)
+                return EncodedBatches(batches, self._flow.input_flow().eval().latent_rows, copies)
 
     def is_encoded(self, batches: Batches) -> bool:
         """Return whether these are batches of latents."""
         return isinstance(batches, EncodedBatches)
 
-    def on_inputs(self, kept: JointModel) -> JointModel:
+    def input_model(self, model: JointModel) -> JointModel:
         """Return the flow of the rows themselves, with the same weights."""
-        assert isinstance(kept, OnLatents)
-        return kept.on_inputs()
+        assert isinstance(model, LatentFlow)
+        return model.input_flow()

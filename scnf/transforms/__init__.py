@@ -13,7 +13,7 @@ from scnf.transforms.linear import (
     haar_matrix,
     register_transform,
 )
-from scnf.transforms.normalization import ActNorm, start_from
+from scnf.transforms.normalization import ActNorm, initialize_from_data
 from scnf.transforms.pixels import GreyLevels, Logit
 from scnf.transforms.planar import Planar
 from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
@@ -41,7 +41,7 @@ __all__ = [
     "Transform",
     "Unsqueeze",
     "haar_matrix",
+    "initialize_from_data",
     "register_transform",
-    "start_from",
     "two_way_coupling",
 ]

@@ -6,7 +6,7 @@ signature:
 * `inputs` and `outputs` have one leading batch dimension. `logabsdet` [N] belongs to the direction called, in nats.
 * `context` is [N, C] or None. Every transform takes it, and most ignore it, so that all transforms compose.
 * Shapes are fixed when the layer is built, so a model that has just been loaded can sample at once.
-* A call changes no argument and remembers nothing. Layers that start from data do so in `start_from` alone.
+* A call changes no argument and remembers nothing. Layers that start from data do so in `initialize_from_data` alone.
 * Densities stay in float32 or better, also under autocast. Only the networks compute in half precision.
 
 The forward direction maps data to noise. The contract comes from nflows (Durkan et al., 2020,
@@ -22,27 +22,27 @@ from nflows.transforms.base import CompositeTransform as Cascade
 from nflows.transforms.base import InverseTransform, Transform
 from torch import Tensor
 
-__all__ = ["Cascade", "InverseTransform", "Transform", "Undone", "full_precision", "gradients", "sum_except_batch"]
+__all__ = ["Cascade", "InverseTransform", "Transform", "UndoResult", "full_precision", "gradients", "sum_except_batch"]
 
 
-class Undone(NamedTuple):
+class UndoResult(NamedTuple):
     """The inputs and gradients that backpropagation through a layer recovers from the layer's outputs alone.
 
     Attributes:
         inputs: Inputs of the layer, recomputed from its outputs.
         grad_inputs: Gradient with respect to the inputs.
-        found: Gradients with respect to the layer's parameters, and to the context if it requires a gradient.
+        grads: Gradients with respect to the layer's parameters, and to the context if it requires a gradient.
     """
 
     inputs: Tensor
     grad_inputs: Tensor
-    found: dict[Tensor, Tensor]  # tensors hash by identity
+    grads: dict[Tensor, Tensor]  # tensors hash by identity
 
 
-def gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    """Return the gradients of the tensors in `wanted` that `results` depend on, given the gradients of `results`."""
+def gradients(results: Sequence[Tensor], grads: Sequence[Tensor], tensors: Iterable[Tensor]) -> dict[Tensor, Tensor]:
+    """Return the gradients of those `tensors` that `results` depend on, given the gradients of `results`."""
     pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if result.requires_grad]
-    leaves = [tensor for tensor in wanted if tensor.requires_grad]
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
     if not pairs or not leaves:
         return {}
     outputs, grad_outputs = zip(*pairs, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from scnf.transforms.base import Cascade, Transform, Undone, gradients
+from scnf.transforms.base import Cascade, Transform, UndoResult, gradients
 from scnf.transforms.linear import LINEAR
 from scnf.transforms.normalization import ActNorm
 from scnf.transforms.shape import FactorOut
@@ -26,7 +26,7 @@ class CompositeTransform(Cascade):
 
     Transforms that split their input (`FactorOut`) keep it. A composite inside them recomputes its inputs if its own
     flag is set. A transform may have a method `undo(outputs, context, grad_outputs, grad_logabsdet)`, which computes
-    its inputs and gradients together, see :class:`scnf.transforms.base.Undone`.
+    its inputs and gradients together, see :class:`scnf.transforms.base.UndoResult`.
 
     Args:
         transforms: Transforms in the order in which data become noise.
@@ -126,7 +126,7 @@ def _undo(
     grad_outputs: Tensor,
     grad_logabsdet: Tensor,
     inputs: Tensor | None,
-) -> Undone:
+) -> UndoResult:
     """Compute the inputs and gradients of a layer from its outputs.
 
     If `inputs` are known, a forward pass from them gives the gradients. Otherwise the layer's method `undo` applies,
@@ -138,17 +138,17 @@ def _undo(
     kind: Any = type(layer)
     owner: Any = next((base for base in kind.__mro__ if "undo" in vars(base)), None)
     if owner is not None and kind.forward is owner.forward:
-        result: Undone = owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
+        result: UndoResult = owner.undo(layer, outputs, context, grad_outputs, grad_logabsdet)
         return result
     return _undo_by_forward(layer, layer.inverse(outputs, context)[0], context, grad_outputs, grad_logabsdet)
 
 
 def _undo_by_forward(
     layer: Transform, inputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor
-) -> Undone:
+) -> UndoResult:
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
         results = layer(leaf, context)
     leaves = [leaf, *layer.parameters(), *([] if context is None else [context])]
     grads = gradients(results, (grad_outputs, grad_logabsdet), leaves)
-    return Undone(inputs, grads.pop(leaf), grads)
+    return UndoResult(inputs, grads.pop(leaf), grads)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scnf.checks import check_choice
 from scnf.errors import InvalidArgument
-from scnf.transforms.base import Transform, Undone, gradients, sum_except_batch
+from scnf.transforms.base import Transform, UndoResult, gradients, sum_except_batch
 from scnf.transforms.composite import CompositeTransform
 
 
@@ -156,7 +156,7 @@ class AffineCoupling(Transform):
         outputs = self.partition.merge(identity, (transformed - shift) * (-log_scale).exp())
         return outputs, -sum_except_batch(log_scale)
 
-    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> UndoResult:
         """Return inputs and gradients from outputs, with one pass of the network.
 
         One pass suffices, as the network has the same input in both directions.
@@ -174,7 +174,7 @@ class AffineCoupling(Transform):
         if leaf in grads:
             grad_identity = grad_identity + self.partition.mask_identity(grads.pop(leaf))
         inputs = self.partition.merge(identity, scaled / scale)
-        return Undone(inputs, self.partition.merge(grad_identity, grad_transformed * scale), grads)
+        return UndoResult(inputs, self.partition.merge(grad_identity, grad_transformed * scale), grads)
 
 
 def two_way_coupling(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scnf.native import log_abs_det, mix_channels
 from scnf.registry import registering
-from scnf.transforms.base import Transform, Undone, full_precision, gradients
+from scnf.transforms.base import Transform, UndoResult, full_precision, gradients
 
 
 def haar_matrix(channels: int) -> Tensor:
@@ -64,7 +64,7 @@ class InvertibleLinear(Transform):
         with full_precision(inputs):
             return mix_channels(inputs, torch.linalg.inv(self.matrix())), -self._logabsdet_per_row(inputs)
 
-    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> UndoResult:
         """Return inputs and gradients from outputs, without another pass.
 
         The gradient of W sums g x^T over all vectors, and W^-T times the gradient of the log-determinant.
@@ -78,7 +78,7 @@ class InvertibleLinear(Transform):
             columns, grad_columns = (values.transpose(0, 1).flatten(1) for values in (inputs, grad_outputs))
             grad_weight = grad_columns @ columns.T + math.prod(outputs.shape[2:]) * grad_logabsdet.sum() * inverse.T
             grads = gradients([matrix], [grad_weight], self.parameters())
-            return Undone(inputs, mix_channels(grad_outputs, weight.T), grads)
+            return UndoResult(inputs, mix_channels(grad_outputs, weight.T), grads)
 
 
 class FullLinear(InvertibleLinear):

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from scnf.errors import InvalidArgument
-from scnf.transforms.base import Transform, Undone
+from scnf.transforms.base import Transform, UndoResult
 
 
-class StartsFromData(Transform):
-    """A transform whose parameters a first batch may set, see :func:`start_from`.
+class DataDependentTransform(Transform):
+    """A transform whose parameters a first batch may set, see :func:`initialize_from_data`.
 
     The buffer `initialized` alone records whether a batch has set them, so a state may be copied in place. The forward
-    pass neither reads nor changes the buffer. Subclasses implement :meth:`start`.
+    pass neither reads nor changes the buffer. Subclasses implement :meth:`initialize`.
     """
 
     initialized: Tensor
@@ -23,13 +23,13 @@ class StartsFromData(Transform):
         super().__init__()
         self.register_buffer("initialized", torch.tensor(False))
 
-    def start(self, inputs: Tensor) -> None:
+    def initialize(self, inputs: Tensor) -> None:
         """Set the parameters from a batch [N, ...]."""
         raise NotImplementedError
 
 
 @torch.no_grad()
-def start_from(module: nn.Module, *inputs: Any) -> None:
+def initialize_from_data(module: nn.Module, *inputs: Any) -> None:
     """Call a module once, so that each layer that starts from data starts from the first inputs it receives.
 
     Layers that have already started, or were loaded as started, keep their parameters. If no layer is left to start,
@@ -44,22 +44,22 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
 
     Example:
         >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
-        >>> start_from(layer, x)
+        >>> initialize_from_data(layer, x)
         >>> bool(layer.initialized)
         True
     """
 
-    def start(layer: StartsFromData, arguments: tuple[Tensor, ...]) -> None:
+    def initialize(layer: DataDependentTransform, arguments: tuple[Tensor, ...]) -> None:
         if not layer.initialized:  # the module may call a layer several times
-            layer.start(arguments[0].detach())
+            layer.initialize(arguments[0].detach())
             if not all(bool(parameter.isfinite().all()) for parameter in layer.parameters()):
                 raise InvalidArgument(
                     "inputs", f"must be finite, and not too large, for {type(layer).__name__} to start from"
                 )
             layer.initialized.fill_(True)
 
-    layers = [m for m in module.modules() if isinstance(m, StartsFromData) and not m.initialized]
-    handles = [layer.register_forward_pre_hook(start) for layer in layers]
+    layers = [m for m in module.modules() if isinstance(m, DataDependentTransform) and not m.initialized]
+    handles = [layer.register_forward_pre_hook(initialize) for layer in layers]
     try:
         if layers:
             module(*inputs)
@@ -68,19 +68,19 @@ def start_from(module: nn.Module, *inputs: Any) -> None:
             handle.remove()
 
 
-class ActNorm(StartsFromData):
+class ActNorm(DataDependentTransform):
     """Compute y = (x + shift) * exp(log_scale) per channel; a first batch gives y mean 0 and variance 1.
 
     The layer comes from Glow (https://arxiv.org/abs/1807.03039, section 3.1). A channel that is constant in the first
     batch is centred and keeps scale 1. This holds for every channel if the batch has one value per channel. The layer
-    is the identity until :func:`start_from` starts it or a state is loaded.
+    is the identity until :func:`initialize_from_data` starts it or a state is loaded.
 
     Args:
         size: Number of channels or features.
 
     Example:
         >>> layer, x = ActNorm(3), 5 + 2 * torch.randn(64, 3)
-        >>> start_from(layer, x)
+        >>> initialize_from_data(layer, x)
         >>> bool((layer(x)[0].mean(0).abs() < 1e-4).all())
         True
     """
@@ -90,7 +90,7 @@ class ActNorm(StartsFromData):
         self.log_scale = nn.Parameter(torch.zeros(size))
         self.shift = nn.Parameter(torch.zeros(size))
 
-    def start(self, inputs: Tensor) -> None:
+    def initialize(self, inputs: Tensor) -> None:
         """Set shift and scale so that each channel of a batch [N, C, ...] has mean 0 and variance 1."""
         values = inputs.transpose(0, 1).flatten(1)  # [C, everything else]
         mean = values.mean(dim=1)
@@ -114,7 +114,7 @@ class ActNorm(StartsFromData):
         log_scale, shift, logabsdet = self._parameters_like(inputs)
         return inputs * (-log_scale).exp() - shift, -logabsdet
 
-    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> Undone:
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> UndoResult:
         """Return inputs and gradients from outputs, without another pass."""
         log_scale, shift, _ = self._parameters_like(outputs)
         centred, grad_inputs = outputs * (-log_scale).exp(), grad_outputs * log_scale.exp()
@@ -123,4 +123,4 @@ class ActNorm(StartsFromData):
         grads[self.log_scale] = (grad_outputs * outputs).sum(dim=other_dims) + (
             math.prod(outputs.shape[2:]) * grad_logabsdet.sum()
         )
-        return Undone(centred - shift, grad_inputs, grads)
+        return UndoResult(centred - shift, grad_inputs, grads)

@@ -12,7 +12,7 @@ from scnf.checks import check_count
 from scnf.errors import InvalidArgument
 from scnf.native import look_up
 from scnf.transforms.base import Transform, sum_except_batch
-from scnf.transforms.normalization import StartsFromData
+from scnf.transforms.normalization import DataDependentTransform
 
 
 class Logit(Transform):
@@ -58,7 +58,7 @@ class Logit(Transform):
         return outputs, -sum_except_batch(self._log_slope(inputs))
 
 
-class GreyLevels(StartsFromData):
+class GreyLevels(DataDependentTransform):
     """Map the darkest grey level to a Gaussian, and each level above it to an interval of learned length.
 
     Uniform dequantisation spreads grey level k evenly over [k, k + 1) / levels. A Gaussian model of this uniform noise
@@ -69,10 +69,10 @@ class GreyLevels(StartsFromData):
     -log2(1 - 2 tail) = 0.015 bits. Above this level, y continues from Phi^-1(1 - tail) with one slope for each level.
     Levels of many pixels, such as full ink, get longer intervals than others.
 
-    A first batch sets the slopes (:func:`~scnf.transforms.normalization.start_from`). One half of the total length is
-    divided in proportion to pixel counts, the other half evenly. The mean slope is 10 times the square root of the odds
-    that a pixel is above the darkest level. The odds are clamped to [1e-3, 1e3]. The mean slope is about 5 for MNIST,
-    and 10 where the odds are even.
+    A first batch sets the slopes (:func:`~scnf.transforms.normalization.initialize_from_data`). One half of the total
+    length is divided in proportion to pixel counts, the other half evenly. The mean slope is 10 times the square root
+    of the odds that a pixel is above the darkest level. The odds are clamped to [1e-3, 1e3]. The mean slope is about 5
+    for MNIST, and 10 where the odds are even.
 
     Samples may have pixels outside of [0, 1]: clamp them before showing them. No sample has a pixel below
     -tail / ((1 - 2 tail) levels): there the density is 0 and logabsdet is -inf.
@@ -101,7 +101,7 @@ class GreyLevels(StartsFromData):
         self.levels, self.tail, self.highest = levels, tail, NormalDist().inv_cdf(1 - tail)
         self.log_slope = nn.Parameter(torch.full((levels - 1,), math.log(slope)))
 
-    def start(self, inputs: Tensor) -> None:
+    def initialize(self, inputs: Tensor) -> None:
         """Set the slopes from the grey levels of a batch [N, ...] in [0, 1]."""
         counts = torch.bincount(self._level(self.levels * inputs).flatten(), minlength=self.levels).to(inputs.dtype)
         dark_count, counts = counts[0], counts[1:]

@@ -11,7 +11,7 @@ from scnf.batch import Batch
 from scnf.data.labels import Split
 from scnf.distributions import ClassConditionalGaussian, ClassPrior, DiagonalGaussian, FlowDistribution
 from scnf.models import SemiConditionalFlow
-from scnf.models.flow import OnLatents
+from scnf.models.flow import LatentFlow
 from scnf.nn import MLP
 from scnf.objectives import Weights, semi_supervised_loss
 from scnf.recipes import build
@@ -155,7 +155,7 @@ def test_views_need_the_class_posterior_alone(make: Callable[[], SemiConditional
     torch.testing.assert_close(model.class_log_probs(x), every.class_log_probs)
     assert len(computed) in (0, 2)
     rows = model.latent_rows(x).detach()
-    adapted = OnLatents(model)(Batch(rows[:5], y[:5], views=rows[5:]))
+    adapted = LatentFlow(model)(Batch(rows[:5], y[:5], views=rows[5:]))
     torch.testing.assert_close(adapted.log_likelihood, own.log_likelihood)
     torch.testing.assert_close(adapted.views, every.class_log_probs[5:])
 
@@ -168,12 +168,12 @@ def test_latent_rows_have_the_probabilities_of_their_images(make: Callable[[], S
     flow.initialize(x, y)
     perturb(flow)
     rows, expected = flow.latent_rows(x).detach(), flow(Batch(x, y))
-    adapted = OnLatents(flow)
+    adapted = LatentFlow(flow)
     found = adapted(Batch(rows, y))
     torch.testing.assert_close(found.log_likelihood, expected.log_likelihood)
     torch.testing.assert_close(found.class_log_probs, expected.class_log_probs)
     assert torch.equal(adapted.representation(rows), flow.representation(x))
-    assert torch.equal(adapted.on_inputs().log_likelihood(x), flow.log_likelihood(x))
+    assert torch.equal(adapted.input_flow().log_likelihood(x), flow.log_likelihood(x))
     assert list(adapted.state_dict()) == list(flow.state_dict())
     found.log_likelihood.sum().backward()
     for name, parameter in adapted.named_parameters():

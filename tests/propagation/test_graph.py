@@ -6,7 +6,7 @@ from scnf import UNLABELLED
 from scnf.data.sources import load
 from scnf.propagation.graph import nearest_neighbours
 from scnf.propagation.oriented_gradients import oriented_gradients
-from scnf.propagation.spread import propagate, spread, surest
+from scnf.propagation.spread import most_certain, propagate, spread
 
 
 def few(y: Tensor, per_class: int = 5) -> Tensor:
@@ -78,7 +78,7 @@ def test_propagate_labels_digits_by_their_neighbours() -> None:
     hidden = visible == UNLABELLED
     right = (labels == data.train_y).double()
     assert right[hidden].mean() > 0.95
-    kept = surest(labels, certainty, 0.5)
+    kept = most_certain(labels, certainty, 0.5)
     sure = hidden & (kept != UNLABELLED)
     assert right[sure].mean() > max(0.99, float(right[hidden].mean()))
 
@@ -89,7 +89,7 @@ def test_propagate_leaves_rows_without_neighbours_uncertain() -> None:
     y[0], y[5] = 1, 0
     labels, certainty = propagate(features, y, neighbours=4)
     assert labels[:5].tolist() == [1] * 5 and labels[5:10].tolist() == [0] * 5
-    assert float(certainty[-1]) == 0 and int(surest(labels, certainty, 1.0)[-1]) == UNLABELLED
+    assert float(certainty[-1]) == 0 and int(most_certain(labels, certainty, 1.0)[-1]) == UNLABELLED
 
 
 def test_propagate_refuses_data_without_labels() -> None:
@@ -174,9 +174,9 @@ def test_spread_refuses_invalid_weights(weight: float) -> None:
 
 def test_surest_keeps_a_share_of_each_class() -> None:
     labels, certainty = torch.tensor([0] * 10 + [1] * 20 + [2] * 5), torch.rand(35)
-    kept = surest(labels, certainty, 0.6)
+    kept = most_certain(labels, certainty, 0.6)
     for k, count in ((0, 6), (1, 12), (2, 3)):
         rows = labels == k
         assert (kept == k).sum() == count
         assert certainty[kept == k].min() > certainty[rows & (kept == UNLABELLED)].max()
-    assert torch.equal(surest(labels, certainty, 1.0), labels)
+    assert torch.equal(most_certain(labels, certainty, 1.0), labels)

@@ -43,17 +43,17 @@ def test_self_training_uses_new_networks_and_more_labels_each_round(
 ) -> None:
     x, y, _ = digits
     shares, starts = [], []
-    surest, classifier = self_training.surest, self_training.Classifier
+    most_certain, classifier = self_training.most_certain, self_training.Classifier
 
-    def watched_surest(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
+    def watched_most_certain(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
         shares.append(share)
-        return surest(labels, certainty, share)
+        return most_certain(labels, certainty, share)
 
     def watched_classifier(network: torch.nn.Module, num_classes: int) -> torch.nn.Module:
         starts.append(next(network.parameters()).clone())
         return classifier(network, num_classes)
 
-    monkeypatch.setattr(self_training, "surest", watched_surest)
+    monkeypatch.setattr(self_training, "most_certain", watched_most_certain)
     monkeypatch.setattr(self_training, "Classifier", watched_classifier)
     monkeypatch.setattr(self_training, "STEPS", 2)
     self_trained_features(x, y, 17, rounds=3)

@@ -380,9 +380,11 @@ def test_coupling_network_is_chosen_by_name(network: str) -> None:
 
 
 def test_recipe_subclass_keeps_range_condition_and_documentation() -> None:
-    from scnf.arguments import HOW, Range, When, arguments_of, docs_of
+    from scnf.arguments import TRAINING, Condition, Range, arguments_of, field_docs
 
     notes = arguments_of(RECIPES["scnf-toy"])["means"].notes
-    assert HOW in notes and When("conditional", ("gaussian",)) in notes
+    assert TRAINING in notes and Condition("conditional", ("gaussian",)) in notes
     assert Range(1, 16_384) in arguments_of(RECIPES["scnf-digits"])["channels"].notes
-    assert docs_of(RECIPES["scnf-digits"])["channels"].startswith("Width of the coupling networks of the coarse image")
+    assert field_docs(RECIPES["scnf-digits"])["channels"].startswith(
+        "Width of the coupling networks of the coarse image"
+    )

@@ -7,24 +7,24 @@ import pytest
 
 from scnf.errors import InvalidArgument, NotFinite, UserError
 from scnf.recipes import M2Recipe
-from scnf.settings import advising, in_sections, in_settings
+from scnf.settings import not_finite_errors, section_errors, setting_errors
 
 
 def of_m2() -> AbstractContextManager[None]:
-    return in_settings(M2Recipe(), "moons")
+    return setting_errors(M2Recipe(), "moons")
 
 
 @pytest.mark.parametrize(
     ("block", "error", "message"),
     [
-        (lambda: in_sections("data"), InvalidArgument("root", "is empty"), "data.root is empty"),
-        (lambda: in_sections("data", "train"), InvalidArgument("compile", "needs g++"), "train.compile needs g++"),
+        (lambda: section_errors("data"), InvalidArgument("root", "is empty"), "data.root is empty"),
+        (lambda: section_errors("data", "train"), InvalidArgument("compile", "needs g++"), "train.compile needs g++"),
         (of_m2, InvalidArgument("batch_size", "is 0"), "train.batch_size is 0"),
         (of_m2, InvalidArgument("augment", "moves images"), "data.augment moves images"),
         (of_m2, InvalidArgument("norm", "must be layer"), "model.norm must be layer"),
         (of_m2, InvalidArgument("probabilities", "must be 2"), "model.prior must be 2"),
         (of_m2, InvalidArgument("shape", "must be (D,)"), "the recipe m2 does not take the data moons: shape must be"),
-        (lambda: advising("Lower train.lr"), NotFinite("the loss is inf"), "the loss is inf. Lower train.lr"),
+        (lambda: not_finite_errors("Lower train.lr"), NotFinite("the loss is inf"), "the loss is inf. Lower train.lr"),
     ],
 )
 def test_an_error_about_an_argument_names_its_setting(
@@ -35,7 +35,9 @@ def test_an_error_about_an_argument_names_its_setting(
     assert str(caught.value).startswith(message) and caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("block", [lambda: in_sections("data", "train"), of_m2, lambda: advising("Lower train.lr")])
+@pytest.mark.parametrize(
+    "block", [lambda: section_errors("data", "train"), of_m2, lambda: not_finite_errors("Lower train.lr")]
+)
 @pytest.mark.parametrize(
     "error", [InvalidArgument("features", "must be finite"), TypeError("a bug"), KeyError("x"), ValueError("a bug")]
 )

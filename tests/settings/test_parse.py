@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from scnf import shipped
-from scnf.arguments import PATH, Range, arguments_of, docs_of, in_words, takes_none
+from scnf.arguments import PATH, Range, arguments_of, field_docs, in_words, takes_none
 from scnf.errors import UserError
 from scnf.recipes import RECIPES, recipe_of
-from scnf.settings import Settings, TrainSettings, check_lasting, lasting, to_yaml
+from scnf.settings import Settings, TrainSettings, check_fixed_settings, fixed_settings, to_yaml
 from scnf.settings import load_settings as load
 from scnf.settings.messages import OTHER_NAMES as ANSWERS
 from scnf.settings.schema import DEFAULT_RECIPE, SECTIONS, leaves, values_of
@@ -147,9 +147,9 @@ def test_format_1_settings_are_read_under_their_new_names(path: Path, text: str,
     path.write_text(text)
     settings = load(path)
     assert changed(settings) == expected
-    before = {name: each for name, each in lasting(settings).items() if name not in {"format", *expected}}
+    before = {name: each for name, each in fixed_settings(settings).items() if name not in {"format", *expected}}
     if "distortion: true" in text:
-        check_lasting({**before, "objective.distortion": True, "objective.self_training": 0}, settings, path)
+        check_fixed_settings({**before, "objective.distortion": True, "objective.self_training": 0}, settings, path)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_setting_choices_are_the_keys_of_the_tables() -> None:
 
 @pytest.mark.parametrize("kind", [Settings, *SECTIONS.values(), *RECIPES.values()], ids=lambda kind: kind.__name__)
 def test_settings_are_all_documented(kind: type) -> None:
-    documented = docs_of(kind)
+    documented = field_docs(kind)
     for name, argument in arguments_of(kind).items():
         assert dataclasses.is_dataclass(argument.kind) or documented[name].endswith("."), name
 
@@ -647,10 +647,10 @@ def test_old_run_settings_name_their_network(path: Path, recipe: str, blocks: in
 
 def test_resume_of_an_old_run_compares_with_the_defaults_of_its_time(path: Path) -> None:
     settings = load(None, ["--recipe", "scnf-fast", "--channels", "8"])
-    old: dict[str, Any] = {name: None for name in lasting(settings) if name.startswith("model.")}
+    old: dict[str, Any] = {name: None for name in fixed_settings(settings) if name.startswith("model.")}
     old |= {"model.recipe": "scnf-fast", "model.prior": "uniform", "model.channels": 8, "model.means": None}
-    others = {name: each for name, each in lasting(settings).items() if not name.startswith("model.")}
+    others = {name: each for name, each in fixed_settings(settings).items() if not name.startswith("model.")}
     del others["format"]
-    check_lasting({**others, **old}, settings, path)
+    check_fixed_settings({**others, **old}, settings, path)
     with pytest.raises(UserError, match=r"model.channels is 96 in it, not 8.*--model.channels 8"):
-        check_lasting({**others, **old, "model.channels": None}, settings, path)
+        check_fixed_settings({**others, **old, "model.channels": None}, settings, path)

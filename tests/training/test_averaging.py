@@ -60,7 +60,7 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(tmp_path: P
         run,
         loop.Plan(epochs=2, ema=0.9),
         evaluate=evaluate,
-        say=lambda line: None,
+        log=lambda line: None,
     )
     of_steps = load_tensors(run.checkpoint("last"))[0]
     best = load_tensors(run.checkpoint("best"))[0]

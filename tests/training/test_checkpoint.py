@@ -248,7 +248,7 @@ def test_a_file_that_is_not_as_it_was_written_is_noticed(tmp_path: Path) -> None
     path.write_bytes(save({"a": torch.ones(3)}))  # somebody else's
     assert load_tensors(path)[0]["a"].equal(torch.ones(3))
     with pytest.raises(UserError, match="has no checksum"):
-        load_tensors(path, sealed=True)
+        load_tensors(path, require_checksum=True)
 
 
 @pytest.mark.parametrize("header", ["[]", "3", "{", "[" * 100_000, "null"])

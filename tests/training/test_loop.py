@@ -103,8 +103,8 @@ def test_summary_of_a_finished_run(finished: Path) -> None:
         *("status", "parameters", "epochs", "steps", "minutes", "images_per_second", "threads", "peak_memory_mb"),
         *("selected_epoch", "validation", "test"),
     }
-    over_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
-    assert set(summary["validation"]) == set(summary["test"]) == FIGURES | over_draws
+    evaluate_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
+    assert set(summary["validation"]) == set(summary["test"]) == FIGURES | evaluate_draws
     assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", 2, 50)
     assert summary["images_per_second"] > 0 and summary["peak_memory_mb"] > 0 and 0 < summary["minutes"] < 1
     selected = Run(finished).read_metrics()[summary["selected_epoch"] - 1]
@@ -496,7 +496,7 @@ def test_labels_are_propagated_at_even_distances(
     digits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, times: int, expected: list[int], first: str
 ) -> None:
     widths, shares, found = [], [], []
-    whole_propagate, whole_surest = strategy.propagate, strategy.surest
+    whole_propagate, whole_most_certain = strategy.propagate, strategy.most_certain
     whole_neighbours = distortion.distortion_neighbours
 
     def watched_propagate(features: Any, y: Any) -> Any:
@@ -504,16 +504,16 @@ def test_labels_are_propagated_at_even_distances(
         assert (y != UNLABELLED).sum() == 100
         return whole_propagate(features, y)
 
-    def watched_surest(labels: Any, certainty: Any, share: float) -> Any:
+    def watched_most_certain(labels: Any, certainty: Any, share: float) -> Any:
         shares.append(share)
-        return whole_surest(labels, certainty, share)
+        return whole_most_certain(labels, certainty, share)
 
     def watched_neighbours(x: Any) -> Any:
         found.append(x.shape)
         return whole_neighbours(x)
 
     monkeypatch.setattr(strategy, "propagate", watched_propagate)
-    monkeypatch.setattr(strategy, "surest", watched_surest)
+    monkeypatch.setattr(strategy, "most_certain", watched_most_certain)
     monkeypatch.setattr(distortion, "distortion_neighbours", watched_neighbours)
     monkeypatch.setattr(self_training, "STEPS", 2)
     words = "--max_steps 100 --epochs 4 --augment 1 --consistency_weight 10 --schedule none"
@@ -600,7 +600,7 @@ def fit(path: Path, figures: list[dict[str, float]], **options: Any) -> tuple[Jo
         run,
         plan,
         evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0} | next(script),
-        say=lambda line: None,
+        log=lambda line: None,
     )
     return model, progress, run
 

@@ -13,7 +13,7 @@ from scnf.recipes import build
 from scnf.training.metrics import (
     NOISE_DRAWS,
     bits_per_dim,
-    check_figures,
+    check_metrics,
     evaluate,
     expected_calibration_error,
     noisy_batches,
@@ -118,14 +118,14 @@ class Broken(JointModel):
 
 def test_figures_that_are_no_numbers_are_refused_by_name() -> None:
     with pytest.raises(NotFinite, match=r"^test: nll, bits_per_dim, bits_per_dim_over_draws came out as NaN"):
-        check_figures(evaluate(Broken(math.nan), X, Y, 17, draws=2), "test")
+        check_metrics(evaluate(Broken(math.nan), X, Y, 17, draws=2), "test")
     with pytest.raises(NotFinite, match=r"^test: views_accuracy came out as NaN"):
-        check_figures(evaluate(Broken(0.0), X, Y, 17, views=1, augment=1.0), "test")
+        check_metrics(evaluate(Broken(0.0), X, Y, 17, views=1, augment=1.0), "test")
 
 
 def test_infinite_figures_of_density_zero_are_figures() -> None:
     figures = evaluate(Broken(-math.inf), X, Y, 17, draws=2)
-    check_figures(figures, "test")
+    check_metrics(figures, "test")
     assert figures["nll"] == figures["bits_per_dim_over_draws"] == math.inf
 
 

@@ -19,7 +19,7 @@ from scnf.models.base import JointModel
 from scnf.objectives import Objective
 from scnf.recipes import ScnfHybrid, build
 from scnf.runs import Run
-from scnf.settings import Settings, check_lasting, lasting
+from scnf.settings import Settings, check_fixed_settings, fixed_settings
 from scnf.settings.schema import MAY_CHANGE, leaves
 from scnf.training import loop
 from scnf.training.averaging import averaged_model
@@ -69,7 +69,7 @@ class Training:
             loop.Plan(epochs=2, ema=0.9, **options),
             evaluate=lambda kept: {"accuracy": 0.0, "nll": 0.0, "ece": 0.0},
             binding=self.binding,
-            say=lambda line: None,
+            log=lambda line: None,
         )
 
     def restored(self, tensors: dict[str, Tensor] | None = None) -> State:
@@ -250,25 +250,25 @@ def test_only_settings_that_exist_may_change() -> None:
 
 def test_every_other_setting_is_kept_and_named_when_it_is_not() -> None:
     settings = Settings()
-    before = json.loads(json.dumps(lasting(settings)))
-    check_lasting(before, settings, Path("logs/1"))
+    before = json.loads(json.dumps(fixed_settings(settings)))
+    check_fixed_settings(before, settings, Path("logs/1"))
     for name in before:
         if name in ("format", "model.recipe"):
             continue
         with pytest.raises(UserError, match=rf"{name} is 7 in it, not .*--config logs/1/config.yaml .*--{name} "):
-            check_lasting({**before, name: 7}, settings, Path("logs/1"))
+            check_fixed_settings({**before, name: 7}, settings, Path("logs/1"))
     for name in MAY_CHANGE:
-        check_lasting({**before, name: 7}, settings, Path("logs/1"))
+        check_fixed_settings({**before, name: 7}, settings, Path("logs/1"))
 
 
 def test_a_setting_that_came_after_the_checkpoint_stays_at_its_default() -> None:
     settings = Settings()
-    before = lasting(settings)
+    before = fixed_settings(settings)
     del before["train.passes"]
-    check_lasting(before, settings, Path("logs/1"))
+    check_fixed_settings(before, settings, Path("logs/1"))
     settings.train.passes = 2
     with pytest.raises(UserError, match=r"train.passes is 1 in it, not 2"):
-        check_lasting(before, settings, Path("logs/1"))
+        check_fixed_settings(before, settings, Path("logs/1"))
 
 
 # --- by the command

@@ -30,7 +30,7 @@ from scnf.transforms import (
     PLULinear,
     Squeeze,
     haar_matrix,
-    start_from,
+    initialize_from_data,
     two_way_coupling,
 )
 from scnf.transforms.coupling import Partition
@@ -44,7 +44,7 @@ def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -
     per_channel = (1, 3) + (1,) * (len(shape) - 2)
     inputs = torch.randn(shape) * torch.tensor([0.01, 1.0, 50.0]).view(per_channel)
     inputs = inputs + torch.tensor([3.0, -1.0, 100.0]).view(per_channel)
-    start_from(layer, inputs)
+    initialize_from_data(layer, inputs)
     outputs, _ = layer(inputs)
     values = outputs.detach().transpose(0, 1).flatten(1)
     torch.testing.assert_close(values.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-4)
@@ -53,10 +53,10 @@ def test_actnorm_standardises_the_first_training_batch(shape: tuple[int, ...]) -
 
 def test_actnorm_starts_once() -> None:
     layer = ActNorm(2)
-    start_from(layer, 3 + 2 * torch.randn(32, 2))
+    initialize_from_data(layer, 3 + 2 * torch.randn(32, 2))
     started = {name: value.clone() for name, value in layer.state_dict().items()}
     assert bool(started["initialized"])
-    start_from(layer, torch.randn(32, 2))
+    initialize_from_data(layer, torch.randn(32, 2))
     assert all(torch.equal(value, started[name]) for name, value in layer.state_dict().items())
 
 
@@ -74,7 +74,7 @@ def test_actnorm_stays_finite_on_constant_channels_and_single_rows() -> None:
     layer = ActNorm(3)
     inputs = torch.randn(16, 3)
     inputs[:, 1] = 1000.1
-    start_from(layer, inputs)
+    initialize_from_data(layer, inputs)
     outputs, logabsdet = layer(inputs)
     assert outputs.isfinite().all() and logabsdet.isfinite().all()
     torch.testing.assert_close(outputs[:, 1], torch.zeros(16), rtol=0, atol=1e-3)
@@ -82,7 +82,7 @@ def test_actnorm_stays_finite_on_constant_channels_and_single_rows() -> None:
 
     layer = ActNorm(3)
     row = torch.tensor([[5.0, -2.0, 0.0]])
-    start_from(layer, row)
+    initialize_from_data(layer, row)
     outputs, logabsdet = layer(row)
     assert torch.equal(outputs, torch.zeros(1, 3)) and torch.equal(logabsdet, torch.zeros(1))
 
@@ -97,17 +97,17 @@ def copied_in_place(layer: nn.Module, state: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("take", [nn.Module.load_state_dict, copied_in_place])
 def test_actnorm_takes_its_start_from_a_loaded_state(take: Callable[[nn.Module, dict[str, Tensor]], object]) -> None:
     layer, taken, unstarted = ActNorm(2), ActNorm(2), ActNorm(2)
-    start_from(layer, 3 + 2 * torch.randn(32, 2))
+    initialize_from_data(layer, 3 + 2 * torch.randn(32, 2))
     batch = torch.randn(32, 2)
     take(taken, layer.state_dict())
-    start_from(taken, batch)
+    initialize_from_data(taken, batch)
     assert torch.equal(taken(batch)[0], layer(batch)[0])
     copied = copy.deepcopy(taken)
-    start_from(copied, batch)
+    initialize_from_data(copied, batch)
     assert torch.equal(copied(batch)[0], layer(batch)[0])
     # and one that had not started when its state was taken still will
     take(taken, unstarted.state_dict())
-    start_from(taken, batch)
+    initialize_from_data(taken, batch)
     torch.testing.assert_close(taken(batch)[0].mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_actnorm_takes_its_start_from_a_loaded_state(take: Callable[[nn.Module, 
 def test_actnorm_refuses_to_start_from_values_too_large_or_not_finite(value: float) -> None:
     layer = ActNorm(2)
     with pytest.raises(ValueError, match="not too large, for ActNorm to start"):
-        start_from(layer, torch.tensor([[1.0, 2.0], [value, 3.0]]))
+        initialize_from_data(layer, torch.tensor([[1.0, 2.0], [value, 3.0]]))
     assert not layer.initialized
 
 
@@ -245,12 +245,12 @@ def test_grey_levels_start_with_slopes_by_the_frequency_of_levels() -> None:
     before = torch.tensor([[0.1, 0.5, 0.7, 0.9]])
     torch.testing.assert_close(layer.eval()(before)[0][0, 1:], layer.highest + 2 * (before[0, 1:] - 0.2))
     batch = torch.tensor([0, 0, 0, 0, 0, 1, 3, 3, 3, 4])
-    start_from(layer, (batch.unsqueeze(1) + 0.5) / 5)
+    initialize_from_data(layer, (batch.unsqueeze(1) + 0.5) / 5)
     # half are dark; of the light levels 1 to 4 these are 1/5, 0, 3/5, 1/5
     expected = 10.0 * (0.5 + 0.5 * 4 * torch.tensor([0.2, 0.0, 0.6, 0.2]))
     torch.testing.assert_close(layer.log_slope.exp(), expected)
     kept = layer.log_slope.clone()
-    start_from(layer, torch.rand(10, 1))
+    initialize_from_data(layer, torch.rand(10, 1))
     assert torch.equal(layer.log_slope, kept)
     ends, _ = layer(torch.tensor([[0.2], [1.0]]))
     torch.testing.assert_close(ends[:, 0], layer.highest + torch.tensor([0.0, 4 * 10.0 / 5]))  # no room is lost
@@ -260,7 +260,7 @@ def test_grey_levels_start_with_slopes_by_the_frequency_of_levels() -> None:
 def test_grey_levels_start_from_a_batch_of_one_level(value: float, slope: float) -> None:
     layer = GreyLevels(256)
     inputs = torch.full((2, 1, 300, 300), value)
-    start_from(layer, inputs)
+    initialize_from_data(layer, inputs)
     outputs, logabsdet = layer(inputs)
     assert outputs.isfinite().all() and logabsdet.isfinite().all()
     assert float(layer.log_slope.detach().exp().mean()) == pytest.approx(slope, rel=1e-4)
@@ -311,7 +311,7 @@ def test_grey_levels_have_density_zero_below_the_darkest_sample() -> None:
 @needs_compiler
 def test_grey_levels_compiled_equal_eager() -> None:
     layer = GreyLevels(16)
-    start_from(layer, torch.rand(4, 1, 5, 5))
+    initialize_from_data(layer, torch.rand(4, 1, 5, 5))
     inputs = torch.rand(8, 1, 5, 5).requires_grad_()
     found = []
     for function in (layer, compile_for(layer, torch.device("cpu"), fullgraph=True)):

@@ -28,7 +28,7 @@ from scnf.transforms import (
     QRLinear,
     Squeeze,
     Transform,
-    start_from,
+    initialize_from_data,
     two_way_coupling,
 )
 
@@ -82,7 +82,7 @@ def test_reversible_gradients_equal_plain_autograd(make: Callable[[], CompositeT
     x = torch.rand(5, 1, 4, 4).double() if make is images else torch.randn(5, 4).double()
     context = None if make is images else torch.randn(5, CONTEXT).double()
     with torch.no_grad():
-        start_from(transform, x, context)
+        initialize_from_data(transform, x, context)
         for parameter in transform.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     plain, recomputed = (gradients(transform, reversible, x, context) for reversible in (False, True))
@@ -98,7 +98,7 @@ def saved_bytes(depth: int, reversible: bool) -> int:
     transform = CompositeTransform([layer for index in range(depth) for layer in step(4, index)])
     transform.reversible = reversible
     x = torch.randn(16, 4, 8, 8)
-    start_from(transform, x)
+    initialize_from_data(transform, x)
     own = {parameter.untyped_storage().data_ptr() for parameter in transform.parameters()}
     kept: dict[int, int] = {}
 
@@ -126,7 +126,8 @@ import sys
 import torch
 from scnf.machine import FreedMemory
 from scnf.nn import ConvNet
-from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FullLinear, start_from
+from scnf.transforms import ActNorm, AffineCoupling, ChannelPartition, CompositeTransform, FullLinear
+from scnf.transforms import initialize_from_data
 
 def peak():
     return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
@@ -141,7 +142,7 @@ for index in range(int(sys.argv[1])):
 transform = CompositeTransform(layers)
 transform.reversible = True
 x = torch.randn(512, 4, 7, 7)
-start_from(transform, x[:8])
+initialize_from_data(transform, x[:8])
 before = peak()
 for _ in range(2):
     outputs, logabsdet = transform(x)
@@ -183,7 +184,7 @@ def test_reversible_gradients_at_data_need_no_inverse() -> None:
         transform = CompositeTransform(layers).double()
         given = context if isinstance(layers[0], OneWay) else None
         with torch.no_grad():
-            start_from(transform, x, given)
+            initialize_from_data(transform, x, given)
             for parameter in transform.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         plain, recomputed = (gradients(transform, reversible, x, given, data=True) for reversible in (False, True))
@@ -245,7 +246,7 @@ def test_reversible_gradients_of_unusual_layers_equal_autograd(make: Callable[[]
     transform = CompositeTransform(make()).double()
     x = torch.randn(6, 4, dtype=torch.float64)
     with torch.no_grad():
-        start_from(transform, x)
+        initialize_from_data(transform, x)
         for parameter in transform.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     plain, recomputed = (gradients(transform, reversible, x, None) for reversible in (False, True))

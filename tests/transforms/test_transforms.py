@@ -36,7 +36,7 @@ from scnf.transforms import (
     Transform,
     Unsqueeze,
     haar_matrix,
-    start_from,
+    initialize_from_data,
     two_way_coupling,
 )
 from scnf.transforms.coupling import LOG_SCALES, Partition
@@ -147,7 +147,7 @@ def prepared(
     inputs = torch.randn(ROWS, *case.shape, dtype=torch.float64)
     inputs = inputs.sigmoid() if case.pixels else inputs
     context = None if case.context is None else torch.randn(ROWS, case.context, dtype=torch.float64)
-    start_from(transform, inputs, context)
+    initialize_from_data(transform, inputs, context)
     with torch.no_grad():
         for parameter in transform.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
