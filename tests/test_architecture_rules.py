@@ -52,7 +52,7 @@ PARTS = BELOW.keys() | LEARNING | {"scnf.analysis", "scnf.propagation", "scnf.re
 ALLOWED: dict[str, set[str]] = {
     **{module: set() for module in ANYONE},
     **BELOW,
-    "scnf": {"scnf.commands", "scnf.data", "scnf.nn", "scnf.recipes", "scnf.transforms"},  # by name, when asked for
+    "scnf": {"scnf.commands", "scnf.data", "scnf.nn", "scnf.recipes", "scnf.trained", "scnf.transforms"},  # by name, when asked for
     "scnf.parts": set(),
     "scnf.training": LEARNING,
     "scnf.propagation": {"scnf.propagation", *LEARNING},
@@ -62,11 +62,17 @@ ALLOWED: dict[str, set[str]] = {
     "scnf.estimators": PARTS,
     "scnf.failures": {"scnf.parts"},
     "scnf.weights": {"scnf.parts", "scnf.runs", "scnf.settings", "scnf.shipped"},
-    "scnf.experiment": {"scnf.settings", "scnf.weights", *PARTS},
+    "scnf.settings_data": {"scnf.settings", "scnf.data"},
+    "scnf.m1": {"scnf.settings", "scnf.weights", "scnf.shipped", *PARTS},
+    "scnf.experiment": {"scnf.settings", "scnf.settings_data", "scnf.weights", "scnf.m1", *PARTS},
+    "scnf.trained": {"scnf.experiment", *PARTS},
     "scnf.commands": {
         "scnf.commands",
         "scnf.experiment",
+        "scnf.m1",
         "scnf.settings",
+        "scnf.settings_data",
+        "scnf.trained",
         "scnf.parts",
         "scnf.weights",
         "scnf.failures",

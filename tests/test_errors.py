@@ -143,11 +143,11 @@ BAD: list[Any] = [
     ("train --data.name digitz --data.root nowhere", "data.name must be one of mnist, fashion, "),
     ("train --data.name digitz", "not 'digitz'; did you mean digits? (one of your own needs --import FILE)"),
     ("train --data.root logs", "data.root logs holds 000001-"),
-    ("train --data.root logs", "--config digits.yaml need no files. For images of your own: scnf train FOLDER"),
+    ("train --data.root logs", "--config digits.yaml need no files. `scnf train FOLDER` trains on images of your own"),
     (f"{DIGITS} --num_labels 1100 --balanced false", "asks for 1100 labels and the data has 1097 training rows"),
     (f"{DIGITS} --num_labels 99", "data.num_labels = 99 cannot be shared equally by 10 classes: take 90 or 100"),
     (f"{DIGITS} --labels_per_class 109", "needs 109 labels of each class, and class"),
-    (f"{DIGITS} --num_validation 1347", "data.num_validation must be between 1 and 1346"),
+    (f"{DIGITS} --num_validation 1347", "data.num_validation must be between 0 and 1346"),
     (f"{DIGITS} --batch_size 3 --labelled_share 0.1", "train.batch_size of 3 cannot hold a labelled share of 0.1"),
     (f"{DIGITS} --num_labels 0", "data.labelled_share asks for labelled rows, and no row has a label"),
     # models

@@ -120,9 +120,8 @@ def test_validation_labels_change_no_visible_label_of_a_balanced_split() -> None
         ({"num_labels": 7}, "cannot be shared equally by 10 classes"),
         ({"num_labels": 390}, "needs 39 labels of each class, and class"),
         ({"labels": torch.zeros(500, dtype=torch.int64)}, "class 1 has only 0 training rows"),
-        ({"num_validation": 0}, "num_validation must be between 1 and 499, not 0"),
-        ({"num_validation": -1}, "num_validation must be between 1 and 499"),
-        ({"num_validation": 500}, "num_validation must be between 1 and 499"),
+        ({"num_validation": -1}, "num_validation must be between 0 and 499"),
+        ({"num_validation": 500}, "num_validation must be between 0 and 499"),
         ({"num_validation": 499}, "the data has 1 training rows"),
     ],
 )
