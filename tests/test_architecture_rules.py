@@ -1,4 +1,4 @@
-"""Who may import whom, what `import scnf` may load, and which errors name settings."""
+"""Who may import whom, what `import scnf` may load, which errors name settings, and how names of tests begin."""
 
 import ast
 import re
@@ -13,6 +13,7 @@ from scnf.recipes import RECIPES
 from scnf.settings.schema import leaves
 
 PACKAGE = Path(__file__).parents[1] / "scnf"
+TESTS = Path(__file__).parent
 FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
@@ -101,7 +102,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_arrows_point_one_way(module: str) -> None:
+def test_module_imports_only_what_its_part_is_allowed(module: str) -> None:
     part = "scnf" if module == "scnf" else ".".join(module.split(".")[:2])
     assert part in ALLOWED, f"say in ALLOWED what {part} may import"
     for imported in imports(MODULES[module]):
@@ -109,18 +110,18 @@ def test_arrows_point_one_way(module: str) -> None:
             assert any(within(imported, other) for other in ALLOWED[part]), f"{module} imports {imported}"
 
 
-def test_only_the_command_line_reads_the_settings() -> None:
+def test_settings_are_imported_by_the_command_line_only() -> None:
     readers = {module for module, path in MODULES.items() if any(within(i, "scnf.settings") for i in imports(path))}
     inside = {reader for reader in readers if within(reader, "scnf.commands") or within(reader, "scnf.settings")}
     assert readers - inside == {"scnf.experiment", "scnf.weights"}
 
 
-def test_only_the_contract_imports_nflows() -> None:
+def test_nflows_is_imported_by_the_transform_contract_only() -> None:
     users = {module for module, path in MODULES.items() for name in imports(path) if within(name, "nflows")}
     assert users == {"scnf.transforms.base"}
 
 
-def test_importing_scnf_is_light() -> None:
+def test_scnf_import_loads_no_heavy_package() -> None:
     heavy = ["torch", "torchvision", "matplotlib", "tensorboard", "sklearn", "nflows", "numpy"]
     code = f"import sys, scnf; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
@@ -176,7 +177,28 @@ def test_settings_are_found_in_the_text_of_an_error() -> None:
         ("from scnf.transforms import base", {"scnf.transforms.base"}),
     ],
 )
-def test_imports_are_found(source: str, expected: set[str], tmp_path: Path) -> None:
+def test_imports_of_a_file_are_found_in_every_form(source: str, expected: set[str], tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(source)
     assert set(imports(path)) == expected
+
+
+NO_SUBJECT = ("a", "an", "the", "it", "there", "what", "nobody", "every", "each", "where", "when", "one_s")
+"""What the name of a test must not begin with: the name stands alone in a log, and so begins with its subject."""
+
+
+def test_test_names_begin_with_their_subject() -> None:
+    beginnings = tuple(f"test_{word}_" for word in NO_SUBJECT)
+    wrong = [
+        f"{path.relative_to(TESTS.parent)}:{node.lineno}: {node.name}"
+        for path in sorted(TESTS.rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith(beginnings)
+    ]
+    assert not wrong, "\n".join(
+        [
+            "these names must begin with their subject, without an article or a pronoun: test_<subject>_<behaviour>,",
+            "for example test_checkpoint_of_another_run_is_refused instead of test_it_is_refused:",
+            *wrong,
+        ]
+    )

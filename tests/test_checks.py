@@ -96,7 +96,7 @@ OF_LABELS: dict[str, tuple[Callable[[Tensor], object], bool, bool]] = {
 
 
 @pytest.mark.parametrize(("take", "hidden", "knows_classes"), OF_LABELS.values(), ids=OF_LABELS)
-def test_every_door_refuses_what_is_no_label(
+def test_labels_of_wrong_value_type_or_shape_are_refused_by_every_function(
     take: Callable[[Tensor], object], hidden: bool, knows_classes: bool
 ) -> None:
     good = GOOD if hidden else KNOWN
@@ -115,7 +115,7 @@ def test_every_door_refuses_what_is_no_label(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_label_of_no_class_is_an_error_also_where_nothing_is_checked(
+def test_labels_of_no_class_raise_an_error_also_without_value_checks(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # on a GPU and in compiled code a step reads no values: the look-up refuses them
@@ -137,7 +137,7 @@ OF_IMAGES: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("take", OF_IMAGES.values(), ids=OF_IMAGES)
-def test_images_of_floats_are_refused_where_grey_levels_are_wanted(take: Callable[[Tensor], object]) -> None:
+def test_float_images_are_refused_where_grey_levels_are_wanted(take: Callable[[Tensor], object]) -> None:
     take(grey())
     take(grey().int())
     for images in (x(), grey().double()):
@@ -153,7 +153,7 @@ def test_grey_levels_beyond_the_last_are_refused(take: Callable[[Tensor], object
         take(grey().flatten(1))
 
 
-def test_points_are_finite_floats() -> None:
+def test_batches_refuse_points_that_are_not_finite_floats() -> None:
     points = torch.randn(ROWS, 2)
     Batches(points, GOOD, 4, 0.5, 0, levels=None)
     points[3, 1] = torch.nan
@@ -166,7 +166,7 @@ OF_ROWS = [name for name in OF_LABELS if name not in ("loss", "prior", "split") 
 
 
 @pytest.mark.parametrize("name", OF_ROWS)
-def test_rows_and_labels_are_as_many(name: str) -> None:
+def test_labels_of_another_number_than_rows_are_refused(name: str) -> None:
     take, hidden, _ = OF_LABELS[name]
     y = GOOD if hidden else KNOWN
     for wrong in (y[1:], y[:1], y[:0], y.repeat(2)):
@@ -176,7 +176,7 @@ def test_rows_and_labels_are_as_many(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("is_readable", [True, False])
-def test_a_step_refuses_other_shapes_lengths_and_views_also_where_no_value_is_read(
+def test_model_refuses_batches_whose_parts_do_not_fit_also_without_value_checks(
     name: str, is_readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scnf.models.base.is_readable", lambda values: is_readable)
@@ -217,14 +217,14 @@ WRONG_SHAPE: dict[str, Callable[[Any, Tensor], object]] = {
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2"])
 @pytest.mark.parametrize("take", WRONG_SHAPE.values(), ids=WRONG_SHAPE)
-def test_a_model_refuses_images_of_another_shape(name: str, take: Callable[[Any, Tensor], object]) -> None:
+def test_model_refuses_images_of_another_shape(name: str, take: Callable[[Any, Tensor], object]) -> None:
     with pytest.raises(InvalidArgument, match=r"x must be of shape .* for this model"):
         take(model(name), grey().repeat(1, 1, 2, 2))
     with pytest.raises(InvalidArgument, match=r"x must be of shape .* for this model"):
         take(model(name), grey().repeat(1, 3, 1, 1))
 
 
-def test_a_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
+def test_model_keeps_its_shape_in_copies_and_not_in_its_weights() -> None:
     flow = model("scnf-digits")
     average = averaged_model(flow, 0.9)
     assert average is not None
@@ -278,7 +278,7 @@ WRONG_ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("call", "words", "message"), WRONG_ARGUMENTS)
-def test_numbers_out_of_range_are_refused(call: Callable[..., object], words: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_refused(call: Callable[..., object], words: dict[str, Any], message: str) -> None:
     call()
     with pytest.raises(InvalidArgument, match=message) as caught:
         call(**words)
@@ -320,7 +320,7 @@ OTHER_DOORS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize(("call", "argument"), OTHER_DOORS.values(), ids=OTHER_DOORS)
-def test_an_error_names_the_argument_of_the_library(call: Callable[[], object], argument: str) -> None:
+def test_library_error_names_its_argument(call: Callable[[], object], argument: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         call()
     assert caught.value.argument == argument
@@ -360,7 +360,7 @@ def test_points_that_hold_no_number_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2", "logistic"])
-def test_a_model_refuses_raw_grey_levels(name: str) -> None:
+def test_model_refuses_raw_grey_levels(name: str) -> None:
     takes = [lambda m, x: m.initialize(x, GOOD), lambda m, x: m(Batch(x, GOOD)), lambda m, x: m.log_likelihood(x)]
     for take in takes:
         with pytest.raises(InvalidArgument, match=r"x must hold floats, not torch\.uint8"):
@@ -373,7 +373,7 @@ def test_a_model_refuses_raw_grey_levels(name: str) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["levels", "logit"])
-def test_a_pixel_that_a_flow_rules_out_has_density_zero(pixels: str) -> None:
+def test_flow_gives_pixels_out_of_range_density_zero(pixels: str) -> None:
     torch.manual_seed(0)
     flow = build("scnf-digits", SHAPE, K, levels=17, channels=8, steps=1, pixels=pixels)
     images = x()
@@ -398,7 +398,7 @@ def double_by_default() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["scnf-digits", "m2-drawn", "logistic", "classifier"])
 @pytest.mark.usefixtures("double_by_default")
-def test_everything_works_where_double_precision_is_the_default(name: str) -> None:
+def test_training_and_evaluation_work_with_float64_as_default_dtype(name: str) -> None:
     double, rows = model(name), Batches(grey(), GOOD, 4, 0.5, 0, levels=17, augment=1.0, views=True)
     rows.guesses = distortion_labels(grey(), GOOD)[0]
     propagate(grey().flatten(1), GOOD, neighbours=3)
@@ -410,7 +410,7 @@ def test_everything_works_where_double_precision_is_the_default(name: str) -> No
     assert loss.isfinite() and loss.dtype == torch.float64 and 0 <= figures["accuracy"] <= 1
 
 
-def test_maps_and_neighbours_are_the_same_whatever_the_default_type() -> None:
+def test_affine_maps_and_neighbours_do_not_depend_on_the_default_dtype() -> None:
     found = []
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
@@ -422,6 +422,6 @@ def test_maps_and_neighbours_are_the_same_whatever_the_default_type() -> None:
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_a_flow_takes_its_own_samples() -> None:
+def test_flow_gives_its_own_samples_a_finite_likelihood() -> None:
     flow = model("scnf-digits").eval()
     assert flow.log_likelihood(flow.sample(KNOWN)).isfinite().all()

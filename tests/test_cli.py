@@ -46,13 +46,13 @@ def figures_line(run: Run, split: str) -> str:
 
 
 @pytest.mark.parametrize("words", ["--help", "-h"])
-def test_help(scnf: Callable[..., Any], words: str) -> None:
+def test_help_lists_the_commands(scnf: Callable[..., Any], words: str) -> None:
     outcome = scnf(words)
     assert outcome.code == 0 and outcome.err == ""
     assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs", "compare"))
 
 
-def test_version(scnf: Callable[..., Any]) -> None:
+def test_version_option_prints_name_and_version(scnf: Callable[..., Any]) -> None:
     outcome = scnf("--version")
     assert (outcome.code, outcome.out, outcome.err) == (0, f"scnf {__version__}\n", "")
 
@@ -66,19 +66,21 @@ def test_version_imports_nothing_heavy(start: Callable[..., Any]) -> None:
     assert start("-c", code).communicate() == (f"scnf {__version__}\nset()\n", "")
 
 
-def test_no_words_at_all(scnf: Callable[..., Any]) -> None:
+def test_command_line_without_words_prints_usage_and_exits_with_2(scnf: Callable[..., Any]) -> None:
     outcome = scnf()
     assert outcome.code == 2 and outcome.out.startswith("usage:")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "runs", "compare"])
-def test_help_of_a_command(scnf: Callable[..., Any], tmp_path: Path, command: str) -> None:
+def test_help_of_a_command_prints_usage_and_writes_nothing(
+    scnf: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
     outcome = scnf(command, "--help")
     assert (outcome.code, outcome.err) == (0, "") and outcome.out.startswith("usage:")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_who_goes_is_no_error(copied: Run) -> None:
+def test_runs_command_ends_silently_where_its_output_pipe_is_closed(copied: Run) -> None:
     command = [sys.executable, "-c", "from scnf.cli import main; raise SystemExit(main())", "runs"]
     with subprocess.Popen(
         [*command, "--logs", str(copied.path.parent)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -94,7 +96,7 @@ def test_help_of_train_names_every_setting(scnf: Callable[..., Any]) -> None:
     assert all(f"--{name}" in outcome.out for name in (*leaves(ScnfDigits), "config", "resume", "print_config"))
 
 
-def test_print_config(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_print_config_prints_settings_that_load_again(scnf: Callable[..., Any], tmp_path: Path) -> None:
     outcome = scnf("train --config digits.yaml --epochs 3 --print_config")
     assert (outcome.code, outcome.err) == (0, "") and list(tmp_path.iterdir()) == []
     tree = yaml.safe_load(outcome.out)
@@ -117,31 +119,33 @@ def test_evaluate_gives_the_figures_of_the_summary(scnf: Callable[..., Any], cop
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_evaluate_one_split(scnf: Callable[..., Any], copied: Run, split: str) -> None:
+def test_evaluate_prints_only_the_split_asked_for(scnf: Callable[..., Any], copied: Run, split: str) -> None:
     outcome = scnf("evaluate last --split", split)
     assert outcome.out.splitlines() == [figures_line(copied, split)]
 
 
-def test_evaluate_takes_settings_and_changes_nothing(scnf: Callable[..., Any], copied: Run) -> None:
+def test_evaluate_takes_settings_and_leaves_the_run_unchanged(scnf: Callable[..., Any], copied: Run) -> None:
     before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
     assert scnf("evaluate last --eval_batch_size 450 --split test").code == 0
     assert {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()} == before
 
 
-def test_evaluate_a_run_that_was_interrupted(scnf: Callable[..., Any], copied: Run) -> None:
+def test_evaluate_takes_the_best_checkpoint_of_an_interrupted_run(scnf: Callable[..., Any], copied: Run) -> None:
     copied.weights.unlink()
     outcome = scnf("evaluate last")
     assert outcome.code == 0 and figures_line(copied, "test") in outcome.out
 
 
-def test_evaluate_runs_elsewhere(scnf: Callable[..., Any], finished: Path) -> None:
+def test_evaluate_finds_runs_outside_the_current_directory(scnf: Callable[..., Any], finished: Path) -> None:
     for words in ("evaluate 1 --logs", "evaluate 1 --runs.root"):
         assert scnf(words, finished.parent).code == 0
     assert scnf("evaluate", finished).code == 0
 
 
 @pytest.mark.parametrize("words", ["evaluate last", "compare last", "train --config digits.yaml --epochs 0"])
-def test_figures_that_are_no_numbers_are_an_error(scnf: Callable[..., Any], copied: Run, words: str) -> None:
+def test_nan_figures_are_refused_by_evaluate_compare_and_train(
+    scnf: Callable[..., Any], copied: Run, words: str
+) -> None:
     tensors, metadata = load_tensors(copied.weights)
     huge = {name: value * 1e5 if value.is_floating_point() else value for name, value in tensors.items()}
     save_tensors(copied.weights, huge, metadata)
@@ -158,7 +162,7 @@ def test_figures_that_are_no_numbers_are_an_error(scnf: Callable[..., Any], copi
 @pytest.mark.parametrize(
     "pretrained", ["1", "logs/{name}", "logs/{name}/model.safetensors", "logs/{name}/checkpoints/best.safetensors"]
 )
-def test_no_epochs_give_the_figures_of_the_weights(
+def test_train_of_zero_epochs_gives_the_figures_of_the_pretrained_weights(
     digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run], pretrained: str
 ) -> None:
     outcome = digits("--epochs 0 --pretrained", pretrained.format(name=copied.path.name))
@@ -171,7 +175,9 @@ def test_no_epochs_give_the_figures_of_the_weights(
     assert all(torch.equal(value, original[name]) for name, value in weights.items())
 
 
-def test_training_starts_from_weights(digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]) -> None:
+def test_training_starts_from_pretrained_weights(
+    digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
+) -> None:
     losses = []
     for words in ("", "--pretrained 1"):
         assert digits("--max_steps 5 --lr 1e-9", words).code == 0
@@ -179,7 +185,7 @@ def test_training_starts_from_weights(digits: Callable[..., Any], copied: Run, l
     assert losses[1] < losses[0] - 5
 
 
-def test_weights_that_ship(
+def test_pretrained_without_a_value_takes_shipped_weights_and_checks_their_sum(
     digits: Callable[..., Any], finished: Path, shipped: Path, last_run: Callable[[], Run]
 ) -> None:
     assert digits("--epochs 0 --pretrained").code == 0
@@ -194,7 +200,7 @@ def test_weights_that_ship(
     assert outcome.code == 2 and "model.safetensors is damaged" in outcome.err
 
 
-def test_weights_of_other_data_are_noted(scnf: Callable[..., Any]) -> None:
+def test_pretrained_weights_of_another_dataset_are_noted(scnf: Callable[..., Any]) -> None:
     words = "--channels 8 --steps 1 --conditional gaussian --linear plu --batch_size 2000 --eval_batch_size 5000"
     assert scnf("train --config moons.yaml --max_steps 1", words).code == 0
     outcome = scnf("train --config circles.yaml --epochs 0 --pretrained 1", words)
@@ -224,7 +230,7 @@ def test_adapting_trains_the_conditional_part_alone(
     assert last_run().read_json("summary.json")["test"] == summary["test"]  # those of images
 
 
-def test_adapting_draws_other_classes_than_the_run_whose_flow_it_has(
+def test_adapting_draws_class_embeddings_unlike_those_of_the_pretrained_run(
     digits: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
 ) -> None:
     drawn = []
@@ -235,7 +241,7 @@ def test_adapting_draws_other_classes_than_the_run_whose_flow_it_has(
     assert torch.corrcoef(torch.stack(drawn))[0, 2].abs() < 0.5
 
 
-def test_adapting_goes_on_as_if_it_never_stopped(
+def test_adapting_resumes_to_the_same_end_after_an_interrupt(
     digits: Callable[..., Any],
     scnf: Callable[..., Any],
     copied: Run,
@@ -250,13 +256,13 @@ def test_adapting_goes_on_as_if_it_never_stopped(
     assert last_run().weights.read_bytes() == reference.weights.read_bytes()
 
 
-def test_models_that_never_saw_data_are_evaluated_too(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+def test_untrained_models_are_evaluated(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:
     for words in ("--epochs 0", "--max_steps 0"):
         assert digits(words).code == 0
         assert last_run().read_json("summary.json")["test"]["bits_per_dim"] < 8
 
 
-def test_figures_are_of_several_draws_at_the_end_and_of_one_in_epochs(
+def test_figures_are_of_several_draws_at_the_end_and_of_one_draw_in_epochs(
     digits: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     outcome = digits("--max_steps 22")
@@ -268,7 +274,7 @@ def test_figures_are_of_several_draws_at_the_end_and_of_one_in_epochs(
     assert not any("draw" in column for row in run.read_metrics() for column in row)
 
 
-def test_final_figures_speak_of_views_where_they_are_asked_for(
+def test_final_figures_include_views_where_eval_views_is_set(
     digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     outcome = digits("--max_steps 22 --augment 1 --classifier_weight 1 --eval_views 2")
@@ -280,7 +286,7 @@ def test_final_figures_speak_of_views_where_they_are_asked_for(
     assert "over views" not in scnf("evaluate last --split test --eval_views 0").out
 
 
-def test_views_that_nothing_moves_are_refused(
+def test_eval_views_without_augmentation_are_refused(
     digits: Callable[..., Any], scnf: Callable[..., Any], copied: Run, tmp_path: Path
 ) -> None:
     for outcome in (digits("--augment 0 --eval_views 2"), scnf("evaluate last --eval_views 2")):
@@ -288,7 +294,7 @@ def test_views_that_nothing_moves_are_refused(
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [copied.path.name]
 
 
-def test_points_have_no_views(scnf: Callable[..., Any]) -> None:
+def test_eval_views_of_points_are_refused(scnf: Callable[..., Any]) -> None:
     assert scnf("train --config moons.yaml --max_steps 1").code == 0
     outcome = scnf("evaluate last --eval_views 2")
     assert outcome.code == 2 and outcome.err == "error: points have no views: set train.eval_views to 0\n"
@@ -297,7 +303,9 @@ def test_points_have_no_views(scnf: Callable[..., Any]) -> None:
 # --- sample
 
 
-def test_sample_of_one_class(scnf: Callable[..., Any], copied: Run, tmp_path: Path) -> None:
+def test_sample_command_draws_one_class_as_its_seed_decides(
+    scnf: Callable[..., Any], copied: Run, tmp_path: Path
+) -> None:
     outcome = scnf("sample last --label 3 --num 16 --out x.png")
     assert (outcome.code, outcome.out, outcome.err) == (0, "x.png\n", "")
     picture = image.imread(tmp_path / "x.png")
@@ -308,13 +316,13 @@ def test_sample_of_one_class(scnf: Callable[..., Any], copied: Run, tmp_path: Pa
     assert first == same != other
 
 
-def test_sample_of_all_classes(scnf: Callable[..., Any], copied: Run, tmp_path: Path) -> None:
+def test_sample_command_draws_a_row_of_each_class(scnf: Callable[..., Any], copied: Run, tmp_path: Path) -> None:
     assert scnf("sample", copied.path, "--num 2").out == "samples.png\n"
     picture = image.imread(tmp_path / "samples.png")
     assert picture.shape[0] > 3 * picture.shape[1]  # ten rows of two
 
 
-def test_sample_points(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_sample_command_draws_points(scnf: Callable[..., Any], tmp_path: Path) -> None:
     assert (
         scnf("train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --max_steps 2").code
         == 0
@@ -326,7 +334,9 @@ def test_sample_points(scnf: Callable[..., Any], tmp_path: Path) -> None:
 # --- runs
 
 
-def test_runs(scnf: Callable[..., Any], copied: Run, digits: Callable[..., Any]) -> None:
+def test_runs_command_lists_sorts_and_filters_runs(
+    scnf: Callable[..., Any], copied: Run, digits: Callable[..., Any]
+) -> None:
     assert digits("--max_steps 1 --runs.name second").code == 0
     lines = scnf("runs").out.splitlines()
     accuracy = f"{100 * copied.read_json('summary.json')['test']['accuracy']:.2f} %"
@@ -338,12 +348,12 @@ def test_runs(scnf: Callable[..., Any], copied: Run, digits: Callable[..., Any])
     assert scnf("runs --where accuracy>100%").out == "no runs where accuracy>100%\n"
 
 
-def test_no_runs(scnf: Callable[..., Any]) -> None:
+def test_runs_command_says_that_there_are_no_runs(scnf: Callable[..., Any]) -> None:
     assert scnf("runs").out == "no runs\n"
 
 
 @pytest.mark.parametrize("ref", ["1", "last", "000001"])
-def test_runs_show(scnf: Callable[..., Any], copied: Run, ref: str) -> None:
+def test_runs_show_prints_status_recipe_and_files(scnf: Callable[..., Any], copied: Run, ref: str) -> None:
     outcome = scnf("runs show", ref)
     assert (outcome.code, outcome.err) == (0, "")
     assert "status: finished" in outcome.out and "scnf-digits" in outcome.out
@@ -354,7 +364,9 @@ def test_runs_show(scnf: Callable[..., Any], copied: Run, ref: str) -> None:
 # --- processes
 
 
-def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_outside_training_exits_with_130_and_names_the_command(
+    scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(words: Any) -> int:
         raise KeyboardInterrupt
 
@@ -363,7 +375,7 @@ def test_an_interrupt_outside_of_training(scnf: Callable[..., Any], monkeypatch:
     assert (outcome.code, outcome.err) == (130, "scnf runs was interrupted by SIGINT: run the same command again\n")
 
 
-def test_a_finished_run_is_left_as_it_is(scnf: Callable[..., Any], copied: Run) -> None:
+def test_resume_of_a_finished_run_changes_no_file(scnf: Callable[..., Any], copied: Run) -> None:
     before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
     outcome = scnf("train --resume 1")
     assert outcome.code == 0 and "the run is finished" in outcome.out

@@ -25,18 +25,18 @@ SHAPES = {  # shape of an input, number of classes, training rows
 }
 
 
-def test_the_table_knows_every_dataset() -> None:
+def test_shapes_table_lists_every_dataset() -> None:
     from scnf.data.sources import DATASETS
 
     assert set(SHAPES) == set(DATASETS)
 
 
-def test_there_is_the_main_job() -> None:
+def test_main_configurations_exist() -> None:
     assert {"config.yaml", "digits.yaml"} <= {path.name for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_it_loads_and_builds(path: Path) -> None:
+def test_configuration_loads_and_builds_its_model(path: Path) -> None:
     settings = load_settings(path)
     recipe = settings.model
     assert recipe.name in RECIPES and settings.device == "auto"
@@ -63,7 +63,7 @@ def test_it_loads_and_builds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_it_names_nothing_twice_and_settles_there_and_back(path: Path, tmp_path: Path) -> None:
+def test_configuration_has_no_duplicate_key_and_survives_a_yaml_round_trip(path: Path, tmp_path: Path) -> None:
     settings = load_settings(path)
     (tmp_path / "again.yaml").write_text(to_yaml(settings), encoding="utf-8")
     assert load_settings(tmp_path / "again.yaml") == settings
@@ -76,6 +76,6 @@ def test_it_names_nothing_twice_and_settles_there_and_back(path: Path, tmp_path:
             nodes += [value for _, value in node.value]
 
 
-def test_the_main_job_is_what_happens_without_a_config(scnf: Any) -> None:
+def test_train_without_a_config_takes_config_yaml(scnf: Any) -> None:
     assert scnf("train", "--print_config").out == scnf("train", "--config", "config.yaml", "--print_config").out
     assert yaml.safe_load(scnf("train", "--print_config").out)["objective"]["neighbours"] == "distortion"

@@ -47,7 +47,9 @@ def test_second(shared):
 '''
 
 
-def test_every_test_starts_from_the_seed(start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+def test_seed_option_seeds_all_tests_and_doctests(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
     shutil.copy(REPOSITORY / "conftest.py", tmp_path)
     (tmp_path / "test_order.py").write_text(TESTS)
     out, _ = start("-m", "pytest", "-q", "--doctest-modules", "--seed", "7", "-p", "no:cacheprovider").communicate()

@@ -247,7 +247,9 @@ def check(outcome: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), BAD)
-def test_a_message_and_nothing_written(scnf: Callable[..., Any], place: Path, words: str, message: str) -> None:
+def test_bad_command_gives_a_message_and_writes_nothing(
+    scnf: Callable[..., Any], place: Path, words: str, message: str
+) -> None:
     before = contents(place)
     check(scnf(words), message)
     assert contents(place) == before
@@ -269,7 +271,9 @@ def test_a_message_and_nothing_written(scnf: Callable[..., Any], place: Path, wo
         ({"metrics_csv": b"\xff\n"}, "metrics.csv is damaged"),
     ],
 )
-def test_runs_that_cannot_go_on(scnf: Callable[..., Any], place: Path, changes: dict[str, Any], message: str) -> None:
+def test_resume_of_a_damaged_run_is_refused_and_changes_nothing(
+    scnf: Callable[..., Any], place: Path, changes: dict[str, Any], message: str
+) -> None:
     fresh(place, "damaged", **changes)
     before = contents(place)
     check(scnf("train --resume 2"), message)
@@ -291,7 +295,7 @@ def test_best_weights_of_another_run_are_not_taken(scnf: Callable[..., Any], pla
     check(scnf("evaluate 2"), "best.safetensors belongs to another run than")
 
 
-def test_an_edited_split_is_noticed(scnf: Callable[..., Any], place: Path) -> None:
+def test_edited_split_is_refused_by_resume_and_evaluate(scnf: Callable[..., Any], place: Path) -> None:
     fresh(place, "edited")
     run = Run.find(place / "logs", "2")
     split = run.read_json("split.json")
@@ -302,7 +306,7 @@ def test_an_edited_split_is_noticed(scnf: Callable[..., Any], place: Path) -> No
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_of_runs_that_is_read_only(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_read_only_directory_of_runs_is_refused(scnf: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs").chmod(stat.S_IRUSR | stat.S_IXUSR)
     check(scnf(DIGITS), "cannot make a run directory in logs")
@@ -342,7 +346,7 @@ def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     ],
     ids=["truncated", "empty", "one bit", "longer"],
 )
-def test_damaged_data(
+def test_damaged_data_file_is_named_before_a_run_is_made(
     scnf: Callable[..., Any], damaged: Callable[..., None], tmp_path: Path, name: str, change: Any, found: str
 ) -> None:
     damaged(name, change)
@@ -352,7 +356,7 @@ def test_damaged_data(
     assert not (tmp_path / "logs").exists()
 
 
-def test_real_data_that_was_truncated(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_truncated_mnist_file_is_named_before_a_run_is_made(scnf: Callable[..., Any], tmp_path: Path) -> None:
     repository = Path(__file__).parents[1]
     given = os.environ.get("SCNF_DATA_ROOT")
     roots = [Path(given)] if given else [repository / "data"]
@@ -388,7 +392,9 @@ def limit(size: int) -> Callable[[], None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
 @pytest.mark.parametrize("resumed", [False, True])
-def test_a_full_disk(start: Callable[..., Any], place: Path, resumed: bool) -> None:
+def test_full_disk_ends_training_with_a_message_and_keeps_what_was_saved(
+    start: Callable[..., Any], place: Path, resumed: bool
+) -> None:
     from conftest import TINY
 
     run = Run.find(place / "logs", "1")
@@ -413,7 +419,9 @@ def test_a_full_disk(start: Callable[..., Any], place: Path, resumed: bool) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
-def test_a_disk_that_is_full_from_the_start(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_full_disk_from_the_start_gives_a_message_and_no_temporary_file(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
     process = start("-c", LIMITED, "train", "--config", "digits.yaml", preexec_fn=limit(100))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in err and err.startswith("error: cannot write ")
@@ -438,13 +446,13 @@ MEMORY = "Lower train.batch_size, train.eval_batch_size or model.channels, set m
     ],
     ids=repr,
 )
-def test_the_end_of_memory_says_what_to_lower(error: Exception) -> None:
+def test_memory_errors_are_explained_with_what_to_lower(error: Exception) -> None:
     told = explain(error)
     assert isinstance(told, UserError) and MEMORY in str(told) and "\n" not in str(told)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
-def test_a_model_beyond_the_memory_ends_with_a_message(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_model_beyond_the_memory_ends_with_a_message(start: Callable[..., Any], tmp_path: Path) -> None:
     def little() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
@@ -455,7 +463,7 @@ def test_a_model_beyond_the_memory_ends_with_a_message(start: Callable[..., Any]
     assert MEMORY in err and not (tmp_path / "logs").exists()
 
 
-def test_a_file_that_cannot_be_used_is_named() -> None:
+def test_file_errors_are_explained_with_the_name_of_the_file() -> None:
     assert str(explain(FileNotFoundError(2, "No such file or directory", "a/b"))) == "No such file or directory: a/b"
 
 
@@ -469,7 +477,7 @@ BUG = "error: this is a bug in scnf, please report it: RecursionError: maximum r
 @pytest.mark.parametrize(
     "error", [TypeError("no tensor"), KeyError("y"), InvalidArgument("features", "must be finite")]
 )
-def test_a_bug_in_a_model_leaves_its_traceback(
+def test_bug_in_a_model_leaves_its_traceback(
     digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def step(*_: Any) -> Any:
@@ -482,7 +490,7 @@ def test_a_bug_in_a_model_leaves_its_traceback(
     assert text.startswith("Traceback") and "in step" in text
 
 
-def test_a_bug_in_a_data_set_keeps_its_traceback(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_in_a_dataset_keeps_its_traceback(scnf: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(root: Path) -> Any:
         raise InvalidArgument("batch_size", "must be 1 or more, not 0")
 
@@ -491,7 +499,7 @@ def test_a_bug_in_a_data_set_keeps_its_traceback(scnf: Callable[..., Any], monke
     assert outcome.code == 1 and "this is a bug in scnf, please report it: InvalidArgument: batch_size" in outcome.err
 
 
-def test_a_bug_in_a_training_leaves_its_traceback_in_the_run(
+def test_bug_in_a_training_leaves_its_traceback_in_the_run(
     digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scnf.objectives.semi_supervised_loss", broken)
@@ -503,7 +511,7 @@ def test_a_bug_in_a_training_leaves_its_traceback_in_the_run(
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_bug_before_there_is_a_run_leaves_its_traceback_in_a_temporary_file(
+def test_bug_outside_a_run_leaves_its_traceback_in_a_temporary_file(
     scnf: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
 ) -> None:
     monkeypatch.setattr("scnf.analysis.overview.list_runs", broken)
@@ -518,14 +526,16 @@ def test_a_bug_before_there_is_a_run_leaves_its_traceback_in_a_temporary_file(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(3), UserError("mine"), BrokenPipeError()])
-def test_other_ends_of_a_training_pass_unchanged(error: BaseException, tmp_path: Path) -> None:
+def test_interrupts_and_user_errors_leave_no_traceback_in_the_run(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(error if isinstance(error, type) else type(error)), traceback_in(tmp_path):
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
-def test_without_a_compiler_there_is_a_message(monkeypatch: pytest.MonkeyPatch, device: str, variable: str) -> None:
+def test_missing_compiler_is_a_user_error_naming_the_variable(
+    monkeypatch: pytest.MonkeyPatch, device: str, variable: str
+) -> None:
     monkeypatch.setenv(variable, "no-such-compiler")
     message = f"there is no no-such-compiler: install one, name yours in the variable {variable}, or set it to false"
     with pytest.raises(InvalidArgument, match=message) as caught:
@@ -533,7 +543,7 @@ def test_without_a_compiler_there_is_a_message(monkeypatch: pytest.MonkeyPatch, 
     assert caught.value.argument == "compile"
 
 
-def test_compiling_without_a_compiler_ends_before_there_is_a_run(
+def test_compile_option_without_a_compiler_is_refused_before_a_run_is_made(
     digits: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -541,7 +551,7 @@ def test_compiling_without_a_compiler_ends_before_there_is_a_run(
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_variable_of_the_shell_that_is_not_set_does_not_train_from_scratch(scnf: Callable[..., Any]) -> None:
+def test_train_options_with_empty_values_are_refused(scnf: Callable[..., Any]) -> None:
     for option in ("--pretrained", "--config", "--resume", "--data.root", "--runs.root", "--m1"):
         for words in ([option, ""], [f"{option}="]):
             outcome = main(
@@ -552,7 +562,7 @@ def test_a_variable_of_the_shell_that_is_not_set_does_not_train_from_scratch(scn
 
 
 @pytest.mark.parametrize("recipe", ["m1", "m2", "adgm", "classifier"])
-def test_batch_normalisation_of_one_row_says_what_to_do(recipe: str) -> None:
+def test_batch_normalisation_of_one_row_is_refused_in_training_alone(recipe: str) -> None:
     arguments = {"norm": "batch", "hidden": 8}
     model = build(recipe, (1, 8, 8), 3, levels=17, **arguments).train()
     with pytest.raises(InvalidArgument, match="norm must be layer or none where a batch holds one row"):
@@ -568,7 +578,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_without_the_resource_module_the_peak_of_memory_is_unknown(
+def test_peak_memory_is_unknown_without_the_resource_module(
     start: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     process = start("-c", WITHOUT_RESOURCE, "train", "--config", "digits.yaml", *TINY, "--max_steps", "2")

@@ -18,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_makes_the_directory_and_replaces_the_file(tmp_path: Path) -> None:
+def test_write_text_makes_the_directory_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "note.txt"
     write_text(path, "old é")
     write_text(path, "new ü")
@@ -27,7 +27,7 @@ def test_makes_the_directory_and_replaces_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_atomic_write_changes_nothing_where_its_block_fails(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "note.txt"
     path.write_text("old")
     expected = UserError if isinstance(error, OSError) else type(error)
@@ -39,7 +39,7 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
     assert path.read_text() == "old" and names(tmp_path) == ["note.txt"]
 
 
-def test_the_old_content_is_there_until_the_block_ends(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_old_content_until_its_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     path.write_text("old")
     with atomic_write(path) as file:
@@ -59,7 +59,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
-def test_modes_are_those_of_the_umask_or_of_the_file_that_is_replaced(tmp_path: Path) -> None:
+def test_file_mode_is_that_of_the_umask_or_of_the_replaced_file(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     for mask, expected in ((0o027, 0o640), (0o022, 0o640)):  # the second one replaces the first
         with umask(mask):
@@ -71,7 +71,7 @@ def test_modes_are_those_of_the_umask_or_of_the_file_that_is_replaced(tmp_path: 
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
 
 
-def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
+def test_write_text_takes_names_of_255_characters(tmp_path: Path) -> None:
     write_text(tmp_path / ("n" * 255), "text")
     assert names(tmp_path) == ["n" * 255]
 
@@ -97,7 +97,7 @@ def special_files(folder: Path) -> Iterator[dict[str, Path]]:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="special files are those of Linux")
-def test_only_regular_files_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_text_replaces_regular_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with special_files(tmp_path) as special:
         before = {path: (path.lstat().st_ino, path.lstat().st_mode) for path in special.values()}
@@ -121,7 +121,7 @@ with atomic_write(pathlib.Path(sys.argv[1])) as file:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-def test_what_a_killed_process_leaves_is_swept(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_swept(start: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_text(run / "checkpoints" / "last", "old")
     write_text(run / ".hidden", "stays")
@@ -141,7 +141,7 @@ def test_what_a_killed_process_leaves_is_swept(start: Callable[..., Any], tmp_pa
 
 
 @pytest.mark.parametrize("place", ["file/note.txt", "directory"])
-def test_impossible_places(tmp_path: Path, place: str) -> None:
+def test_write_text_to_an_impossible_place_is_a_user_error(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("a file, not a directory")
     (tmp_path / "directory" / "inner").mkdir(parents=True)
     with pytest.raises(UserError, match="cannot write"):
@@ -150,6 +150,6 @@ def test_impossible_places(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
-def test_read_only_places() -> None:
+def test_write_text_to_a_read_only_place_is_a_user_error() -> None:
     with pytest.raises(UserError, match="cannot write /proc/self/note"):
         write_text(Path("/proc/self/note.txt"), "text")

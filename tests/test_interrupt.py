@@ -34,7 +34,7 @@ def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @pytest.mark.parametrize("number", WATCHED, ids=lambda number: number.name)
-def test_every_signal_raises_where_it_comes(number: signal.Signals) -> None:
+def test_watched_signal_raises_where_it_arrives(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in WATCHED]
     with pytest.raises(Interrupted, match=number.name) as raised, watch():
         signal.raise_signal(number)
@@ -44,7 +44,7 @@ def test_every_signal_raises_where_it_comes(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", WATCHED, ids=lambda number: number.name)
-def test_a_deferred_signal_waits_and_a_second_one_does_not(number: signal.Signals, monkeypatch: Any) -> None:
+def test_deferred_signal_waits_and_a_later_second_one_raises(number: signal.Signals, monkeypatch: Any) -> None:
     with watch() as signals, signals.deferred():
         signal.raise_signal(number)
         signal.raise_signal(number)  # `timeout` sends it to the process and to its group
@@ -54,7 +54,7 @@ def test_a_deferred_signal_waits_and_a_second_one_does_not(number: signal.Signal
             signal.raise_signal(number)
 
 
-def test_a_deferred_signal_ends_what_may_be_ended_at_once() -> None:
+def test_deferred_signal_raises_on_entry_to_an_at_once_block() -> None:
     reached = []
     with watch() as signals, signals.deferred():
         with signals.immediate():
@@ -65,7 +65,7 @@ def test_a_deferred_signal_ends_what_may_be_ended_at_once() -> None:
     assert reached == ["no signal"]
 
 
-def test_a_signal_that_a_library_turns_into_an_error_interrupts_all_the_same() -> None:
+def test_signal_that_a_library_turns_into_an_error_still_interrupts() -> None:
     with pytest.raises(Interrupted, match="SIGTERM"), watch():
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -73,13 +73,13 @@ def test_a_signal_that_a_library_turns_into_an_error_interrupts_all_the_same() -
             raise ImportError("initialization failed") from error
 
 
-def test_errors_without_a_signal_stay_what_they_are() -> None:
+def test_errors_unrelated_to_a_deferred_signal_pass_unchanged() -> None:
     with pytest.raises(ImportError), watch() as signals, signals.deferred():
         signal.raise_signal(signal.SIGTERM)  # which waits for the next step
         raise ImportError("for another reason")
 
 
-def test_watching_inside_of_watching_is_the_same() -> None:
+def test_nested_watch_is_the_outer_watch() -> None:
     with watch() as outer:
         with watch() as inner, inner.deferred():
             signal.raise_signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ def test_watching_inside_of_watching_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "an application's"])
-def test_signals_that_somebody_else_handles_are_left_alone(handler: Any) -> None:
+def test_signals_with_a_handler_of_the_application_are_left_alone(handler: Any) -> None:
     before = signal.signal(signal.SIGHUP, handler)
     try:
         with watch() as signals:
@@ -99,7 +99,7 @@ def test_signals_that_somebody_else_handles_are_left_alone(handler: Any) -> None
         signal.signal(signal.SIGHUP, before)
 
 
-def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
+def test_watch_outside_the_main_thread_leaves_signals_alone() -> None:
     def body() -> None:
         with watch() as signals:
             seen.extend([signals.received, *map(signal.getsignal, WATCHED)])
@@ -124,7 +124,7 @@ with watch():
 """
 
 
-def test_a_second_signal_kills_a_process_that_is_on_its_way_out(start: Callable[..., Any]) -> None:
+def test_second_signal_kills_a_process_that_is_ending(start: Callable[..., Any]) -> None:
     process = start("-c", SLOW)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
@@ -134,7 +134,7 @@ def test_a_second_signal_kills_a_process_that_is_on_its_way_out(start: Callable[
     assert process.wait(timeout=30) == -signal.SIGUSR1
 
 
-def test_a_forked_child_does_not_take_part(start: Callable[..., Any]) -> None:
+def test_forked_child_does_not_handle_watched_signals(start: Callable[..., Any]) -> None:
     code = SLOW.replace(
         "time.sleep(60)\n    except", "os.fork() or os.kill(os.getpid(), 15)\n        os.wait()\n    except"
     )
@@ -172,7 +172,7 @@ def test_children_die_with_their_parent(start: Callable[..., Any], tmp_path: Pat
     until(lambda: not any(map(alive, pids)))
 
 
-def test_what_a_child_leaves_behind_ends_with_the_block(tmp_path: Path) -> None:
+def test_grandchildren_end_with_the_block_of_the_child(tmp_path: Path) -> None:
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
     with interrupt.child([sys.executable, "-c", code], stdout=-1, text=True) as process:
         pid = int(process.stdout.readline())
@@ -180,7 +180,7 @@ def test_what_a_child_leaves_behind_ends_with_the_block(tmp_path: Path) -> None:
     until(lambda: not alive(pid))
 
 
-def test_a_child_gives_its_own_exit_code() -> None:
+def test_child_gives_its_own_exit_code() -> None:
     with interrupt.child([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), 9)"]) as process:
         assert process.wait() == -9
     with interrupt.child(["sh", "-c", "read line; exit 3"]) as process:

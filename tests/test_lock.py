@@ -99,7 +99,7 @@ def test_lock_is_refused_to_a_forked_child(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_lock_is_waited_for_and_then_on_a_file_that_is_there(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_lock_waits_and_then_holds_the_file_at_its_path(start: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     holder = holding(start, path)
     waits = HOLD.replace("with", "print('waits', flush=True)\nwith").replace("sys.argv[1])", "sys.argv[1]), wait=True")
@@ -124,7 +124,7 @@ def test_lock_follows_no_link_and_names_what_cannot_be_written(tmp_path: Path) -
     assert (tmp_path / "other").read_text() == "somebody's"
 
 
-def test_a_system_without_locks_goes_on_without(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_lock_does_nothing_without_fcntl(start: Callable[..., Any], tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['fcntl'] = None\nfrom pathlib import Path\nfrom scnf.lock import lock\n"
         "with lock(Path('.lock')), lock(Path('.lock')): print(sorted(Path().iterdir()))"

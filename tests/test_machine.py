@@ -66,7 +66,7 @@ print(memory.enabled, *sizes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_memory_that_lies_in_pieces_goes_back() -> None:
+def test_freed_memory_in_pieces_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", IN_PIECES], capture_output=True, text=True, check=True)
     kept, *sizes = done.stdout.split()
     if kept == "False":
@@ -76,19 +76,19 @@ def test_freed_memory_that_lies_in_pieces_goes_back() -> None:
     assert left[1] == freed[1] > 300 and left[2] == freed[2] > 300 and freed[3] > 1000
 
 
-def test_bfloat16_is_where_the_instructions_are() -> None:
+def test_has_bfloat16_follows_the_instructions_of_the_processor() -> None:
     have = torch.cpu.get_capabilities()
     assert has_bfloat16(torch.device("cpu")) == bool(have.get("avx512_bf16") or have.get("amx_bf16"))
 
 
-def test_a_processor_goes_by_its_model_where_linux_tells_it() -> None:
+def test_device_name_of_a_processor_is_its_model_where_linux_tells_it() -> None:
     found = description(torch.device("cpu"))
     assert found["device"] == "cpu" and found["threads"] == torch.get_num_threads() and found["cpus"]
     about = subprocess.run(["grep", "-m1", "model name", "/proc/cpuinfo"], capture_output=True, text=True).stdout
     assert found["device_name"] and (not about or about.split(":", 1)[1].strip() == found["device_name"])
 
 
-def test_a_fresh_process_compiles() -> None:
+def test_compile_for_works_in_a_fresh_process() -> None:
     script = """
 import torch
 from scnf.machine import compile_for
@@ -112,7 +112,7 @@ print(float((compile_for(function, x.device)(x) - function(x)).abs().max()))
 
 @needs_compiler
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_f"), reason="with AVX2 alone there is no other code")
-def test_compiled_code_that_was_kept_for_other_instructions_is_not_taken(tmp_path: Path) -> None:
+def test_compiled_code_kept_for_other_instructions_is_not_taken(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)
     for capability in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}):

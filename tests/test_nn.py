@@ -27,14 +27,16 @@ def perturbed(network: nn.Module) -> nn.Module:
 
 
 @every_network
-def test_output_starts_at_zero(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+def test_network_output_starts_at_zero(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     outputs = make()(torch.randn(4, *shape))
     assert outputs.shape == (4, 5, *shape[1:]) and (outputs == 0).all()
 
 
 @every_network
 @pytest.mark.parametrize("context", [0, 2])
-def test_every_parameter_gets_a_gradient(make: Callable[..., nn.Module], shape: tuple[int, ...], context: int) -> None:
+def test_network_gives_all_parameters_a_gradient(
+    make: Callable[..., nn.Module], shape: tuple[int, ...], context: int
+) -> None:
     network = perturbed(make(context_features=context))
     network(torch.randn(4, *shape), torch.randn(4, context) if context else None).square().sum().backward()
     for name, parameter in network.named_parameters():
@@ -42,7 +44,7 @@ def test_every_parameter_gets_a_gradient(make: Callable[..., nn.Module], shape: 
 
 
 @every_network
-def test_rows_are_independent(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+def test_network_treats_rows_independently(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     network = perturbed(make(context_features=2)).double()
     inputs, context = torch.randn(4, *shape, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
     outputs = network(inputs, context)
@@ -51,7 +53,7 @@ def test_rows_are_independent(make: Callable[..., nn.Module], shape: tuple[int, 
 
 
 @every_network
-def test_the_context_counts_and_is_required(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+def test_network_context_counts_and_is_required(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     network = perturbed(make(context_features=2))
     inputs = torch.randn(4, *shape)
     assert (network(inputs, torch.zeros(4, 2)) != network(inputs, torch.ones(4, 2))).any()
@@ -60,14 +62,16 @@ def test_the_context_counts_and_is_required(make: Callable[..., nn.Module], shap
 
 
 @every_network
-def test_a_context_is_ignored_where_none_was_asked_for(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+def test_network_without_context_features_ignores_a_context(
+    make: Callable[..., nn.Module], shape: tuple[int, ...]
+) -> None:
     network = perturbed(make())
     inputs = torch.randn(4, *shape)
     assert torch.equal(network(inputs, torch.randn(4, 7)), network(inputs))
 
 
 @pytest.mark.parametrize("size", [(14, 14), (4, 6), (5, 3)])
-def test_a_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
+def test_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
     network = GlobalConvNet(3, 2, size, channels=16, hidden=32).double()
     images = torch.rand(4, 3, *size, dtype=torch.float64).requires_grad_()
     assert network(images).shape == (4, 2, *size) and (network(images) == 0).all()
@@ -77,7 +81,7 @@ def test_a_global_network_sees_the_whole_image(size: tuple[int, int]) -> None:
     assert corner[0, 0] and corner[0, -1] and corner[-1, 0] and corner.double().mean() > 0.5
 
 
-def test_hooks_on_the_layers_of_a_network_are_called() -> None:
+def test_network_calls_the_hooks_of_its_layers() -> None:
     for network, x in ((MLP(3, 4, 8, 1), torch.zeros(2, 3)), (ConvNet(3, 4, 8), torch.zeros(2, 3, 5, 5))):
         calls: list[int] = []
         network.enter.register_forward_hook(lambda *seen, calls=calls: calls.append(1))

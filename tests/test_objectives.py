@@ -48,7 +48,9 @@ CROSS_ENTROPY = -(math.log(0.9) + math.log(0.2)) / 2  # of MIXED
         (NONE, 3.0, 5.0, 20 / 4),
     ],
 )
-def test_loss_by_hand(y: Tensor, labelled_weight: float, classifier_weight: float, expected: float) -> None:
+def test_loss_equals_values_computed_by_hand(
+    y: Tensor, labelled_weight: float, classifier_weight: float, expected: float
+) -> None:
     loss, metrics = semi_supervised_loss(output(), of(y), Weights(labelled_weight, classifier_weight))
     torch.testing.assert_close(loss, torch.tensor(expected))
     torch.testing.assert_close(metrics["loss"], loss)
@@ -58,7 +60,7 @@ def test_loss_by_hand(y: Tensor, labelled_weight: float, classifier_weight: floa
     ("y", "labelled", "unlabelled", "accuracy"),
     [(MIXED, 4.0, 6.0, 0.5), (ALL, 5.0, 0.0, 0.25), (NONE, 0.0, 5.0, 0.0), (labels(-1, 1, -1, -1), 5.0, 5.0, 1.0)],
 )
-def test_metrics_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy: float) -> None:
+def test_metrics_equal_values_computed_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy: float) -> None:
     given = JointOutput(
         torch.tensor(LOG_LIKELIHOOD), torch.tensor(((0.9, 0.1), (0.2, 0.8), (0.6, 0.4), (0.7, 0.3))).log()
     )
@@ -71,7 +73,7 @@ def test_metrics_by_hand(y: Tensor, labelled: float, unlabelled: float, accuracy
 
 @pytest.mark.parametrize("y", [MIXED, ALL, NONE], ids=["mixed", "all", "none"])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 0.0), (5.0, 2.0)])
-def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[float, float]) -> None:
+def test_loss_gradients_are_finite_and_metrics_need_none(y: Tensor, weights: tuple[float, float]) -> None:
     table = (100 * torch.randn(4, 2)).requires_grad_()
     loss, metrics = semi_supervised_loss(output_from_table(table, table, y), of(y), Weights(*weights))
     loss.backward()
@@ -79,7 +81,7 @@ def test_gradients_are_finite_and_metrics_carry_none(y: Tensor, weights: tuple[f
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
 
 
-def test_a_row_of_density_zero_makes_the_loss_infinite_and_no_number_undefined() -> None:
+def test_loss_of_a_row_of_density_zero_is_infinite_and_never_nan() -> None:
     log_joint = torch.tensor([[-1.0, -2.0], [-torch.inf, -torch.inf], [-3.0, -4.0]])
     given = output_from_table(log_joint, log_joint, labels(1, -1, -1))
     loss, metrics = semi_supervised_loss(given, of(labels(1, -1, -1)), Weights(classifier=1.0))
@@ -91,7 +93,7 @@ def test_a_row_of_density_zero_makes_the_loss_infinite_and_no_number_undefined()
     assert metrics["labelled_nll"] == torch.inf and metrics["unlabelled_nll"].isfinite()
 
 
-def test_a_class_of_probability_zero_is_no_matter_where_it_is_not_asked_for() -> None:
+def test_loss_is_finite_where_classes_without_a_label_have_probability_zero() -> None:
     posterior = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).log()
     given = JointOutput(torch.zeros(3), posterior, views=torch.tensor([[0.0, 1.0]]).log())
     batch, weights = of(labels(0, 1, -1)), Weights(classifier=1.0, consistency=1.0)
@@ -101,7 +103,7 @@ def test_a_class_of_probability_zero_is_no_matter_where_it_is_not_asked_for() ->
     assert semi_supervised_loss(given, batch, weights)[0] == 0
 
 
-def test_the_classifier_term_sees_labelled_rows_only() -> None:
+def test_classifier_term_sees_labelled_rows_only() -> None:
     table = torch.zeros(4, 2, requires_grad=True)
     given = output_from_table(torch.zeros(4, 2), table, MIXED)._replace(log_likelihood=torch.zeros(4))
     semi_supervised_loss(given, of(MIXED), Weights(classifier=1.0))[0].backward()
@@ -109,7 +111,7 @@ def test_the_classifier_term_sees_labelled_rows_only() -> None:
     torch.testing.assert_close(table.grad, torch.tensor([[-0.25, 0.25], [-0.25, 0.25], [0, 0], [0, 0]]))
 
 
-def test_the_order_of_rows_does_not_matter() -> None:
+def test_loss_does_not_depend_on_the_order_of_rows() -> None:
     order = torch.tensor([2, 0, 3, 1])
     shuffled = JointOutput(*(values[order] for values in output()[:2]))
     ours, _ = semi_supervised_loss(shuffled, of(MIXED[order]), Weights(3.0, 0.5))
@@ -127,14 +129,14 @@ def with_views() -> JointOutput:
 ONE_LABEL = labels(0, -1, -1)
 
 
-def test_consistency_by_hand() -> None:
+def test_consistency_term_equals_values_computed_by_hand() -> None:
     loss, metrics = semi_supervised_loss(with_views(), of(ONE_LABEL), Weights(consistency=4.0))
     assert float(loss) == pytest.approx(18 / 3 - 4 * math.log(0.7) / 2)
     assert float(metrics["pseudo_labelled"]) == 0.5
     assert float(metrics["unlabelled_nll"]) == 7.5
 
 
-def test_a_guess_goes_before_what_the_model_is_sure_of() -> None:
+def test_guessed_label_takes_precedence_over_a_confident_prediction() -> None:
     # the first row is sure of class 1, the second of none
     batch = of(ONE_LABEL, targets=labels(0, UNLABELLED))
     loss, metrics = semi_supervised_loss(with_views(), batch, Weights(consistency=4.0))
@@ -146,7 +148,7 @@ def test_a_guess_goes_before_what_the_model_is_sure_of() -> None:
     assert float(metrics["pseudo_labelled"]) == 1.0
 
 
-def test_moved_rows_take_the_cross_entropy_and_leave_the_likelihood_to_rows_as_they_are() -> None:
+def test_cross_entropy_uses_moved_rows_and_likelihood_the_unmoved_rows() -> None:
     posterior = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.05, 0.95]]).log()
     moved, view = torch.tensor([[0.6, 0.4], [0.7, 0.3]]).log(), torch.tensor([[0.3, 0.7]]).log()
     given = JointOutput(torch.tensor([-3.0, -5.0, -10.0]), posterior, moved=moved, views=view)
@@ -159,13 +161,13 @@ def test_moved_rows_take_the_cross_entropy_and_leave_the_likelihood_to_rows_as_t
     assert float(metrics["labelled_accuracy"]) == 0.5  # of the moved rows; of the rows as they are it is 1
 
 
-def test_views_without_weight_change_nothing() -> None:
+def test_views_without_consistency_weight_leave_the_loss_unchanged() -> None:
     loss, _ = semi_supervised_loss(with_views(), of(ONE_LABEL))
     plain, _ = semi_supervised_loss(with_views()._replace(views=None), of(ONE_LABEL))
     assert float(loss) == float(plain)
 
 
-def test_targets_get_no_gradient() -> None:
+def test_consistency_targets_get_no_gradient() -> None:
     row, view = (torch.tensor([each], requires_grad=True) for each in ([0.05, 0.95], [0.3, 0.7]))
     given = JointOutput(torch.zeros(1), row.log(), views=view.log())
     semi_supervised_loss(given, of(labels(-1)), Weights(consistency=1.0))[0].backward()
@@ -196,7 +198,7 @@ def test_weights_follow_their_schedules(done: float, expected: Weights) -> None:
     assert loss == semi_supervised_loss(with_views(), of(ONE_LABEL), objective.weights_at(done), 2.0, 0.8)[0]
 
 
-def test_weights_without_a_schedule_stay() -> None:
+def test_weights_without_a_schedule_stay_constant() -> None:
     objective = Objective(labelled_weight=3.0, kl_weight=0.5, consistency_weight=2.0, consistency_ramp=0.0)
     assert objective.weights_at(0.5) == Weights(3.0, 0.0, 2.0, 0.5) and objective.weights_at(0.0).labelled == 3.0
 
@@ -223,7 +225,7 @@ def test_weights_without_a_schedule_stay() -> None:
         ),
     ],
 )
-def test_an_output_of_another_batch_is_refused(given: JointOutput, batch: Batch, message: str) -> None:
+def test_loss_refuses_an_output_of_another_batch(given: JointOutput, batch: Batch, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         semi_supervised_loss(given, batch)
 
@@ -239,6 +241,6 @@ def test_an_output_of_another_batch_is_refused(given: JointOutput, batch: Batch,
         {"labelled_decay": -0.5},
     ],
 )
-def test_an_objective_refuses_numbers_out_of_range(arguments: dict[str, float]) -> None:
+def test_objective_refuses_numbers_out_of_range(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Objective(**arguments)

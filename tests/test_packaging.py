@@ -20,7 +20,7 @@ def test_citation_names_this_version() -> None:
 
 
 @pytest.mark.parametrize("tool", ["ruff", "mypy"])
-def test_hooks_have_the_versions_of_the_dev_extra(tool: str) -> None:
+def test_pre_commit_hooks_have_the_versions_of_the_dev_extra(tool: str) -> None:
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     pinned = re.findall(rf"^{tool}==(.*)$", setup["options.extras_require"]["dev"], re.MULTILINE)

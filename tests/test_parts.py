@@ -92,13 +92,13 @@ def trained(own: Callable[..., tuple[Any, bool]], last_run: Callable[[], Run]) -
 # --- the examples
 
 
-def test_the_page_shows_the_four_things_that_people_add() -> None:
+def test_extend_page_has_four_short_examples() -> None:
     assert [name for name, _, _ in EXAMPLES] == ["my_transform.py", "my_recipe.py", "my_data.py", "my_command.py"]
     assert all(len(code.splitlines()) < 30 for _, code, _ in EXAMPLES)
 
 
 @pytest.mark.parametrize(("name", "code", "commands"), EXAMPLES, ids=[name for name, _, _ in EXAMPLES])
-def test_an_example_of_the_page_runs(name: str, code: str, commands: str, tmp_path: Path) -> None:
+def test_extend_page_example_runs(name: str, code: str, commands: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(code)
     for line in commands.splitlines():
         words = [sys.executable, "-m", *line.split()]
@@ -107,7 +107,7 @@ def test_an_example_of_the_page_runs(name: str, code: str, commands: str, tmp_pa
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
-def test_arrays_of_somebodys_own_train_as_the_practitioners_page_says(tmp_path: Path) -> None:
+def test_practitioner_page_example_trains_on_arrays(tmp_path: Path) -> None:
     import numpy as np
 
     page = (Path(__file__).parents[1] / "docs/guides/practitioner.md").read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def test_arrays_of_somebodys_own_train_as_the_practitioners_page_says(tmp_path: 
 # --- whose code is run
 
 
-def test_a_run_keeps_the_file_and_whoever_made_it_reads_it_without_a_word(own: Any, trained: Run) -> None:
+def test_run_keeps_its_parts_and_its_author_needs_no_trust_option(own: Any, trained: Run) -> None:
     kept, sums = sorted((trained.path / "parts").iterdir())
     assert kept.name == "01-my_parts.py" and kept.read_bytes() == Path("my_parts.py").read_bytes()
     subprocess.run(["sha256sum", "--check", sums.name], cwd=sums.parent, check=True, capture_output=True)
@@ -155,7 +155,7 @@ def test_a_run_keeps_the_file_and_whoever_made_it_reads_it_without_a_word(own: A
         "train --config digits.yaml --recipe m1-m2 --m1 last --max_steps 1",
     ],
 )
-def test_a_run_of_somebody_else_is_refused_until_its_code_is_trusted(own: Any, trained: Run, words: str) -> None:
+def test_run_of_another_user_is_refused_until_its_parts_are_trusted(own: Any, trained: Run, words: str) -> None:
     words = words.format(run=trained.path)
     outcome, ran = own(words, user="you")
     assert (outcome.code, ran) == (2, False) and "Traceback" not in outcome.err
@@ -167,7 +167,7 @@ def test_a_run_of_somebody_else_is_refused_until_its_code_is_trusted(own: Any, t
     assert own(words, user="you")[1] is False, "trust is for one command"
 
 
-def test_code_that_was_changed_in_the_run_is_not_run(own: Any, trained: Run) -> None:
+def test_parts_changed_in_the_run_are_refused(own: Any, trained: Run) -> None:
     kept = trained.path / "parts" / "01-my_parts.py"
     kept.write_text(kept.read_text() + "\n")
     for words in ("evaluate last", "evaluate last --trust-parts", "evaluate last --import my_parts.py"):
@@ -175,7 +175,7 @@ def test_code_that_was_changed_in_the_run_is_not_run(own: Any, trained: Run) -> 
         assert outcome.code == 2 and "is not what the run was made with" in outcome.err
 
 
-def test_runs_of_two_versions_of_a_file_are_compared_each_by_its_own(own: Any, trained: Run) -> None:
+def test_compare_reads_each_run_with_its_own_version_of_a_part(own: Any, trained: Run) -> None:
     path = Path("my_parts.py")
     path.write_text(path.read_text().replace("channels: int = 8", "channels: int = 4"))
     outcome, _ = own("train --config digits.yaml --recipe own --import my_parts.py --steps 1 --max_steps 1")
@@ -185,7 +185,7 @@ def test_runs_of_two_versions_of_a_file_are_compared_each_by_its_own(own: Any, t
         assert outcome.code == 0, outcome.err
 
 
-def test_a_configuration_of_a_run_brings_its_parts_along(own: Any, trained: Run, last_run: Any) -> None:
+def test_config_of_a_run_brings_its_parts_along(own: Any, trained: Run, last_run: Any) -> None:
     words = f"train --config {trained.path}/config.yaml --max_steps 1"
     outcome, ran = own(words, user="you")
     assert (outcome.code, ran) == (2, False) and "--trust-parts" in outcome.err
@@ -195,7 +195,7 @@ def test_a_configuration_of_a_run_brings_its_parts_along(own: Any, trained: Run,
 
 
 @pytest.mark.parametrize("extra", ["helper/__init__.py", "other.py", "notes.txt"])
-def test_files_that_the_run_does_not_list_are_refused(own: Any, trained: Run, extra: str) -> None:
+def test_parts_that_the_run_does_not_list_are_refused(own: Any, trained: Run, extra: str) -> None:
     path = trained.path / "parts" / extra
     path.parent.mkdir(exist_ok=True)
     path.write_text("")
@@ -205,7 +205,7 @@ def test_files_that_the_run_does_not_list_are_refused(own: Any, trained: Run, ex
 
 
 @pytest.mark.parametrize("damage", ["gone", "no list", "no text"])
-def test_parts_that_are_damaged_are_told(own: Any, trained: Run, damage: str) -> None:
+def test_damaged_parts_are_refused_and_not_run(own: Any, trained: Run, damage: str) -> None:
     file, sums = sorted((trained.path / "parts").iterdir())
     if damage == "gone":
         file.unlink()
@@ -218,7 +218,7 @@ def test_parts_that_are_damaged_are_told(own: Any, trained: Run, damage: str) ->
     assert ("is missing" if damage == "gone" else "the list of the parts of the run") in outcome.err
 
 
-def test_a_relative_state_directory_counts_for_nothing(own: Any, trained: Run, tmp_path: Path) -> None:
+def test_relative_state_directory_is_ignored(own: Any, trained: Run, tmp_path: Path) -> None:
     digest = (trained.path / "parts" / "SHA256SUMS").read_text().split()[0]
     marker = tmp_path / "rel" / "scnf" / "parts" / digest
     marker.parent.mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_a_relative_state_directory_counts_for_nothing(own: Any, trained: Run, t
     assert done.returncode == 2 and "--trust-parts" in done.stderr
 
 
-def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained: Run, last_run: Any) -> None:
+def test_parts_of_pretrained_weights_are_kept_in_the_new_run(own: Any, trained: Run, last_run: Any) -> None:
     outcome, ran = own("train --config digits.yaml --recipe own --pretrained 1 --import my_parts.py", TINY)
     assert outcome.code == 0 and ran, outcome.err
     shutil.rmtree(trained.path)
@@ -264,7 +264,7 @@ def test_parts_of_weights_that_a_training_starts_from_are_kept(own: Any, trained
         ),
     ],
 )
-def test_a_file_that_fails_is_told_by_its_line(own: Any, code: str, message: str) -> None:
+def test_failing_part_is_refused_with_its_error(own: Any, code: str, message: str) -> None:
     Path("my_parts.py").write_text(code)
     outcome, _ = own("recipes --import my_parts.py")
     assert outcome.code == 2 and re.search(message, outcome.err), outcome.err
@@ -282,12 +282,12 @@ def test_a_file_that_fails_is_told_by_its_line(own: Any, code: str, message: str
         ("train --config digits.yaml --recipe own", "must be one of .*; not 'own'"),
     ],
 )
-def test_words_that_import_nothing(own: Any, words: str, message: str) -> None:
+def test_unknown_recipe_and_import_without_a_file_are_refused(own: Any, words: str, message: str) -> None:
     outcome, _ = own(words)
     assert outcome.code == 2 and re.search(message, outcome.err), outcome.err
 
 
-def test_names_are_registered_once_and_for_what_they_take(process: Callable[[], None]) -> None:
+def test_registration_refuses_a_registered_class_and_unknown_inputs(process: Callable[[], None]) -> None:
     with pytest.raises(InvalidArgument, match="recipe is scnf-fast already: register a class under it"):
         register_recipe("again")(ScnfFast)
     with pytest.raises(InvalidArgument, match="inputs must be one of images, vectors; not 'points'"):
@@ -296,7 +296,7 @@ def test_names_are_registered_once_and_for_what_they_take(process: Callable[[], 
     assert "own" in VECTOR_NETWORKS and "own" not in IMAGE_NETWORKS
 
 
-def test_data_that_are_none_are_refused(process: Callable[[], None]) -> None:
+def test_check_dataset_refuses_invalid_datasets(process: Callable[[], None]) -> None:
     import torch
 
     x, y = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
@@ -356,7 +356,7 @@ class Own(ScnfFast):
         ("coupling: int = 1", "coupling is no name for an argument"),
     ],
 )
-def test_a_recipe_whose_arguments_could_not_be_kept_is_refused(own: Any, line: str, message: str) -> None:
+def test_recipe_whose_fields_cannot_be_settings_is_refused(own: Any, line: str, message: str) -> None:
     Path("my_parts.py").write_text(RECIPE.replace("FIELD", line))
     outcome, _ = own("recipes --import my_parts.py")
     assert outcome.code == 2 and message in outcome.err, outcome.err
@@ -370,13 +370,13 @@ def test_a_recipe_whose_arguments_could_not_be_kept_is_refused(own: Any, line: s
         ("(ScnfFast)", ""),
     ],
 )
-def test_a_class_that_is_no_dataclass_of_a_recipe_is_refused(own: Any, old: str, new: str) -> None:
+def test_recipe_that_is_no_dataclass_under_recipe_is_refused(own: Any, old: str, new: str) -> None:
     Path("my_parts.py").write_text(RECIPE.replace("FIELD", "extra: int = 1").replace(old, new))
     outcome, _ = own("recipes --import my_parts.py")
     assert outcome.code == 2 and re.search("must be a (dataclass|class under)", outcome.err), outcome.err
 
 
-def test_a_recipe_with_slots_and_postponed_annotations_is_one(own: Any) -> None:
+def test_recipe_with_slots_and_postponed_annotations_is_accepted(own: Any) -> None:
     text = RECIPE.replace("FIELD", "extra: Annotated[int, Range(1, 3)] = 1")
     text = "from __future__ import annotations\n" + text.replace("frozen=True", "frozen=True, slots=True")
     Path("my_parts.py").write_text(text)
@@ -437,7 +437,7 @@ def broken(part: str = "", code: str = "") -> str:
         ("INVERSE", "None", "cannot unpack"),
     ],
 )
-def test_parts_that_break_their_contract_are_told_before_anything_is_written(
+def test_parts_that_break_their_contract_are_refused_before_a_run_is_made(
     own: Any, part: str, code: str, message: str
 ) -> None:
     Path("my_parts.py").write_text(broken(part, code))
@@ -452,7 +452,7 @@ def test_parts_that_keep_their_contract_train(own: Any) -> None:
     assert outcome.code == 0 and own("evaluate last")[0].code == 0, outcome.err
 
 
-def test_code_that_fails_in_a_command_is_told_as_ones_own(own: Any) -> None:
+def test_registered_command_that_fails_is_named_with_its_file(own: Any) -> None:
     head = "from scnf import register_command\n"
     body = "@register_command('own')\ndef own(words):\n    return len(words) and 1 / 0\n"
     Path("my_parts.py").write_text(head + body)
@@ -464,7 +464,9 @@ def test_code_that_fails_in_a_command_is_told_as_ones_own(own: Any) -> None:
     assert "returned 300, which is no exit code" in own("own --import my_parts.py")[0].err
 
 
-def test_a_file_that_is_imported_goes_before_that_of_the_run(own: Any, trained: Run, last_run: Any) -> None:
+def test_imported_part_serves_a_new_training_and_not_the_weights_of_a_run(
+    own: Any, trained: Run, last_run: Any
+) -> None:
     path = Path("my_parts.py")
     path.write_text(path.read_text().replace("channels: int = 8", "channels: int = 4"))
     Path("my_other.py").write_text(path.read_text())
@@ -477,13 +479,13 @@ def test_a_file_that_is_imported_goes_before_that_of_the_run(own: Any, trained: 
     assert [each.name for each in sorted((last_run().path / "parts").glob("*.py"))] == ["01-my_other.py"]
 
 
-def test_a_refusal_says_that_the_file_given_is_another(own: Any, trained: Run) -> None:
+def test_trust_refusal_says_that_the_imported_file_differs(own: Any, trained: Run) -> None:
     Path("my_other.py").write_text(Path("my_parts.py").read_text() + "\n")
     outcome, _ = own("evaluate 1 --import my_other.py", user="you")
     assert outcome.code == 2 and "a file that --import names differs from it" in outcome.err
 
 
-def test_a_transform_that_starts_as_the_identity_is_tried_elsewhere(own: Any) -> None:
+def test_transform_contract_is_checked_also_away_from_the_identity(own: Any) -> None:
     text = broken("FORWARD", "x * self.a.exp(), x.new_zeros(len(x))").replace(
         "        super().__init__()\n    def forward(self, x, context",
         "        super().__init__()\n        self.a = nn.Parameter(torch.zeros(()))\n    def forward(self, x, context",
@@ -503,6 +505,6 @@ def test_a_transform_that_starts_as_the_identity_is_tried_elsewhere(own: Any) ->
         ("train --config digits.yaml --recipe mine", "a recipe of your own needs --import FILE"),
     ],
 )
-def test_names_that_a_file_would_register_are_told_so(own: Any, words: str, hint: str) -> None:
+def test_unknown_name_is_refused_with_a_suggestion_or_a_hint_at_import(own: Any, words: str, hint: str) -> None:
     outcome, _ = own(words)
     assert outcome.code == 2 and hint in outcome.err

@@ -42,12 +42,12 @@ def shipped(name: str) -> tuple[JointModel, Settings]:
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "mnist_adapt.yaml", "digits.yaml", "mnist_likelihood.yaml"])
-def test_weights_ship_for(name: str) -> None:
+def test_main_configurations_have_shipped_weights(name: str) -> None:
     assert load_settings(find_config(name)).model.name in FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_card_speaks_of_these_weights(name: str) -> None:
+def test_model_card_describes_the_weights_beside_it(name: str) -> None:
     folder = SHIPPED / name
     sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (folder / "model.safetensors.sha256").read_text() == f"{sha256}  model.safetensors\n"
@@ -61,7 +61,7 @@ def test_the_card_speaks_of_these_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_card_is_what_the_script_makes_of_its_files(name: str) -> None:
+def test_model_card_is_what_ship_renders(name: str) -> None:
     assert (SHIPPED / name / "README.md").read_text() == ship.render(SHIPPED / name)
 
 
@@ -69,7 +69,7 @@ def test_weights_of_digits_give_the_figures_of_their_card(tmp_path: Path) -> Non
     assert ship.differences(told("scnf-digits"), ship.measure(SHIPPED / "scnf-digits", tmp_path)) == []
 
 
-def test_a_card_that_says_otherwise_is_found() -> None:
+def test_ship_differences_name_changed_figures() -> None:
     found = told("scnf-digits")
     found["figures"]["test"] |= {"accuracy": 0.98, "bits_per_dim": float("nan")}
     del found["figures"]["validation"]["ece"]

@@ -32,7 +32,7 @@ def python_blocks(text: str) -> list[str]:
 WITH_PYTHON = [name for name, text in TEXTS.items() if python_blocks(text)]
 
 
-def test_readme_has_an_example() -> None:
+def test_readme_has_one_python_example() -> None:
     assert len(python_blocks(README)) == 1
 
 
@@ -41,7 +41,7 @@ def test_readme_has_at_most_150_lines() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_PYTHON)
-def test_python_blocks_run_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_have_python_blocks_that_run_in_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     namespace: dict[str, object] = {"__name__": "__page__"}
     for number, block in enumerate(python_blocks(TEXTS[name]), start=1):
@@ -97,7 +97,7 @@ def test_pages_type_settings_that_exist(name: str) -> None:
         load_settings(file, words if place is None else words[:place] + words[place + 2 :])
 
 
-def test_results_are_those_of_the_file() -> None:
+def test_results_in_the_pages_are_those_of_results_yaml() -> None:
     assert results.differences(REPOSITORY) == []
 
 

@@ -26,7 +26,7 @@ def python(code: str, *arguments: Any) -> subprocess.Popen[str]:
 # --- creating and finding
 
 
-def test_twenty_processes_at_once_get_twenty_ids(tmp_path: Path) -> None:
+def test_run_ids_of_concurrent_processes_are_unique(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from scnf.runs import Run\n"
         "root = Path(sys.argv[1])\n"
@@ -54,14 +54,14 @@ def test_twenty_processes_at_once_get_twenty_ids(tmp_path: Path) -> None:
         ("v1.2_b", "v1.2_b"),
     ],
 )
-def test_names_are_sanitised(tmp_path: Path, name: str, expected: str) -> None:
+def test_run_names_are_sanitised(tmp_path: Path, name: str, expected: str) -> None:
     run = Run.create(tmp_path / "logs", name)
     assert (run.id, run.name) == (1, expected)
     assert run.path.parent == tmp_path / "logs" and run.path.is_dir()
     assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
 
 
-def test_ids_go_on_after_the_highest_and_pass_over_abandoned_claims(tmp_path: Path) -> None:
+def test_run_ids_go_on_after_the_highest_and_pass_over_abandoned_claims(tmp_path: Path) -> None:
     (tmp_path / "000041-2026-01-02-old").mkdir()
     (tmp_path / "000042").mkdir()
     (tmp_path / "000043-something-else").mkdir()
@@ -77,7 +77,7 @@ def test_read_only_root_is_a_user_error(root: str) -> None:
         Run.create(Path(root), "x")
 
 
-def test_a_file_in_place_of_the_root_is_a_user_error(tmp_path: Path) -> None:
+def test_file_in_place_of_the_root_is_a_user_error(tmp_path: Path) -> None:
     root = tmp_path / "logs"
     root.write_text("mine")
     with pytest.raises(UserError, match="it is a file, not a directory"):
@@ -88,7 +88,7 @@ def test_a_file_in_place_of_the_root_is_a_user_error(tmp_path: Path) -> None:
     assert list_runs(root) == []
 
 
-def test_find_by_every_kind_of_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_takes_every_kind_of_reference_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "logs"
     made = [Run.create(root, name) for name in ("mnist-m2", "mnist-scnf", "digits-vae")]
     second = made[1].path
@@ -105,7 +105,7 @@ def test_find_by_every_kind_of_reference(tmp_path: Path, monkeypatch: pytest.Mon
     assert (Run.find(root, str(copy)).id, Run.find(root, str(copy)).name) == (0, "my-copy")
 
 
-def test_a_run_that_is_not_there_is_a_user_error_with_a_hint(tmp_path: Path) -> None:
+def test_missing_run_is_a_user_error_with_a_hint(tmp_path: Path) -> None:
     for ref in ("last", "1", "x"):
         with pytest.raises(UserError, match="holds no runs yet"):
             Run.find(tmp_path / "none", ref)
@@ -139,7 +139,7 @@ def test_locked_runs_are_refused_to_others_by_name_and_free_at_the_end(tmp_path:
     assert list(run.path.iterdir()) == []
 
 
-def test_locking_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+def test_locking_a_run_sweeps_temporary_files_of_a_killed_writer(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "digits")
     code = (
         "import os, sys; from pathlib import Path; from scnf.files import atomic_write\n"
@@ -154,7 +154,7 @@ def test_locking_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
 # --- files of a run
 
 
-def test_files_of_a_run(tmp_path: Path) -> None:
+def test_run_writes_and_reads_its_files(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x")
     assert run.checkpoint("best") == run.path / "checkpoints" / "best.safetensors"
     assert run.weights == run.path / "model.safetensors"
@@ -186,7 +186,7 @@ def test_numbers_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "directory"])
-def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path, kind: str) -> None:
+def test_fifo_or_directory_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
     for name in ("summary.json", "metrics.csv", "model.safetensors"):
         os.mkfifo(tmp_path / name) if kind == "FIFO" else (tmp_path / name).mkdir()
     run = Run(tmp_path)
@@ -207,7 +207,7 @@ def events(run: Run) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_metrics_round_trip_new_column_truncate_and_resume(tmp_path: Path) -> None:
+def test_metrics_survive_new_columns_truncation_and_resuming(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x")
     assert run.read_metrics() == []
     run.truncate_metrics(30)
@@ -247,7 +247,7 @@ def test_metrics_round_trip_new_column_truncate_and_resume(tmp_path: Path) -> No
     assert events(run)["validation.accuracy"] == [(30, 0.25)]
 
 
-def test_half_a_line_left_by_a_killed_process_is_dropped(tmp_path: Path) -> None:
+def test_metrics_drop_half_a_line_left_by_a_killed_process(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x")
     (run.path / "metrics.csv").write_text("epoch,step,train.loss\n1,10,2.5\n2,20,1.")
     assert run.read_metrics() == [{"epoch": 1, "step": 10, "train.loss": 2.5}]
@@ -266,7 +266,7 @@ def test_damaged_metrics_are_a_user_error_and_stay_as_they_are(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_full_disk_is_a_user_error_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_full_disk_is_a_user_error_and_keeps_earlier_files(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x")
     run.write_json("summary.json", {"kept": True})
     code = """
@@ -340,7 +340,7 @@ def test_environment_names_versions_and_device_but_not_the_host() -> None:
     json.dumps(found)
 
 
-def test_environment_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_records_the_commit_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
         command = ["git", *identity, *arguments]
@@ -371,6 +371,6 @@ def test_environment_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert seen() == (None, None)  # no git at all
 
 
-def test_import_is_light() -> None:
+def test_runs_import_loads_no_torch() -> None:
     _, error = (process := python("import sys, scnf.runs; sys.exit('torch' in sys.modules)")).communicate()
     assert (process.returncode, error) == (0, "")

@@ -62,7 +62,7 @@ def test_train_starts_from_shipped_weights_by_name(scnf: Callable[..., Any]) -> 
     assert recorded is not None and recorded.partition("#sha256=")[0] == str(path)
 
 
-def test_a_directory_without_weights_is_not_replaced_by_shipped_ones(scnf: Callable[..., Any]) -> None:
+def test_directory_without_weights_is_not_replaced_by_shipped_weights(scnf: Callable[..., Any]) -> None:
     Path("scnf-digits").mkdir()
     outcome = scnf("evaluate scnf-digits")
     assert outcome.code == 2 and "scnf-digits holds no weights" in outcome.err

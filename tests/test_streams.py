@@ -73,7 +73,7 @@ def test_output_that_cannot_be_written_is_an_error(place: Path, command: str, co
 
 
 @pytest.mark.parametrize("words", ["runs", "runs --help", "train --help"])
-def test_a_reader_who_has_gone_ends_the_command_as_the_signal_would(place: Path, words: str) -> None:
+def test_closed_pipe_ends_a_command_as_sigpipe_would(place: Path, words: str) -> None:
     ends = os.pipe()
     os.close(ends[0])
     command = [sys.executable, "-m", "scnf.cli", *words.split()]
@@ -112,13 +112,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("<&- >&- 2>&-", ""),
     ],
 )
-def test_a_training_goes_on_without_its_output(tmp_path: Path, reference: Path, redirected: str, note: str) -> None:
+def test_training_goes_on_without_its_output(tmp_path: Path, reference: Path, redirected: str, note: str) -> None:
     done = shell(f"{TRAIN} {redirected}", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", note)
     check_whole(tmp_path, reference)
 
 
-def test_a_training_goes_on_when_its_terminal_is_gone(tmp_path: Path, reference: Path) -> None:
+def test_training_goes_on_when_its_terminal_is_gone(tmp_path: Path, reference: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "scnf.cli", *TRAIN.split()[1:]]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path) as process:
@@ -129,7 +129,7 @@ def test_a_training_goes_on_when_its_terminal_is_gone(tmp_path: Path, reference:
     check_whole(tmp_path, reference)
 
 
-def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+def test_closed_stream_keeps_its_number_from_files(tmp_path: Path) -> None:
     code = (
         "from scnf import streams\n"
         "with streams.guarded():\n"
@@ -140,7 +140,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     assert done.returncode == 0 and int((tmp_path / "numbers").read_text()) > 2
 
 
-def test_a_stream_that_is_lost_is_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_stream_is_noted_once(capsys: pytest.CaptureFixture[str]) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -170,21 +170,21 @@ def test_a_stream_that_is_lost_is_told_of_once(capsys: pytest.CaptureFixture[str
         ("bytes \udcff", r"bytes \udcff"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, expected: str) -> None:
+def test_printable_escapes_characters_that_are_not_printable(text: str, expected: str) -> None:
     assert printable(text) == printable(expected) == expected
 
 
 @pytest.mark.parametrize(
     ("encoding", "expected"), [("utf-8", "é ▏"), ("ascii", r"\xe9 \u258f"), ("latin-1", r"é \u258f")]
 )
-def test_streams_show_what_their_encoding_lacks(encoding: str, expected: str) -> None:
+def test_stream_escapes_characters_that_its_encoding_lacks(encoding: str, expected: str) -> None:
     file = io.BytesIO()
     stream = Stream(io.TextIOWrapper(file, encoding=encoding, newline=""), "standard output")
     print("é ▏", end="\t\n", file=stream, flush=True)
     assert file.getvalue().decode(encoding) == f"{expected}\t\n"
 
 
-def test_progress_bars_move_the_cursor_and_what_they_show_does_not() -> None:
+def test_progress_bars_move_the_cursor_and_escape_their_description() -> None:
     terminal = io.StringIO()
     stream = Stream(terminal, "standard error", required=False)
     with tqdm(total=2, desc="\x1b[2J\rname", file=stream) as outer, tqdm(total=1, file=stream, mininterval=0) as inner:
@@ -194,7 +194,7 @@ def test_progress_bars_move_the_cursor_and_what_they_show_does_not() -> None:
     assert "\r\\x1b[2J\\rname:   0%|" in shown and "\x1b[A" in shown and "\x1b[2J" not in shown
 
 
-def test_tables_show_no_codes_of_a_run(place: Path) -> None:
+def test_tables_escape_control_codes_of_a_run(place: Path) -> None:
     (original,) = (place / "logs").iterdir()
     name = "a|b$\\foo$\x1b[31m\r"
     copy = place / "logs" / f"000002-2026-01-01-{name}"
@@ -212,7 +212,7 @@ def test_tables_show_no_codes_of_a_run(place: Path) -> None:
     assert not any(c in table.stdout + page.stdout for c in "\x1b\x07\r\x9b")
 
 
-def test_comparisons_keep_their_rows_whatever_a_run_is_called(place: Path) -> None:
+def test_comparison_keeps_its_rows_where_run_names_hold_control_codes(place: Path) -> None:
     name = "a|b$\\foo$\x1b[31m\r\nc"
     row = dict.fromkeys(compare._HEADINGS) | {"recipe": "m2", "likelihood": "exact", "likelihood_of": "levels"}
     row |= {"run": name, "nats": -1.0, "bits_per_dim": 1.0, "accuracy": 0.5, "ece": 0.1, "brier": 0.1}
@@ -227,7 +227,7 @@ def test_comparisons_keep_their_rows_whatever_a_run_is_called(place: Path) -> No
         assert [cells[0] for cells in csv.reader(file)] == ["run", printable(name), "日本"]
 
 
-def test_errors_with_texts_of_files_are_one_printable_line(scnf: Callable[..., Any], place: Path) -> None:
+def test_error_messages_with_control_codes_are_one_printable_line(scnf: Callable[..., Any], place: Path) -> None:
     from numpy import zeros
     from safetensors.numpy import save_file
 
@@ -240,7 +240,7 @@ def test_errors_with_texts_of_files_are_one_printable_line(scnf: Callable[..., A
     assert (outcome.code, outcome.err) == (2, "error: there is no file \\x1b[2J\\nx.safetensors: check the path\n")
 
 
-def test_labels_of_pictures_are_no_formulas() -> None:
+def test_plot_labels_escape_formulas_and_control_codes() -> None:
     assert plots.plain("cost $x_1$\x1b") == r"cost \$x_1\$\x1b"
 
 
@@ -250,7 +250,7 @@ ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
 
 
 @pytest.mark.parametrize("environment", [{}, ASCII], ids=["utf-8", "ascii"])
-def test_folders_with_an_umlaut(place: Path, environment: dict[str, str]) -> None:
+def test_folders_with_an_umlaut_work_in_utf_8_and_ascii(place: Path, environment: dict[str, str]) -> None:
     shutil.move(place / "logs", place / "lögs")
     shown = "lögs" if not environment else r"l\xf6gs"
     done = shell("SCNF sample last --logs lögs --num 4 --label 1 --out lögs/ä.png", place, **environment)
@@ -263,7 +263,7 @@ def test_folders_with_an_umlaut(place: Path, environment: dict[str, str]) -> Non
 @pytest.mark.parametrize(
     "environment", [{}, {**ASCII, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["utf-8", "ascii alone"]
 )
-def test_names_that_are_no_text_are_refused(place: Path, environment: dict[str, str]) -> None:
+def test_names_that_cannot_be_decoded_are_refused(place: Path, environment: dict[str, str]) -> None:
     name = r"$'\xff'" if not environment else "ä"
     for words in (f"runs --logs {name}", f"sample last --out {name}.png", f"train --config digits.yaml --name {name}"):
         done = shell(f"SCNF {words}", place, **environment)

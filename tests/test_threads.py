@@ -75,7 +75,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[int, float]],
         ({2: 50.0, 1: 0.06}, 1),  # one look is enough
     ],
 )
-def test_threads_are_as_many_as_work_is_soonest_done_with(
+def test_threads_are_as_many_as_make_steps_fastest(
     on: Callable[[dict[int, float]], Machine], seconds: dict[int, float], expected: int
 ) -> None:
     machine = on(seconds)
@@ -84,7 +84,7 @@ def test_threads_are_as_many_as_work_is_soonest_done_with(
     assert machine.now < 60
 
 
-def test_a_single_thread_is_not_tried(on: Callable[[dict[int, float]], Machine]) -> None:
+def test_single_thread_is_not_timed(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({1: 1.0})
     threads = machine.threads()
     assert threads.choose() == 1 and machine.now == 0
@@ -109,7 +109,9 @@ def test_threads_are_chosen_anew_when_steps_get_slow(on: Callable[[dict[int, flo
     assert len(machine.said) == 3
 
 
-def test_all_threads_are_tried_again_when_a_neighbour_may_have_left(on: Callable[[dict[int, float]], Machine]) -> None:
+def test_threads_are_tried_again_at_growing_intervals_while_fewer_are_used(
+    on: Callable[[dict[int, float]], Machine],
+) -> None:
     machine = on({2: 0.3, 1: 0.06})
     threads = machine.threads()
     threads.choose()
@@ -129,7 +131,7 @@ def test_all_threads_are_tried_again_when_a_neighbour_may_have_left(on: Callable
     assert machine.now - started == pytest.approx(3000 * 0.04)
 
 
-def test_compiled_code_is_not_made_anew_for_another_number(on: Callable[[dict[int, float]], Machine]) -> None:
+def test_threads_of_compiled_code_are_not_chosen_again(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({2: 0.3, 1: 0.06})
     threads = Threads(lambda: machine.work, machine.said.append, retry=False)
     threads.choose()
@@ -138,7 +140,7 @@ def test_compiled_code_is_not_made_anew_for_another_number(on: Callable[[dict[in
     assert torch.get_num_threads() == 1 and len(machine.said) == 1
 
 
-def test_a_resume_keeps_to_fewer_threads(on: Callable[[dict[int, float]], Machine]) -> None:
+def test_resume_keeps_to_fewer_threads(on: Callable[[dict[int, float]], Machine]) -> None:
     machine = on({2: 0.04, 1: 0.06})
     threads = machine.threads()  # which has not chosen
     torch.set_num_threads(1)
@@ -149,7 +151,7 @@ def test_a_resume_keeps_to_fewer_threads(on: Callable[[dict[int, float]], Machin
 # --- in a training
 
 
-def test_a_training_chooses_its_threads_and_a_resume_keeps_them(
+def test_training_chooses_its_threads_and_a_resume_keeps_them(
     start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
     def run(*words: str) -> tuple[Run, str]:
@@ -172,7 +174,7 @@ def test_a_training_chooses_its_threads_and_a_resume_keeps_them(
 
 
 @pytest.mark.parametrize("adapt", ["", "--adapt --pretrained shipped --augment 0"], ids=["from data", "adapted"])
-def test_bits_hang_on_the_threads_that_a_run_has_and_not_on_those_that_there_are(
+def test_weights_depend_on_the_threads_of_the_run_and_not_of_the_process(
     scnf: Callable[..., Any], last_run: Callable[[], Run], adapt: str
 ) -> None:
     def weights(there: int, threads: int | str) -> bytes:

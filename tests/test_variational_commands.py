@@ -38,7 +38,9 @@ def train(scnf: Command) -> Command:
 
 
 @pytest.mark.parametrize(("words", "hint"), BAD.values(), ids=BAD)
-def test_what_cannot_be_is_said(words: str, hint: str, train: Command, tmp_path: Path) -> None:
+def test_train_refuses_impossible_settings_of_variational_models(
+    words: str, hint: str, train: Command, tmp_path: Path
+) -> None:
     outcome = train(words)
     assert outcome.code == 2 and hint in outcome.err and "Traceback" not in outcome.err
     runs = [*(tmp_path / "logs").glob("*")] if (tmp_path / "logs").is_dir() else []
@@ -46,7 +48,7 @@ def test_what_cannot_be_is_said(words: str, hint: str, train: Command, tmp_path:
 
 
 @pytest.mark.parametrize("recipe", ["m1", "m2", "adgm", "ladder-vae", "ladder-dgm", "gumbel-autoencoder", "classifier"])
-def test_every_recipe_trains_and_is_evaluated(
+def test_recipe_trains_and_is_evaluated(
     recipe: str, train: Command, scnf: Command, last_run: Callable[[], Run]
 ) -> None:
     outcome = train("--model.recipe", recipe)
@@ -87,14 +89,14 @@ def test_m2_on_m1_carries_its_m1_along(train: Command, scnf: Command, last_run: 
     assert scnf("train --resume last --max_steps 6").code == 0
 
 
-def test_an_m1_of_other_data_is_refused(train: Command, tmp_path: Path) -> None:
+def test_m1_of_another_dataset_is_refused(train: Command, tmp_path: Path) -> None:
     points = "--data.name moons --num_labels 10 --model.recipe m1 --model.likelihood gaussian --latent 2"
     assert train(points).code == 0
     outcome = train("--model.recipe m1-m2 --model.m1 last")
     assert outcome.code == 2 and "was trained on moons, not on digits" in outcome.err
 
 
-def test_what_is_stacked_on_must_have_one_gaussian_latent(train: Command) -> None:
+def test_m1_without_one_gaussian_latent_is_refused(train: Command) -> None:
     for words in ("ladder-vae --latent [6,4]", "m2", "classifier", "m1 --latent [6,4]"):
         assert train(f"--model.recipe {words}").code == 0
         outcome = train("--model.recipe m1-m2 --model.m1 last")
@@ -102,13 +104,13 @@ def test_what_is_stacked_on_must_have_one_gaussian_latent(train: Command) -> Non
     assert "no M1 ships" in train("--model.recipe m1-m2 --model.m1 shipped").err
 
 
-def test_an_m1_of_another_split_is_noted(train: Command) -> None:
+def test_m1_of_another_split_is_noted(train: Command) -> None:
     assert train("--model.recipe m1 --latent 6 --data_seed 1").code == 0
     assert "saw another label split" in train("--model.recipe m1-m2 --model.m1 last").out
 
 
 @pytest.mark.parametrize("words", ["--labels gumbel --final_temperature 0.1", "--importance_samples 3"])
-def test_the_same_seed_gives_the_same_bits(words: str, train: Command, last_run: Callable[[], Run]) -> None:
+def test_same_seed_gives_the_same_checkpoint(words: str, train: Command, last_run: Callable[[], Run]) -> None:
     weights = []
     for _ in range(2):
         assert train("--model.recipe m2", words).code == 0
@@ -117,13 +119,13 @@ def test_the_same_seed_gives_the_same_bits(words: str, train: Command, last_run:
     assert all(weights[1][name].equal(value) for name, value in weights[0].items())
 
 
-def test_temperatures_end_where_they_should(train: Command, last_run: Callable[[], Run]) -> None:
+def test_gumbel_temperature_falls_towards_its_final_value(train: Command, last_run: Callable[[], Run]) -> None:
     assert train("--model.recipe m2 --labels gumbel --model.temperature 1 --final_temperature 0.25").code == 0
     value = load_tensors(last_run().weights)[0]["labels.temperature.value"]
     assert 0.25 < float(value) < 0.5  # the last of four steps begins when three quarters are done
 
 
-def test_what_a_layer_cannot_do_in_training_names_the_setting(train: Any, tmp_path: Path) -> None:
+def test_batch_normalisation_of_one_row_is_refused_with_its_setting(train: Any, tmp_path: Path) -> None:
     outcome = train("--model.recipe m2 --batch_size 1 --labelled_share 1")
     assert outcome.code == 2 and "error: model.norm must be layer or none where a batch holds one row" in outcome.err
     assert not list(tmp_path.rglob("error.txt"))

@@ -27,7 +27,7 @@ def of_m2() -> AbstractContextManager[None]:
         (lambda: not_finite_errors("Lower train.lr"), NotFinite("the loss is inf"), "the loss is inf. Lower train.lr"),
     ],
 )
-def test_an_error_about_an_argument_names_its_setting(
+def test_setting_errors_name_the_setting_of_an_argument(
     block: Callable[[], AbstractContextManager[None]], error: Exception, message: str
 ) -> None:
     with pytest.raises(UserError) as caught, block():
@@ -41,7 +41,7 @@ def test_an_error_about_an_argument_names_its_setting(
 @pytest.mark.parametrize(
     "error", [InvalidArgument("features", "must be finite"), TypeError("a bug"), KeyError("x"), ValueError("a bug")]
 )
-def test_an_error_about_no_setting_passes_unchanged(
+def test_setting_errors_let_other_errors_pass_unchanged(
     block: Callable[[], AbstractContextManager[None]], error: Exception
 ) -> None:
     with pytest.raises(type(error)) as caught, block():

@@ -24,7 +24,7 @@ def images(rows: int = 96) -> Batches:
     return Batches(x, torch.arange(rows) % 3, 24, 0.5, 0, levels=17, augment=1.0)
 
 
-def test_statistics_are_the_means_over_batches_of_what_comes_to_the_layer() -> None:
+def test_renormalize_sets_statistics_to_means_over_batches_of_layer_inputs() -> None:
     batches = images()
     torch.manual_seed(1)
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), 3).eval()
@@ -72,7 +72,7 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(tmp_path: P
             assert not torch.allclose(value, of_steps[f"model.{name}"], rtol=0.1)
 
 
-def test_models_without_batch_normalisation_are_left_alone() -> None:
+def test_renormalize_leaves_models_without_batch_normalisation_alone() -> None:
     model = build("scnf-digits", (1, 8, 8), 3, levels=17, channels=8, steps=1)
     model.register_forward_pre_hook(lambda _module, inputs: (_ for _ in ()).throw(AssertionError("it was run")))
     renormalize(model, images())

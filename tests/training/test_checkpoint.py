@@ -23,7 +23,7 @@ from scnf.training.checkpoint import (
 from scnf.training.loop import OPTIMIZERS
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_tensors_and_metadata_survive_saving_and_loading(tmp_path: Path) -> None:
     tensors = {
         "float": torch.randn(3, 4),
         "double.deep.name": torch.randn(2, dtype=torch.float64),
@@ -45,7 +45,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.safetensors"]
 
 
-def test_what_was_read_stays_when_the_file_is_written_over(tmp_path: Path) -> None:
+def test_loaded_tensors_stay_when_the_file_is_written_over(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_tensors(path, {"a": torch.ones(10_000)})
     found = load_tensors(path)[0]
@@ -53,12 +53,12 @@ def test_what_was_read_stays_when_the_file_is_written_over(tmp_path: Path) -> No
     assert bool((found["a"] == 1).all())
 
 
-def test_without_metadata(tmp_path: Path) -> None:
+def test_file_without_metadata_loads_with_empty_metadata(tmp_path: Path) -> None:
     save_tensors(tmp_path / "x", {"a": torch.ones(1)})
     assert load_tensors(tmp_path / "x")[1] == {}
 
 
-def test_prefixes() -> None:
+def test_prefix_selects_its_own_tensors_only() -> None:
     tensors = {"a": torch.ones(1), "b.c": torch.zeros(1)}
     both = with_prefix("x", tensors) | with_prefix("xy", tensors)
     assert set(both) == {"x.a", "x.b.c", "xy.a", "xy.b.c"}
@@ -73,7 +73,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer_there_and_back(tmp_path: Path, name: str) -> None:
+def test_optimizer_state_survives_saving_and_loading(tmp_path: Path, name: str) -> None:
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 2)).to(memory_format=torch.channels_last)
@@ -96,7 +96,7 @@ def test_optimizer_there_and_back(tmp_path: Path, name: str) -> None:
     assert len(flatten_optimizer(optimizer)) > 0
 
 
-def test_an_optimizer_goes_on_where_one_that_was_not_fused_stopped(tmp_path: Path) -> None:
+def test_fused_optimizer_restores_the_state_of_one_that_is_not_fused(tmp_path: Path) -> None:
     def make(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
@@ -114,7 +114,7 @@ def test_an_optimizer_goes_on_where_one_that_was_not_fused_stopped(tmp_path: Pat
     torch.testing.assert_close(list(other.parameters()), list(model.parameters()))
 
 
-def test_optimizer_that_has_not_moved(tmp_path: Path) -> None:
+def test_optimizer_without_steps_has_no_state_to_save(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters())
     assert flatten_optimizer(optimizer) == {}
     restore_optimizer(optimizer, {})
@@ -154,7 +154,7 @@ def test_torch_files_are_refused_and_not_run(tmp_path: Path, name: str, zipped: 
     assert not trace.exists()
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_weight_files_are_user_errors(tmp_path: Path) -> None:
     good = tmp_path / "good"
     save_tensors(good, {"a": torch.randn(100), "b": torch.randn(100)})
     data = good.read_bytes()
@@ -179,7 +179,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_weight_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         save_tensors(tmp_path / "file" / "x", {"a": torch.ones(1)})
@@ -198,7 +198,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messages: list[str]) -> None:
+def test_weights_of_another_model_are_refused_and_change_nothing(changes: dict[str, Any], messages: list[str]) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     given = {name: torch.full_like(value, 9.0) for name, value in before.items()} | changes
@@ -222,7 +222,7 @@ def test_weights_of_another_model_change_nothing(changes: dict[str, Any], messag
         (lambda w: w.to(torch.complex64), "0.weight is complex64 in the file"),
     ],
 )
-def test_weights_of_another_type_or_that_are_no_numbers_are_refused(tmp_path: Path, given: Any, message: str) -> None:
+def test_weights_of_another_dtype_or_not_finite_are_refused(tmp_path: Path, given: Any, message: str) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # it has a count, int64, among its buffers
     state, before = model.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
     save_tensors(tmp_path / "x", {**state, "0.weight": given(state["0.weight"])})
@@ -232,7 +232,7 @@ def test_weights_of_another_type_or_that_are_no_numbers_are_refused(tmp_path: Pa
     load_weights(model, before, tmp_path / "x")
 
 
-def test_a_file_that_is_not_as_it_was_written_is_noticed(tmp_path: Path) -> None:
+def test_changed_weight_file_fails_its_checksum(tmp_path: Path) -> None:
     path = tmp_path / "x"
     save_tensors(path, {"a": torch.ones(3), "b": torch.zeros(0, 2)}, {"epoch": 3, "score": float("nan")})
     content = path.read_bytes()
@@ -252,13 +252,13 @@ def test_a_file_that_is_not_as_it_was_written_is_noticed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("header", ["[]", "3", "{", "[" * 100_000, "null"])
-def test_a_header_that_is_no_mapping_is_refused(tmp_path: Path, header: str) -> None:
+def test_header_that_is_no_mapping_is_refused(tmp_path: Path, header: str) -> None:
     (tmp_path / "x").write_bytes(save({"a": torch.ones(3)}, metadata={"scnf": header}))
     with pytest.raises(UserError, match="cannot read weights from"):
         load_tensors(tmp_path / "x")
 
 
-def test_weights_from_before_grey_levels_had_a_length_are_told_apart(tmp_path: Path) -> None:
+def test_weights_of_logit_pixels_are_refused_by_name_of_their_setting(tmp_path: Path) -> None:
     before, now = (build("scnf-digits", (1, 8, 8), 10, levels=17, pixels=pixels) for pixels in ("logit", "levels"))
     with pytest.raises(UserError, match=r"log_slope .* is missing.*--model.pixels logit"):
         load_weights(now, before.state_dict(), tmp_path)

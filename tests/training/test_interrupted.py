@@ -69,7 +69,7 @@ def names(run: Run) -> set[str]:
     ],
     ids=["neighbours", "validation", "final evaluation", "pictures", "killed at pictures"],
 )
-def test_a_run_that_a_signal_stopped_is_finished_by_a_resume(
+def test_run_that_a_signal_stopped_is_finished_by_a_resume(
     scnf: Callable[..., Any],
     start: Callable[..., Any],
     last_run: Callable[[], Run],
@@ -106,7 +106,7 @@ def test_a_run_that_a_signal_stopped_is_finished_by_a_resume(
     ],
     ids=["start-up", "import", "data", "reading"],
 )
-def test_a_signal_before_anything_is_written_leaves_nothing(
+def test_signal_before_anything_is_written_leaves_nothing(
     start: Callable[..., Any], tmp_path: Path, number: signal.Signals, words: list[str], place: str, what: str
 ) -> None:
     process = start("-c", SEND, number.value, place, 1, *words)
@@ -117,7 +117,7 @@ def test_a_signal_before_anything_is_written_leaves_nothing(
 
 
 @needs_compiler
-def test_a_signal_while_pytorch_compiles_acts_at_once(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+def test_signal_while_pytorch_compiles_acts_at_once(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:
     words = ["train", "--config", "digits.yaml", *TINY, "--max_steps", "4", "--compile", "true"]
     process = start("-c", SEND, signal.SIGTERM.value, "torch._inductor.compile_fx:compile_fx", 1, *words)
     _, err = process.communicate(timeout=300)
@@ -127,7 +127,7 @@ def test_a_signal_while_pytorch_compiles_acts_at_once(start: Callable[..., Any],
     assert names(last_run()) == {"config.yaml", "split.json", "env.json"}
 
 
-def test_an_ignored_hangup_stays_ignored(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+def test_ignored_hangup_stays_ignored(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}  # as nohup does
     process = start("-c", SEND, signal.SIGHUP.value, "scnf.training.metrics:evaluate", 1, *WORDS, **ignore)
     assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
@@ -146,7 +146,7 @@ wait
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernels are compiled on Linux alone")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", ["download", "compile"])
-def test_children_of_a_command_die_with_it(
+def test_child_processes_of_a_command_die_with_the_command(
     start: Callable[..., Any], tmp_path: Path, phase: str, number: signal.Signals
 ) -> None:
     if phase == "compile" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
@@ -186,7 +186,7 @@ def test_children_of_a_command_die_with_it(
 # --- two writers
 
 
-def test_a_run_in_training_is_refused_to_others_until_its_process_is_dead(
+def test_run_in_training_is_refused_to_others_until_its_process_is_dead(
     scnf: Callable[..., Any], start: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     process = start("-m", "scnf", "train", "--config", "digits.yaml", *TINY, "--epochs", "1000")

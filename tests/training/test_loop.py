@@ -66,7 +66,7 @@ def same_end(run: Run, reference: Run) -> None:
 # --- what a run leaves
 
 
-def test_files_of_a_finished_run(finished: Path) -> None:
+def test_finished_run_has_its_files(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     events = {name for name in names if re.fullmatch(r"tensorboard/events\.out\.tfevents\..+", name)}
     assert len(events) == 1
@@ -86,7 +86,7 @@ def test_files_of_a_finished_run(finished: Path) -> None:
         assert (finished / name).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_metrics_of_a_finished_run(finished: Path) -> None:
+def test_finished_run_has_a_row_of_metrics_for_each_epoch(finished: Path) -> None:
     header, *lines = (finished / "metrics.csv").read_text().splitlines()
     assert header.split(",") == COLUMNS
     metrics = Run(finished).read_metrics()
@@ -97,7 +97,7 @@ def test_metrics_of_a_finished_run(finished: Path) -> None:
     assert metrics[-1]["validation.bits_per_dim"] < metrics[0]["validation.bits_per_dim"] < 4.2
 
 
-def test_summary_of_a_finished_run(finished: Path) -> None:
+def test_finished_run_has_a_summary_of_its_figures(finished: Path) -> None:
     summary = Run(finished).read_json("summary.json")
     assert set(summary) == {
         *("status", "parameters", "epochs", "steps", "minutes", "images_per_second", "threads", "peak_memory_mb"),
@@ -117,20 +117,20 @@ def test_summary_of_a_finished_run(finished: Path) -> None:
     assert set(best) == set(tensors) and all(torch.equal(value, tensors[name]) for name, value in best.items())
 
 
-def test_split_and_environment_of_a_finished_run(finished: Path) -> None:
+def test_finished_run_records_its_split_and_environment(finished: Path) -> None:
     split, environment = Run(finished).read_json("split.json"), Run(finished).read_json("env.json")
     assert (len(split["labelled"]), len(split["validation"]), split["num_rows"]) == (100, 250, 1347)
     assert environment["device"] == "cpu" and environment["versions"]["torch"]
 
 
-def test_config_of_a_run_runs_again_as_it_is(
+def test_config_of_a_run_trains_to_the_same_end_again(
     scnf: Callable[..., Any], finished: Path, last_run: Callable[[], Run]
 ) -> None:
     assert scnf("train --config", finished / "config.yaml", "--runs.root logs").code == 0
     same_end(last_run(), Run(finished))
 
 
-def test_what_is_written_before_training(
+def test_run_has_config_split_and_environment_before_training(
     digits: Callable[..., Any], last_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
@@ -169,7 +169,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("number", KINDS, ids=lambda number: number.name)
-def test_a_process_that_is_stopped_goes_on_as_if_it_never_was(
+def test_training_stopped_by_a_signal_resumes_to_the_same_end(
     scnf: Callable[..., Any], start: Callable[..., Any], tmp_path: Path, number: signal.Signals
 ) -> None:
     from conftest import TINY
@@ -198,7 +198,7 @@ def test_a_process_that_is_stopped_goes_on_as_if_it_never_was(
 
 
 @pytest.mark.parametrize("stops", [[(0, 1)], [(0, 21)], [(0, 20), (0, 21), (1, 0)], [(1, 21)]], ids=str)
-def test_wherever_it_stops(
+def test_training_interrupted_at_any_step_resumes_to_the_same_end(
     digits: Callable[..., Any],
     scnf: Callable[..., Any],
     last_run: Callable[[], Run],
@@ -217,7 +217,7 @@ def test_wherever_it_stops(
 
 @pytest.mark.parametrize("place", ["scnf.training.state.State.save", "scnf.runs.Run.log_metrics"])
 @pytest.mark.parametrize("late", [False, True])
-def test_dying_between_metrics_and_checkpoint_loses_no_row(
+def test_interrupt_between_metrics_and_checkpoint_loses_no_row(
     digits: Callable[..., Any],
     scnf: Callable[..., Any],
     finished: Path,
@@ -244,7 +244,7 @@ def test_dying_between_metrics_and_checkpoint_loses_no_row(
     same_end(last_run(), Run(finished))
 
 
-def test_the_command_people_know_from_another_directory(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_train_flow_ssl_script_runs_from_another_directory(start: Callable[..., Any], tmp_path: Path) -> None:
     from conftest import REPOSITORY, TINY
 
     process = start(REPOSITORY / "train_flow_ssl.py", "--config", "digits.yaml", *TINY, "--epochs", "1000")
@@ -262,7 +262,7 @@ def test_the_command_people_know_from_another_directory(start: Callable[..., Any
     assert argv[0].endswith("train_flow_ssl.py") and argv[1:3] == ["--config", "digits.yaml"]
 
 
-def test_the_command_people_know_from_the_repository(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_train_flow_ssl_script_runs_from_the_repository(start: Callable[..., Any], tmp_path: Path) -> None:
     from conftest import REPOSITORY, TINY
 
     words = ["--config", "digits.yaml", "--max_steps", "3", *TINY, "--runs.root", tmp_path / "logs"]
@@ -291,7 +291,7 @@ def test_resuming_with_more_steps_trains_on(scnf: Callable[..., Any], finished: 
     assert "max_steps: 60" in (run.path / "config.yaml").read_text()
 
 
-def test_an_epoch_that_a_number_of_steps_cut_goes_on_where_it_was(
+def test_epoch_cut_by_max_steps_goes_on_where_it_stopped(
     scnf: Callable[..., Any], finished: Path, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "logs" / finished.name)
@@ -305,7 +305,7 @@ def test_an_epoch_that_a_number_of_steps_cut_goes_on_where_it_was(
     assert (summary["epochs"], summary["steps"]) == (4, 88)
 
 
-def test_an_epoch_that_is_cut_where_the_training_had_stopped_is_evaluated(
+def test_epoch_cut_where_the_training_was_interrupted_is_evaluated(
     digits: Callable[..., Any],
     scnf: Callable[..., Any],
     last_run: Callable[[], Run],
@@ -321,7 +321,7 @@ def test_an_epoch_that_is_cut_where_the_training_had_stopped_is_evaluated(
     assert run.checkpoint("best").is_file() and run.read_json("summary.json")["selected_epoch"] == 1
 
 
-def test_an_earlier_end_is_gone_while_a_run_goes_on(
+def test_final_files_of_a_run_are_removed_while_training_goes_on(
     scnf: Callable[..., Any],
     finished: Path,
     tmp_path: Path,
@@ -337,7 +337,9 @@ def test_an_earlier_end_is_gone_while_a_run_goes_on(
     assert scnf("evaluate last").code == 0
 
 
-def test_an_end_that_cannot_go_on_stays(scnf: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+def test_final_files_of_a_run_stay_where_resuming_is_refused(
+    scnf: Callable[..., Any], finished: Path, tmp_path: Path
+) -> None:
     run = Run(tmp_path / "logs" / finished.name)
     shutil.copytree(finished, run.path)
     shutil.move(run.path / "config.yaml", tmp_path / "config.yaml")
@@ -349,7 +351,7 @@ def test_an_end_that_cannot_go_on_stays(scnf: Callable[..., Any], finished: Path
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "curves.png", "summary.json"])
-def test_what_is_missing_at_the_end_is_made_again(
+def test_final_files_that_are_missing_are_made_again_by_resuming(
     scnf: Callable[..., Any], finished: Path, tmp_path: Path, name: str
 ) -> None:
     run = Run(tmp_path / "logs" / finished.name)
@@ -378,7 +380,7 @@ def test_what_is_missing_at_the_end_is_made_again(
         ("--lr -1", "train.lr must be"),
     ],
 )
-def test_resuming_with_what_does_not_fit_leaves_the_run_as_it_was(
+def test_resuming_with_unsuitable_settings_is_refused_and_changes_nothing(
     scnf: Callable[..., Any], finished: Path, tmp_path: Path, words: str, message: str
 ) -> None:
     copy = tmp_path / "logs" / finished.name
@@ -393,7 +395,9 @@ def test_resuming_with_what_does_not_fit_leaves_the_run_as_it_was(
 # --- what goes wrong
 
 
-def test_a_loss_that_is_not_finite_names_a_layer(digits: Callable[..., Any], last_run: Callable[[], Run]) -> None:
+def test_loss_that_is_not_finite_is_an_error_naming_a_layer(
+    digits: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
     outcome = digits("--lr 1e30")
     assert outcome.code == 2 and "Traceback" not in outcome.err
     assert re.match(r"error: the loss or its gradient is not finite at step \d+ \(epoch 1\): ", outcome.err)
@@ -402,7 +406,7 @@ def test_a_loss_that_is_not_finite_names_a_layer(digits: Callable[..., Any], las
     assert last_run().read_json("summary.json")["status"] == "failed"
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+def test_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     assert digits("--max_steps 22 --schedule none").code == 0
@@ -430,7 +434,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     ],
 )
 @pytest.mark.parametrize("leak", [False, True])
-def test_hidden_labels_change_nothing(
+def test_hidden_labels_do_not_change_the_weights(
     scnf: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, leak: bool
 ) -> None:
     monkeypatch.setattr(self_training, "STEPS", 5)
@@ -462,7 +466,7 @@ def test_hidden_labels_change_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_while_labels_are_guessed_acts_at_once(
+def test_signal_while_labels_are_propagated_acts_at_once(
     scnf: Callable[..., Any],
     digits: Callable[..., Any],
     last_run: Callable[[], Run],
@@ -530,7 +534,9 @@ def test_labels_are_propagated_at_even_distances(
 
 @pytest.mark.parametrize("optimizer", loop.OPTIMIZERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_schedule_and_optimizer(scnf: Callable[..., Any], tmp_path: Path, optimizer: str, schedule: str) -> None:
+def test_training_works_with_each_schedule_and_optimizer(
+    scnf: Callable[..., Any], tmp_path: Path, optimizer: str, schedule: str
+) -> None:
     words = (
         f"train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --optimizer {optimizer}"
     )
@@ -548,7 +554,7 @@ def test_every_schedule_and_optimizer(scnf: Callable[..., Any], tmp_path: Path, 
     assert metrics[-1]["lr"] == pytest.approx(1e-3 * factor)
 
 
-def test_labelled_rows_count_more_at_first(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_labelled_weight_is_constant_or_decays_to_one(scnf: Callable[..., Any], tmp_path: Path) -> None:
     words = "train --config moons.yaml --channels 8 --steps 1 --epochs 4 --batch_size 1000 --labelled_share 0.5"
     for more in ("", "--labelled_decay 0.5"):
         assert scnf(words, "--labelled_weight 9", more).code == 0
@@ -564,7 +570,7 @@ def test_labelled_rows_count_more_at_first(scnf: Callable[..., Any], tmp_path: P
 
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="only tried on Linux")
-def test_compile(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_compiled_training_gives_the_figures_of_plain_training(scnf: Callable[..., Any], tmp_path: Path) -> None:
     words = "train --config moons.yaml --augment 0 --consistency_weight 0 --channels 8 --steps 1 --max_steps 2"
     assert scnf(words, "--compile").code == scnf(words).code == 0
     compiled, plain = (Run.find(tmp_path / "logs", number).read_metrics()[0] for number in "12")
@@ -618,7 +624,7 @@ def fit(path: Path, figures: list[dict[str, float]], **options: Any) -> tuple[Jo
     ],
 )
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_the_best_weights_are_kept(
+def test_best_weights_are_kept(
     tmp_path: Path, select: str, name: str, values: list[float], best: int, ema: float
 ) -> None:
     model, progress, run = fit(tmp_path, [{name: value} for value in values], select=select, ema=ema)
@@ -637,7 +643,7 @@ def test_averaged_weights_lag_behind(tmp_path: Path) -> None:
     assert any(not torch.equal(value, trained[f"model.{name}"]) for name, value in averaged.state_dict().items())
 
 
-def test_the_average_is_that_of_pytorch() -> None:
+def test_weight_average_equals_that_of_pytorch() -> None:
     model = build("classifier", (1, 8, 8), 3, hidden=8, norm="batch")  # it has buffers, of two types
     ours, theirs = (averaged_model(model, 0.9) for _ in range(2))
     assert ours is not None and theirs is not None
@@ -669,7 +675,7 @@ def test_summary_is_plain_json(finished: Path) -> None:
     json.loads((finished / "summary.json").read_text(), parse_constant=refuse)
 
 
-def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
+def test_reversible_training_gives_the_figures_of_plain_training(scnf: Callable[..., Any], tmp_path: Path) -> None:
     words = "train --config digits.yaml --max_steps 8 --autocast false"  # where networks are in bf16, they round more
     assert scnf(words, "--reversible").code == scnf(words).code == 0
     reversible, plain = (Run.find(tmp_path / "logs", number).read_metrics()[0] for number in "12")
@@ -679,7 +685,7 @@ def test_reversible(scnf: Callable[..., Any], tmp_path: Path) -> None:
 
 
 @needs_cuda
-def test_trained_on_a_gpu_and_evaluated_on_both(
+def test_model_trained_on_a_gpu_has_the_same_figures_on_cpu_and_gpu(
     digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
 ) -> None:
     assert digits("--device cuda --max_steps 60 --augment 0.5 --consistency_weight 1 --propagations 1").code == 0

@@ -30,13 +30,15 @@ from scnf.training.metrics import (
         (-3.0, 2, 16, 4 + 1.5 / math.log(2)),
     ],
 )
-def test_bits_per_dim_by_hand(log_likelihood: float, dims: int, levels: int, expected: float) -> None:
+def test_bits_per_dim_equals_values_computed_by_hand(
+    log_likelihood: float, dims: int, levels: int, expected: float
+) -> None:
     assert bits_per_dim(log_likelihood, dims, levels) == pytest.approx(expected)
     found = bits_per_dim(torch.tensor([log_likelihood]), dims, levels)
     assert isinstance(found, Tensor) and found.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_equals_value_computed_by_hand() -> None:
     probs = torch.tensor([[0.95, 0.05], [0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.45, 0.55]])
     y = torch.tensor([0, 1, 0, 1, 0])
     # Bins of width 0.2: (0.8, 1]: 0.95 right, 0.9 wrong; (0.6, 0.8]: 0.7 right; (0.4, 0.6]: 0.55 right, 0.55 wrong.
@@ -44,7 +46,7 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(probs.log(), y, bins=5) == pytest.approx(expected, abs=1e-6)
 
 
-def test_calibration_error_at_the_ends() -> None:
+def test_calibration_error_of_certain_predictions_is_their_error_rate() -> None:
     sure = torch.tensor([[1.0, 0.0]]).repeat(4, 1).log()
     assert expected_calibration_error(sure, torch.tensor([0, 0, 0, 0])) == 0
     assert expected_calibration_error(sure, torch.tensor([1, 1, 1, 1])) == 1
@@ -66,7 +68,7 @@ Y = torch.arange(53) % 3
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_is_repeatable_and_leaves_no_trace(model: JointModel, training: bool) -> None:
+def test_evaluate_is_repeatable_and_changes_no_state(model: JointModel, training: bool) -> None:
     model.train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -96,7 +98,7 @@ def test_views_are_averaged_with_the_image_itself(model: JointModel) -> None:
     assert plain["accuracy"] < 1 and figures == {**plain, "views_accuracy": 1.0}
 
 
-def test_evaluate_refuses_views_that_nothing_moves(model: JointModel) -> None:
+def test_evaluate_refuses_views_without_augmentation(model: JointModel) -> None:
     with pytest.raises(ValueError, match=r"augment must be above 0"):
         evaluate(model, X, Y, 17, views=2)
 
@@ -116,14 +118,14 @@ class Broken(JointModel):
         return torch.full((len(y),), self.nats), posterior, None
 
 
-def test_figures_that_are_no_numbers_are_refused_by_name() -> None:
+def test_nan_figures_are_refused_by_name() -> None:
     with pytest.raises(NotFinite, match=r"^test: nll, bits_per_dim, bits_per_dim_over_draws came out as NaN"):
         check_metrics(evaluate(Broken(math.nan), X, Y, 17, draws=2), "test")
     with pytest.raises(NotFinite, match=r"^test: views_accuracy came out as NaN"):
         check_metrics(evaluate(Broken(0.0), X, Y, 17, views=1, augment=1.0), "test")
 
 
-def test_infinite_figures_of_density_zero_are_figures() -> None:
+def test_infinite_figures_of_density_zero_are_accepted() -> None:
     figures = evaluate(Broken(-math.inf), X, Y, 17, draws=2)
     check_metrics(figures, "test")
     assert figures["nll"] == figures["bits_per_dim_over_draws"] == math.inf
@@ -162,14 +164,14 @@ class Ramp(JointModel):
         return (2 * x).log().flatten(), torch.tensor([[0.5, 0.5]]).log().expand(len(x), 2), None
 
 
-def test_the_bound_over_draws_comes_to_the_code_length() -> None:
+def test_bound_over_draws_comes_to_the_code_length() -> None:
     x = torch.zeros(2000, 1, 1, 1, dtype=torch.uint8)  # level 0 of 4: 1/16, 4 bits; one draw: 3 + 1 / log 2 on average
     figures = evaluate(Ramp(), x, torch.zeros(2000, dtype=torch.long), levels=4, draws=64)
     assert figures["bits_per_dim"] == pytest.approx(3 + 1 / math.log(2), abs=0.02)  # five standard errors
     assert figures["bits_per_dim_over_draws"] == pytest.approx(4.0, abs=0.02)
 
 
-def test_the_bound_over_draws_of_a_variational_model_is_of_unbiased_estimates() -> None:
+def test_bound_over_draws_of_a_variational_model_is_of_unbiased_estimates() -> None:
     model = build("m2", (1, 4, 4), 3, levels=17, hidden=16, latent=4, likelihood="logistic").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -201,7 +203,7 @@ def test_evaluate_does_not_depend_on_its_batches(model: JointModel, batch_size: 
         assert parts == pytest.approx(whole, rel=1e-5)  # the noise is the same, sums in float32 are in another order
 
 
-def test_labels_only_score(model: JointModel) -> None:
+def test_evaluate_gives_likelihoods_that_ignore_labels(model: JointModel) -> None:
     first, other = evaluate(model, X, Y, 17), evaluate(model, X, (Y + 1) % 3, 17)
     assert (first["nll"], first["bits_per_dim"]) == (other["nll"], other["bits_per_dim"])
     assert first["accuracy"] != other["accuracy"]
@@ -224,7 +226,7 @@ class Fixed(JointModel):
         return torch.full((len(x),), -8 * math.log(4.0)), probs.log(), None
 
 
-def test_figures_by_hand() -> None:
+def test_evaluate_gives_figures_computed_by_hand() -> None:
     x = torch.tensor([0, 0, 0, 3], dtype=torch.uint8).view(4, 1, 1, 1).repeat(1, 2, 2, 2)
     model = Fixed()
     figures = evaluate(model, x, torch.tensor([0, 0, 1, 1]), levels=4)
@@ -234,7 +236,7 @@ def test_figures_by_hand() -> None:
     assert model.seen and all((y == UNLABELLED).all() for y in model.seen)
 
 
-def test_points_have_no_bits() -> None:
+def test_points_have_no_bits_per_dim() -> None:
     assert set(evaluate(build("scnf-toy", (2,), 2), torch.randn(9, 2), torch.arange(9) % 2, None)) == {
         "accuracy",
         "nll",

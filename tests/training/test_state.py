@@ -106,7 +106,7 @@ def adam(trained: Training) -> Iterator[Training]:
 
 
 @pytest.mark.parametrize("optimizer", loop.OPTIMIZERS)
-def test_a_checkpoint_restores_what_it_holds(tmp_path: Path, optimizer: str) -> None:
+def test_checkpoint_restores_progress_guesses_sums_model_and_optimizer(tmp_path: Path, optimizer: str) -> None:
     training = Training(tmp_path / "run", optimizer)
     restart = training.restored()
     assert (restart.progress.epoch, restart.progress.step, restart.progress.total_step) == (1, 1, STEPS + 1)
@@ -118,7 +118,7 @@ def test_a_checkpoint_restores_what_it_holds(tmp_path: Path, optimizer: str) -> 
     assert len(state) > 15 and all(value.equal(training.tensors[name]) for name, value in state.items())
 
 
-def test_every_tensor_must_be_there(adam: Training) -> None:
+def test_checkpoint_with_missing_or_extra_tensors_is_refused(adam: Training) -> None:
     for name in adam.tensors.keys() - {"sums.labelled_nll", "rng.cuda"}:  # which metrics there are is not known before
         others = {key: value for key, value in adam.tensors.items() if key != name}
         assert f"{name} [" in adam.refused(others)
@@ -127,7 +127,7 @@ def test_every_tensor_must_be_there(adam: Training) -> None:
     assert "optimizer.0.step [] is missing" in adam.refused(tensors)
 
 
-def test_every_tensor_must_be_of_its_shape_and_type_and_finite(adam: Training) -> None:
+def test_checkpoint_tensors_of_other_shape_or_dtype_or_not_finite_are_refused(adam: Training) -> None:
     kinds = {(name.split(".")[0], name.split(".")[-1], value.dtype): name for name, value in adam.tensors.items()}
     assert len(kinds) > 15
     for name in set(kinds.values()) - {"rng.cuda"}:
@@ -152,7 +152,7 @@ def test_every_tensor_must_be_of_its_shape_and_type_and_finite(adam: Training) -
         ("rng.cpu", torch.zeros(5056, dtype=torch.uint8), "rng.cpu is no state"),
     ],
 )
-def test_values_that_no_training_comes_to_are_refused(adam: Training, name: str, value: Tensor, message: str) -> None:
+def test_checkpoint_with_impossible_values_is_refused(adam: Training, name: str, value: Tensor, message: str) -> None:
     assert message in adam.refused({**adam.tensors, name: value})
 
 
@@ -173,12 +173,12 @@ def test_values_that_no_training_comes_to_are_refused(adam: Training, name: str,
     ],
     ids=str,
 )
-def test_counts_that_no_training_comes_to_are_refused(adam: Training, name: str, value: Any) -> None:
+def test_checkpoint_with_impossible_counts_is_refused(adam: Training, name: str, value: Any) -> None:
     save_tensors(adam.path, adam.tensors, {**adam.metadata, name: value})
     assert "does not fit this run" in adam.refused() or "by another version" in adam.refused()
 
 
-def test_every_entry_of_the_header_must_be_there_as_it_was_written(adam: Training) -> None:
+def test_checkpoint_header_with_missing_or_changed_entries_is_refused(adam: Training) -> None:
     header = json.loads(json.loads(adam.path.read_bytes()[8:].split(b'}"}')[0] + b'}"}}')["__metadata__"]["scnf"])
     assert {"sha256", *adam.metadata} == set(header)
     for name in header:
@@ -194,12 +194,12 @@ def test_every_entry_of_the_header_must_be_there_as_it_was_written(adam: Trainin
             assert "by another version" in adam.refused()
 
 
-def test_a_checkpoint_that_is_missing(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         load_checkpoint(Run(tmp_path))
 
 
-def test_the_best_weights_are_checked_before_training_goes_on(adam: Training) -> None:
+def test_best_weights_are_checked_before_training_goes_on(adam: Training) -> None:
     tensors, about = load_tensors(adam.best)
     cases: list[tuple[dict[str, Tensor], dict[str, Any], str]] = [
         ({**tensors, "more": torch.ones(1)}, about, "more is not in the model"),
@@ -225,14 +225,14 @@ def test_the_best_weights_are_checked_before_training_goes_on(adam: Training) ->
     assert "the weights of epoch 1, the best so far" in adam.refused()
 
 
-def test_best_weights_newer_than_the_checkpoint_stay_the_best_until_their_epoch_is_done_again(adam: Training) -> None:
+def test_best_weights_newer_than_the_checkpoint_stay_the_best(adam: Training) -> None:
     tensors, about = load_tensors(adam.best)
     save_tensors(adam.best, tensors, {**about, "epoch": 2, "score": "0.75"})  # a process died before the checkpoint
     progress = adam.restored().progress
     assert (progress.epoch, progress.best_epoch, progress.best_score) == (1, 2, 0.75)
 
 
-def test_a_finished_average_counts_its_steps(adam: Training) -> None:
+def test_weight_average_counts_its_steps(adam: Training) -> None:
     model, optimizer = adam.parts()
     adam.train(model, optimizer)
     kept = load_checkpoint(adam.run)
@@ -242,13 +242,13 @@ def test_a_finished_average_counts_its_steps(adam: Training) -> None:
 # --- which settings a resume may change
 
 
-def test_only_settings_that_exist_may_change() -> None:
+def test_changeable_settings_exist_and_exclude_those_that_alter_training() -> None:
     assert set(leaves(ScnfHybrid)) > MAY_CHANGE
     kept = {"train.batch_size", "train.passes", "data.labelled_share", "data.augment", "train.ema", "seed"}
     assert not kept & MAY_CHANGE
 
 
-def test_every_other_setting_is_kept_and_named_when_it_is_not() -> None:
+def test_lasting_setting_that_changed_is_refused_by_name() -> None:
     settings = Settings()
     before = json.loads(json.dumps(fixed_settings(settings)))
     check_fixed_settings(before, settings, Path("logs/1"))
@@ -261,7 +261,7 @@ def test_every_other_setting_is_kept_and_named_when_it_is_not() -> None:
         check_fixed_settings({**before, name: 7}, settings, Path("logs/1"))
 
 
-def test_a_setting_that_came_after_the_checkpoint_stays_at_its_default() -> None:
+def test_setting_newer_than_the_checkpoint_stays_at_its_default() -> None:
     settings = Settings()
     before = fixed_settings(settings)
     del before["train.passes"]
@@ -281,7 +281,7 @@ def copied(finished: Path, tmp_path: Path) -> Run:
     return Run(tmp_path / "logs" / finished.name)
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_nothing_written(
+def test_checkpoint_of_another_run_is_refused_and_nothing_written(
     digits: Callable[..., Any], scnf: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
 ) -> None:
     assert digits("--max_steps 25").code == 0
@@ -297,7 +297,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_written(
     assert scnf("train --resume 1 --max_steps 55").code == 0
 
 
-def test_a_run_from_before_checkpoints_were_bound_is_refused(scnf: Callable[..., Any], copied: Run) -> None:
+def test_run_from_before_checkpoints_were_bound_is_refused(scnf: Callable[..., Any], copied: Run) -> None:
     tensors, metadata = load_tensors(copied.checkpoint("last"))
     old = {name: value for name, value in metadata.items() if name not in ("run", "split", "settings", "machine")}
     copied.checkpoint("last").write_bytes(save(tensors, metadata={"scnf": json.dumps(old)}))
@@ -310,13 +310,13 @@ def test_a_run_from_before_checkpoints_were_bound_is_refused(scnf: Callable[...,
     assert "belongs to another run" in scnf("train --resume 1").err
 
 
-def test_a_config_that_was_edited_since_the_checkpoint_is_noticed(scnf: Callable[..., Any], copied: Run) -> None:
+def test_config_edited_since_the_checkpoint_is_refused(scnf: Callable[..., Any], copied: Run) -> None:
     text = (copied.path / "config.yaml").read_text()
     (copied.path / "config.yaml").write_text(text.replace("batch_size: 64", "batch_size: 32"))
     assert "train.batch_size is 64 in it, not 32" in scnf("train --resume 1 --max_steps 55").err
 
 
-def test_a_resume_says_what_keeps_it_from_the_same_bits(scnf: Callable[..., Any], copied: Run) -> None:
+def test_resume_notes_changes_that_keep_it_from_the_same_bits(scnf: Callable[..., Any], copied: Run) -> None:
     assert "note:" not in scnf("train --resume 1 --max_steps 51").out
     outcome = scnf("train --resume 1 --max_steps 52 --reversible --threads 2")
     note = "note: threads from 1 to 2, reversible from off to on: the end is not bit for bit that without a stop"
@@ -325,7 +325,7 @@ def test_a_resume_says_what_keeps_it_from_the_same_bits(scnf: Callable[..., Any]
     assert "note: threads from 2 to 1, reversible" not in scnf("train --resume 1 --max_steps 53").out
 
 
-def test_weights_are_refused_where_settings_would_make_another_model_of_them(
+def test_weights_are_refused_with_settings_of_another_model(
     scnf: Callable[..., Any], digits: Callable[..., Any], copied: Run
 ) -> None:
     message = "error: model.scale is symmetric in {}, not sigmoid: with it the weights make another model"
@@ -342,7 +342,7 @@ def test_weights_are_refused_where_settings_would_make_another_model_of_them(
         assert digits("--epochs 0", words, "--pretrained", copied.path).code == 0
 
 
-def test_weights_that_are_no_good_are_refused_wherever_they_are_read(
+def test_weights_with_nan_or_another_dtype_are_refused_by_every_command(
     scnf: Callable[..., Any], digits: Callable[..., Any], copied: Run
 ) -> None:
     tensors, metadata = load_tensors(copied.weights)
@@ -365,7 +365,7 @@ def test_weights_that_are_no_good_are_refused_wherever_they_are_read(
 # --- starting from weights
 
 
-def test_the_config_of_a_run_says_from_which_weights_it_started(
+def test_config_of_a_run_names_the_weights_it_started_from(
     digits: Callable[..., Any], scnf: Callable[..., Any], copied: Run, last_run: Callable[[], Run]
 ) -> None:
     assert digits("--max_steps 2 --pretrained last").code == 0
@@ -384,7 +384,7 @@ def test_the_config_of_a_run_says_from_which_weights_it_started(
     assert scnf("train --config", config_file, "--pretrained", copied.weights).code == 0
 
 
-def test_shipped_weights_are_written_as_the_file_that_they_are(
+def test_config_of_a_run_names_the_file_of_shipped_weights(
     digits: Callable[..., Any], shipped: Path, last_run: Callable[[], Run]
 ) -> None:
     assert digits("--epochs 0 --pretrained").code == 0
