@@ -289,13 +289,7 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
         UserError: There are no such weights, or an override changes the function that they compute.
     """
     weights = find_weights(ref, logs, DEFAULT_RECIPE)
-    trained = weights.settings()
-    settings = weights.settings(overrides) if overrides else trained
-    if settings.pretrained != trained.pretrained:
-        raise UserError(
-            f"this command reads the weights of {ref}: name other weights in place of {ref}, and leave --pretrained out"
-        )
-    check_model(trained, settings, weights.directory)
+    settings = _settings_of(weights, ref, overrides)
     experiment = prepare(settings, weights.directory, dataset)
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
@@ -319,8 +313,7 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
     if not path.is_file():  # an earlier version wrote the run, and the data alone know the inputs
         experiment = load_trained(ref, logs, overrides)
         return experiment.model, experiment.dataset.inputs()
-    settings = weights.settings(overrides)
-    check_model(weights.settings(), settings, weights.directory)
+    settings = _settings_of(weights, ref, overrides)
     try:
         inputs = Inputs.from_json(Run(weights.directory).read_json(INPUTS))
     except InvalidArgument as error:
@@ -334,6 +327,18 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
         model: JointModel = build(recipe, inputs.shape, classes, prior, inputs.levels)
     _load_weights(model, weights)
     return model.to(_device(settings.device)), inputs
+
+
+def _settings_of(weights: Weights, ref: str, overrides: Sequence[str]) -> Settings:
+    """Return the settings of trained weights, with overrides that do not change the function that they compute."""
+    trained = weights.settings()
+    settings = weights.settings(overrides) if overrides else trained
+    if settings.pretrained != trained.pretrained:
+        raise UserError(
+            f"this command reads the weights of {ref}: name other weights in place of {ref}, and leave --pretrained out"
+        )
+    check_model(trained, settings, weights.directory)
+    return settings
 
 
 def _load_weights(model: JointModel, weights: Weights) -> None:

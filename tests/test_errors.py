@@ -93,7 +93,7 @@ def fresh(place: Path, name: str, **changes: Any) -> None:
 
 BAD: list[Any] = [
     # words
-    ("trian", "there is no command 'trian': choose one of train, evaluate, sample, runs"),
+    ("trian", "there is no command 'trian': choose one of train, evaluate, predict, sample"),
     (f"{DIGITS} --epohcs 3", "there is no setting 'epohcs'; did you mean train.epochs"),
     (f"{DIGITS} --supervised 100", "'supervised' is called data.num_labels here"),
     (f"{DIGITS} --epochs many", "train.epochs"),
@@ -111,8 +111,8 @@ BAD: list[Any] = [
         "this command reads the weights of last: name other weights in place of last, and leave",
     ),
     ("sample last --pretrained 1", "this command reads the weights of last"),
-    ("sample last --label 10", "--label must be between 0 and 9, not 10"),
-    ("sample last --label -1", "--label must be between 0 and 9"),
+    ("sample last --label 10", "--label must be one of the classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, not '10'"),
+    ("sample last --label -1", "--label must be one of the classes 0, 1"),
     ("sample last --out x.jpg", "samples are written as PNG: name the file x.png"),
     ("sample last --num 0", "--num: it must be a whole number between 1 and 10000, not '0'"),
     ("sample last --num 1e9", "--num: it must be a whole number between 1 and 10000, not '1e9'"),
