@@ -24,6 +24,7 @@ import torch
 from scnf import cli
 from scnf.data.sources import load
 from scnf.errors import UserError
+from scnf.experiment import INPUTS
 from scnf.files import write_bytes, write_text
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings, to_yaml
@@ -142,7 +143,7 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
     sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory() as scratch:  # what ships is as it was until the new card is there
         made, folder = Path(scratch) / settings.model.name, SHIPPED / settings.model.name
-        for name in ("model.safetensors", "split.json"):
+        for name in ("model.safetensors", "split.json", INPUTS):
             write_bytes(made / name, (run.path / name).read_bytes())
         write_text(made / "config.yaml", to_yaml(settings))
         write_text(made / "model.safetensors.sha256", f"{sha256}  model.safetensors\n")

@@ -338,7 +338,7 @@ def test_truncated_file_says_so(tmp_path: Path) -> None:
     assert image_header(tmp_path / "image.png").size == (40, 40)  # the header is intact
 
 
-def test_every_truncation_of_a_png_is_refused_or_whole(tmp_path: Path) -> None:
+def test_truncated_png_is_refused_or_whole(tmp_path: Path) -> None:
     pixels = noise(8, 8, 3)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

@@ -1,0 +1,163 @@
+"""The commands on images of one's own: train a folder, predict, resume, sample by name."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import scnf as package
+from conftest import TINY
+from scnf.runs import Run
+
+SMALL = [
+    *TINY[TINY.index("--batch_size") :],
+    *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
+    *["--passes", "1", "--epochs", "1"],
+]
+"""A model that trains in no time."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of images of the test's own; kernels stay where they are."""
+    monkeypatch.setattr("scnf.data.cache._directory", lambda cache: tmp_path / "cache")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Bright and dark photos with texts for names, of which some have a label."""
+    rng = np.random.default_rng(0)
+    for name, low, number in (("Sunny day", 128, 12), ("nuit étoilée", 0, 12), ("unlabelled", 0, 40)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(number):
+            base = low if name != "unlabelled" else 128 * (index % 2)
+            pixels = rng.integers(base, base + 128, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+    return tmp_path / "photos"
+
+
+def test_train_command_on_a_folder_chooses_and_keeps_everything(
+    scnf: Callable[..., Any], photos: Path, last_run: Callable[[], Run]
+) -> None:
+    outcome = scnf("train photos", *SMALL)
+    assert outcome.code == 0, outcome.err
+    for line in (
+        "chosen for these data: data.num_labels all, data.num_validation 0, train.select last",
+        f"64 images in {photos}, labels from class folders",
+        "24 labels (Sunny day 12, nuit étoilée 12), 40 images without a label, no test images",
+        "on photos, 24 labelled of 64 training rows",
+        "no validation",
+        "test        no rows",
+    ):
+        assert line in outcome.out
+    run = last_run()
+    assert run.read_json("summary.json")["status"] == "finished" and run.name == "photos-scnf-digits"
+    assert run.read_json("inputs.json")["class_names"] == ["Sunny day", "nuit étoilée"]
+    text = (run.path / "config.yaml").read_text()
+    assert f"root: {photos}" in text and "channels: 3" in text and "nuit étoilée" in text
+    assert (run.path / "samples.png").is_file()
+
+
+def test_train_command_resumes_on_the_same_folder(scnf: Callable[..., Any], photos: Path) -> None:
+    assert scnf("train photos", *SMALL, "--epochs 3 --max_steps 1").code == 0
+    assert "resuming after" in scnf("train --resume last --max_steps 2").out
+    Image.new("RGB", (8, 8)).save(photos / "Sunny day" / "new.png")
+    outcome = scnf("train --resume last --max_steps 3")
+    assert outcome.code == 2 and "another label split" in outcome.err
+
+
+def test_train_command_takes_a_configuration_for_a_folder(scnf: Callable[..., Any], photos: Path) -> None:
+    outcome = scnf("train photos --config digits.yaml --num_labels all --num_validation 4 --max_steps 1", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "20 labelled of 60 training rows" in outcome.out and "validation  accuracy" in outcome.out
+
+
+def test_predict_command_writes_a_line_for_each_image(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    assert scnf("train photos", *SMALL, "--epochs 3 --classifier_weight 10").code == 0
+    (photos / "unlabelled" / "broken.png").write_bytes(b"\x89PNG")
+    Image.new("L", (30, 20), 255).save(photos / "unlabelled" / "grey.jpg")
+    outcome = scnf("predict last photos")
+    assert outcome.code == 0 and "65 images: " in outcome.out and "predictions.csv" in outcome.out
+    assert "note: skipped 1 files (broken.png: " in outcome.err
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8")))
+    assert [*rows[0]] == ["file", "class", "confidence", "p(Sunny day)", "p(nuit étoilée)", "log_prob"]
+    assert len(rows) == 65 and {"Sunny day/0.png", "unlabelled/grey.jpg"} <= {row["file"] for row in rows}
+    model = package.load("last", tmp_path / "logs")
+    for row in rows[::16]:
+        posterior = model.predict_proba(photos / row["file"])[0]
+        np.testing.assert_allclose([float(row["p(Sunny day)"]), float(row["p(nuit étoilée)"])], posterior, atol=1e-4)
+        assert row["class"] == model.predict(photos / row["file"])[0]
+        assert abs(float(row["log_prob"]) - model.log_prob(photos / row["file"])[0]) < 0.1
+
+
+def test_predict_command_reads_arrays_files_and_lists(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 8, 8, 3), np.uint8))
+    (tmp_path / "list.csv").write_text("file,label\nphotos/unlabelled/0.png,\nphotos/unlabelled/1.png,\n")
+    for path, number in (("a.npz", 3), ("list.csv", 2), ("photos/unlabelled/0.png", 1)):
+        outcome = scnf("predict last", path, "--out lines.jsonl")
+        assert outcome.code == 0, outcome.err
+        lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+        assert len(lines) == number and set(lines[0]["p"]) == {"Sunny day", "nuit étoilée"}
+        assert lines[0]["confidence"] == max(lines[0]["p"].values())
+
+
+def test_sample_command_knows_classes_by_name(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    for path in sorted(photos.rglob("*.png")):
+        path.unlink()  # samples need no data
+    arguments = ["sample", "last", "--label", "Sunny day", "--num", "4", "--out", "day.png"]
+    assert package.cli.main(arguments) == 0 and (tmp_path / "day.png").is_file()
+    outcome = scnf("sample last --label cloudy")
+    assert (
+        outcome.code == 2 and "--label must be one of the classes Sunny day, nuit étoilée, not 'cloudy'" in outcome.err
+    )
+
+
+def test_vectors_of_an_array_file_train(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    labels = np.where(rng.random(200) < 0.2, y, -1)
+    np.savez(tmp_path / "points.npz", x=rng.normal(size=(200, 3)) + 4 * y[:, None], y=labels)
+    outcome = scnf("train points.npz --model.channels 8 --model.steps 1 --max_steps 2 --threads 1")
+    assert outcome.code == 0, outcome.err
+    assert "200 vectors of 3 numbers in" in outcome.out and "scnf-toy" in outcome.out
+    outcome = scnf("predict last", tmp_path / "points.npz")
+    assert outcome.code == 0 and "200 images" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train nowhere", "there is no folder or file nowhere: `scnf train FOLDER` trains on your own images"),
+        ("train empty", "data.root holds no images (png, jpg"),
+        ("train photos.zip", "data.root is an archive"),
+        ("train photos --resume last", "--resume continues with the data of its run: leave photos out"),
+        ("train photos --data.size [8]", "data.size must be one number, or height and width, not [8]"),
+        ("train photos --data.size 4", "data.size must be between 8 and 4096, not 4"),
+        ("train photos --data.channels 2", "data.channels must be 1 (greyscale) or 3 (RGB), not 2"),
+        ("train photos --data.background nocolour", "data.background must be the name of a colour"),
+        ("train photos --data.classes [a,b]", "data.classes must hold every class of"),
+        ("train photos --num_labels 30", "data.num_labels asks for 30 labels and the data has 24 rows with a label"),
+        ("train photos --num_validation 24 --select accuracy", "data.num_validation must be between 0 and 23, not 24"),
+        ("train photos --num_validation 0 --select accuracy", "there are no validation rows to select weights by"),
+        ("train --config digits.yaml --data.size 8", "data.size has an effect with data.name folder alone"),
+        ("predict scnf-digits nowhere", "nowhere does not exist"),
+        ("predict scnf-digits empty", "empty holds no images"),
+        ("predict scnf-digits photos --out a.txt", "predictions are written as .csv or .jsonl"),
+        ("predict scnf-digits", "the following arguments are required: IMAGES"),
+    ],
+)
+def test_command_on_unusable_images_says_what_to_do(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path, words: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    outcome = scnf(words)
+    assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert message in outcome.err and not (tmp_path / "logs").exists()
