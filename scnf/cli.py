@@ -17,7 +17,7 @@ from scnf.failures import explain
 USAGE = """usage: scnf COMMAND ...
 
   train      train a model: scnf train --config config.yaml [--section.key value ...]
-             [--pretrained [PATH]] [--resume RUN]
+             [--pretrained [PATH]] [--resume RUN]; on images of your own: scnf train FOLDER
   evaluate   print the metrics of a run or of weights: scnf evaluate RUN|PATH
   predict    classify images: scnf predict RUN|PATH IMAGES --out predictions.csv
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
