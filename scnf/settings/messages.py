@@ -90,11 +90,12 @@ def print_help(recipe: type[Recipe]) -> None:
     """Print the options of a training with a recipe."""
     parser = argparse.ArgumentParser(
         prog="scnf train",
-        usage="%(prog)s [FOLDER] [--config config.yaml] [--section.setting VALUE ...] [--pretrained [PATH]] [--resume RUN]",
+        usage="%(prog)s [FOLDER] [--config config.yaml] [--section.setting VALUE ...] [--pretrained [PATH]] "
+        "[--resume RUN]",
         description="Train a semi-supervised model. `python train_flow_ssl.py` is the same command.",
-        epilog="The last part of a setting's name is enough where it is unique: --epochs 3. FOLDER holds images of your "
-        "own; a CSV list of images or an .npz file may stand in its place. Without --config, the settings are chosen for "
-        "these data.",
+        epilog="The last part of a setting's name is enough where it is unique: --epochs 3. FOLDER holds images of "
+        "your own; a CSV list of images or an .npz file may stand in its place. Without --config, the settings are "
+        "chosen for these data.",
         add_help=False,
         allow_abbrev=False,
     )
