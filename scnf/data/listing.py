@@ -121,11 +121,7 @@ def image_files(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         return sorted(_read_root(root, [])[0], key=_path_key)
-    skipped: _Skipped = []
-    images, _ = _walk(root, skipped)
-    if not images:
-        raise InvalidArgument("root", _no_images(root, skipped))
-    return sorted(images, key=_path_key)
+    return sorted(_images_below(root, [])[0], key=_path_key)
 
 
 def _read_root(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
@@ -150,9 +146,7 @@ def _read_root(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
 
 def _read_splits(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
     """Read the train/ and test/ folders of a folder, or the folder itself where it has none."""
-    images, folders = _walk(root, skipped)
-    if not images:
-        raise InvalidArgument("root", _no_images(root, skipped))
+    images, folders = _images_below(root, skipped)
     tops = {path: path.relative_to(root).parts[0] for path in images}
     splits = _split_folders(sorted({top for path, top in tops.items() if path.parent != root}, key=natural_key))
     if not splits:
@@ -198,7 +192,7 @@ def _split_folders(names: list[str]) -> dict[str, bool]:
     return {} if others and not any(splits.values()) else splits
 
 
-def _walk(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]]:
+def _images_below(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]]:
     """Return all images below a folder and all folders, and add all else to `skipped`."""
     images, folders = [], []
     stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
@@ -225,6 +219,8 @@ def _walk(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]]:
                 images.append(path)
             else:
                 skipped.append((path, kind))
+    if not images:
+        raise InvalidArgument("root", _no_images(root, skipped))
     return sorted(images, key=str), folders
 
 
