@@ -83,7 +83,7 @@ OF_LABELS: dict[str, tuple[Callable[[Tensor], object], bool, bool]] = {
     "spread": (lambda y: spread(torch.zeros(ROWS, 1).long(), torch.ones(ROWS, 1), y, 0.9, 3), True, False),
     "distortion": (lambda y: distortion_labels(x(), y), True, False),
     "prior": (lambda y: ClassPrior.empirical(y, K), True, True),
-    "split": (lambda y: draw_split(y, K, 3, 2, 0, balanced=False), False, True),
+    "split": (lambda y: draw_split(y, K, 3, 2, 0, balanced=False), True, True),
     "calibration": (lambda y: expected_calibration_error(torch.zeros(ROWS, K), y), False, True),
     "brier": (lambda y: brier_score(torch.zeros(ROWS, K), y), False, True),
     "evaluate": (lambda y: evaluate(model("scnf-digits"), grey(), y, 17), False, True),

@@ -434,7 +434,7 @@ def test_intact_cache_in_a_read_only_directory_is_read(
     the_cache(tmp_path / "cache").chmod(0o444)
     the_cache(tmp_path / "cache").parent.chmod(0o555)
     monkeypatch.setattr(cache, "atomic_write", None)
-    monkeypatch.setattr(cache, "alone_in", None)
+    monkeypatch.setattr(cache, "exclusive_folder", None)
     try:
         check(decode_all(files, SHAPE, cache=tmp_path / "cache"), files)
     finally:

@@ -124,7 +124,7 @@ def test_signal_while_pytorch_compiles_acts_at_once(start: Callable[..., Any], l
     assert process.returncode == 128 + signal.SIGTERM
     assert "scnf train was interrupted by SIGTERM: " in err and "nothing can be resumed" in err
     assert "Traceback" not in err
-    assert names(last_run()) == {"config.yaml", "split.json", "env.json"}
+    assert names(last_run()) == {"config.yaml", "split.json", "inputs.json", "env.json"}
 
 
 def test_ignored_hangup_stays_ignored(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import needs_compiler, needs_cuda
-from scnf import UNLABELLED, experiment
+from scnf import UNLABELLED, settings_data
 from scnf.batch import Batch
 from scnf.commands import train as commands_train
 from scnf.data import sources
@@ -80,6 +80,7 @@ def test_finished_run_has_its_files(finished: Path) -> None:
         "model.safetensors",
         "samples.png",
         "split.json",
+        "inputs.json",
         "summary.json",
     }
     for name in ("curves.png", "samples.png"):
@@ -139,7 +140,7 @@ def test_run_has_config_split_and_environment_before_training(
     monkeypatch.setattr(commands_train, "train_model", stop)
     outcome = digits("--epochs 1")
     assert outcome.code == 130 and "nothing can be resumed" in outcome.err
-    assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "env.json"}
+    assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "inputs.json", "env.json"}
 
 
 # --- stopping and going on
@@ -452,7 +453,7 @@ def test_hidden_labels_do_not_change_the_weights(
             train_y[split["labelled"]] = data.train_y[split["labelled"]]
         return dataclasses.replace(data, train_y=train_y, test_y=(data.test_y + 1) % 10)
 
-    monkeypatch.setattr(experiment, "load", scrambled)
+    monkeypatch.setattr(settings_data, "load", scrambled)
     assert scnf(arguments, "b").code == 0
     second = Run.find(tmp_path / "b", "last")
     assert second.read_json("split.json") == split
