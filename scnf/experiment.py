@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scnf.batch import Batch
+from scnf.data.augment import Augmentation
 from scnf.data.batches import Batches
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
@@ -64,6 +65,11 @@ class Experiment:
     def shape(self) -> tuple[int, ...]:
         """The shape of one input, (C, H, W) or (D,)."""
         return tuple(self.dataset.train_x.shape[1:])
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation of moved images."""
+        return Augmentation(self.settings.data.augment, self.settings.data.flip)
 
     @property
     def autocast(self) -> bool:
@@ -146,14 +152,15 @@ class Experiment:
                 data.labelled_share,
                 settings.seed,
                 self.dataset.levels,
-                data.augment,
+                self.augmentation,
                 views,
                 train.passes,
                 in_place,
             )
-        if data.augment and not (views or in_place or objective.classifier_weight or train.eval_views):
+        if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(
-                "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0, or "
+                "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0 and "
+                "data.flip to false, or "
                 "objective.classifier_weight or objective.consistency_weight above 0"
             )
         return batches
@@ -162,7 +169,7 @@ class Experiment:
         """Refuse `train.eval_views` where no augmentation moves the rows (UserError)."""
         if self.settings.train.eval_views and self.dataset.levels is None:
             raise UserError("points have no views: set train.eval_views to 0")
-        if self.settings.train.eval_views and not self.settings.data.augment:
+        if self.settings.train.eval_views and not self.augmentation:
             raise UserError(
                 "views are moved versions of each image, and data.augment, which moves them, is 0: raise it, or set "
                 "train.eval_views to 0 (metrics average several draws of the noise anyway)"
@@ -196,7 +203,7 @@ class Experiment:
             train.eval_batch_size,
             draws=NOISE_DRAWS if model is None else 1,
             views=train.eval_views if model is None else 0,
-            augment=self.settings.data.augment,
+            augment=self.augmentation,
         )
         if model is None:
             with not_finite_errors(OTHER_WEIGHTS):

@@ -58,6 +58,7 @@ def choose(dataset: Dataset) -> dict[str, str]:
         chosen |= {
             "model.recipe": "scnf-hybrid" if large else "scnf-digits",
             "data.augment": "0.5",
+            "data.flip": str(dataset.train_x.shape[1] == 3).lower(),
             "objective.classifier_weight": weight,
             "objective.consistency_weight": weight,
             "objective.temperature": "4",

@@ -1,10 +1,51 @@
-"""Augment grey-level images by small random affine maps, which leave the class as it is."""
+"""Augment grey-level images by random maps, which leave the class as it is."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random maps of images that leave the class as it is.
+
+    Attributes:
+        strength: Strength of the random affine maps, see :func:`random_affine`; 0 for none.
+        flip: Whether each image is flipped left to right with probability 1/2.
+
+    Example:
+        >>> x = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+        >>> Augmentation(flip=True)(x).shape, bool(Augmentation()), bool(Augmentation(0.5))
+        (torch.Size([2, 3, 8, 8]), False, True)
+    """
+
+    strength: float = 0.0
+    flip: bool = False
+
+    @classmethod
+    def of(cls, value: "float | Augmentation") -> "Augmentation":
+        """Return an augmentation, for which its strength may stand."""
+        return value if isinstance(value, Augmentation) else cls(value)
+
+    def __bool__(self) -> bool:
+        """Return whether images are moved at all."""
+        return self.strength > 0 or self.flip
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Move each image of x [N, C, H, W], whole numbers up to 2^24, by a map of its own.
+
+        Raises:
+            InvalidArgument: x holds floats.
+        """
+        moved = random_affine(x, self.strength)
+        if not self.flip:
+            return moved
+        flips = torch.rand(len(x), device=x.device) < 0.5
+        return torch.where(flips.view(-1, 1, 1, 1), moved.flip(3), moved)
 
 
 def random_affine(x: Tensor, strength: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_inputs, check_labels, check_share
-from scnf.data.augment import random_affine
+from scnf.data.augment import Augmentation
 from scnf.errors import InvalidArgument
 
 
@@ -65,7 +65,7 @@ class Batches:
         labelled_share: Share of labelled rows in a batch, in [0, 1].
         seed: Seed of the order of rows.
         levels: Number of grey levels, see :func:`dequantize`; None for points.
-        augment: Strength of the random affine maps of moved rows, see :mod:`scnf.data.augment`.
+        augment: Augmentation of moved rows, or the strength of its affine maps.
         views: Whether batches hold views, that is moved versions of their unlabelled rows.
         passes: Number of passes over all rows in an epoch.
         in_place: Whether labelled rows are replaced by their moved versions, for networks p(y | x) without a
@@ -99,7 +99,7 @@ class Batches:
         labelled_share: float,
         seed: int,
         levels: int | None,
-        augment: float = 0.0,
+        augment: float | Augmentation = 0.0,
         views: bool = False,
         passes: int = 1,
         in_place: bool = False,
@@ -114,9 +114,9 @@ class Batches:
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
         self.num_unlabelled = batch_size - self.num_labelled
-        self.augment, self.num_views = augment, self.num_unlabelled if views else 0
-        self.num_moved = self.num_labelled if augment and not in_place else 0
-        if levels is None and (augment or views):
+        self.augment, self.num_views = Augmentation.of(augment), self.num_unlabelled if views else 0
+        self.num_moved = self.num_labelled if self.augment and not in_place else 0
+        if levels is None and (self.augment or views):
             raise InvalidArgument(
                 "augment", "moves images, and points have no augmented views: set it and consistency_weight to 0"
             )
@@ -161,7 +161,7 @@ class Batches:
         """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
         moved = self.x[torch.cat([labelled, view_rows])]
         if self.augment and len(moved):
-            moved = random_affine(moved, self.augment)
+            moved = self.augment(moved)
         return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:

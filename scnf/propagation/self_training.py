@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf import UNLABELLED
+from scnf.data.augment import Augmentation
 from scnf.data.batches import Batches
 from scnf.models.classifier import Classifier
 from scnf.nn import Encoder, Features
@@ -26,7 +27,7 @@ STEPS = 500
 
 
 def self_trained_features(
-    x: Tensor, y: Tensor, levels: int, rounds: int, augment: float = 0.0, autocast: bool = False
+    x: Tensor, y: Tensor, levels: int, rounds: int, augment: float | Augmentation = 0.0, autocast: bool = False
 ) -> Tensor:
     """Learn features in which rows of one class are near each other, from the labels of a few rows.
 
@@ -37,7 +38,7 @@ def self_trained_features(
         rounds: Number of networks that are trained. The first learns from the most certain 60 % of the labels that
             spread over neighbours by pixels. The second learns from 90 % of the labels by the first network's features,
             and later networks learn from all labels.
-        augment: Strength of the random affine maps of images, see :mod:`scnf.data.augment`.
+        augment: Augmentation of images, or the strength of its affine maps.
         autocast: Whether the networks compute in bf16.
 
     Returns:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from scnf.data.augment import Augmentation
 from scnf.errors import InvalidArgument
 from scnf.models.base import JointModel
 from scnf.propagation.distortion import distortion_labels
@@ -36,7 +37,7 @@ class Propagation:
         neighbours: Measure of the first propagation. Neighbours have the largest cosine among pixels, histograms of
             oriented gradients or features of self-trained networks, or the least image distortion.
         networks: Number of networks that self-training trains in turn.
-        augment: Strength of the random affine maps in self-training, see :mod:`scnf.data.augment`.
+        augment: Augmentation of images in self-training, or the strength of its affine maps.
         autocast: Whether self-training computes in bf16.
         fixed: Whether the rows are codes of a trained flow that does not change. Then labels are propagated once, and
             all pseudo-labels are kept.
@@ -61,7 +62,7 @@ class Propagation:
     epochs: int
     neighbours: Neighbours = "pixels"
     networks: int = 3
-    augment: float = 0.0
+    augment: float | Augmentation = 0.0
     autocast: bool = False
     fixed: bool = False
     batch_size: int = 500

@@ -55,6 +55,8 @@ class DataSettings:
     once, at the end of a run."""
     labelled_share: Share = 0.25
     """Share of labelled rows in a batch."""
+    flip: bool = False
+    """Whether moved versions of images are flipped left to right at random, as suits photos but not digits."""
     augment: Annotated[float, Range(0, 3)] = 0.0
     """Strength of the random affine maps that move images in the cross-entropies; 0 for none. The maps move labelled
     rows, which count unmoved in the likelihood, and the views of the consistency term."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_labels, check_tensor
-from scnf.data.augment import random_affine
+from scnf.data.augment import Augmentation
 from scnf.data.batches import dequantize
 from scnf.errors import InvalidArgument, NotFinite
 from scnf.models.base import JointModel
@@ -72,10 +72,13 @@ def brier_score(class_log_probs: Tensor, y: Tensor) -> float:
     return float((probs - torch.nn.functional.one_hot(y, probs.shape[1])).square().sum(dim=1).mean())
 
 
-def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, augment: float = 0.0) -> Iterator[Tensor]:
+def noisy_batches(
+    x: Tensor, levels: int | None, batch_size: int, seed: int, augment: float | Augmentation = 0.0
+) -> Iterator[Tensor]:
     """Yield dequantised batches of x with the noise of `seed`, after seeding torch's generator for each batch.
 
-    With `augment`, random affine maps of that strength move the images first. The maps depend on `seed`, too. What a
+    With `augment`, an :class:`~scnf.data.augment.Augmentation` or its strength, random maps move the images first. The
+    maps depend on `seed`, too. What a
     model draws first in a batch, such as binary images, is therefore the same in every pass and for every model. Noise
     and maps are drawn on the CPU, and are the same on every device. The caller's random state is restored at the end.
 
@@ -89,7 +92,7 @@ def noisy_batches(x: Tensor, levels: int | None, batch_size: int, seed: int, aug
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         for index, batch in enumerate(x.cpu().split(batch_size)):
             torch.manual_seed(seed + 1 + index)  # a stream that differs from the generator's
-            moved = random_affine(batch, augment) if augment else batch
+            moved = Augmentation.of(augment)(batch) if augment else batch
             yield dequantize(moved, levels, generator).to(x.device)
 
 
@@ -167,7 +170,7 @@ def evaluate(
     seed: int = 0,
     draws: int = 1,
     views: int = 0,
-    augment: float = 0.0,
+    augment: float | Augmentation = 0.0,
 ) -> dict[str, float]:
     """Evaluate accuracy, likelihood and calibration on one split, with labels used only to score.
 
@@ -183,7 +186,7 @@ def evaluate(
         seed: Seed of the noise.
         draws: Number of draws of the noise for each row, `NOISE_DRAWS` for reported metrics.
         views: Number of moved versions of each image for "views_accuracy", each with its own noise.
-        augment: Strength of the random affine maps that move the views.
+        augment: Augmentation that moves the views, or the strength of its affine maps.
 
     Returns:
         The metrics by name. "accuracy" and "ece" (a fraction) score the mean of p(y | x) over the draws. The mean

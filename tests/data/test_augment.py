@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scnf.data.augment import random_affine
+from scnf.data.augment import Augmentation, random_affine
 
 
 def images() -> torch.Tensor:
@@ -44,3 +44,19 @@ def test_random_affine_moves_the_centre_of_mass_within_the_shift() -> None:
         # at most 0.22 * 14 pixels, times 1.8 where turned by 20, sheared by 0.3 and shrunk by a fifth; and grey levels
         assert (centre - 13.5).abs().max() < 5.6
         assert (centre - 13.5).abs().mean() > 0.5
+
+
+def test_augmentation_flips_half_of_the_images_and_nothing_else() -> None:
+    x = torch.arange(400 * 12, dtype=torch.int32).view(400, 1, 3, 4)
+    moved = Augmentation(flip=True)(x)
+    flipped = (moved == x.flip(3)).all(dim=(1, 2, 3))
+    assert ((moved == x).all(dim=(1, 2, 3)) ^ flipped).all() and 140 < flipped.sum() < 260
+
+
+def test_augmentation_without_flips_draws_as_random_affine_does() -> None:
+    x = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    torch.manual_seed(3)
+    moved = Augmentation.of(0.7)(x)
+    torch.manual_seed(3)
+    assert torch.equal(moved, random_affine(x, 0.7)) and Augmentation.of(Augmentation(0.7)) == Augmentation(0.7)
+    assert not Augmentation() and Augmentation(0.1) and Augmentation(flip=True)
