@@ -20,7 +20,7 @@ def folder_of(root: Path) -> Path:
 
 
 def with_labels(images: ImageFiles, root: Path, table: Path) -> ImageFiles:
-    """Add the labels of a table to images, see :func:`table_labels`.
+    r"""Add the labels of a table to images, see :func:`table_labels`.
 
     Args:
         images: Images of the folder or CSV list.
@@ -41,7 +41,7 @@ def with_labels(images: ImageFiles, root: Path, table: Path) -> ImageFiles:
         >>> for name in ("cat/1.png", "dog/2.jpg", "unlabelled/3.png"):
         ...     (root / name).parent.mkdir()
         ...     (root / name).touch()
-        >>> _ = (root / "more.csv").write_text("file,label\\nunlabelled/3.png,dog\\n")
+        >>> _ = (root / "more.csv").write_text("file,label\nunlabelled/3.png,dog\n")
         >>> with_labels(list_images(root), root, root / "more.csv").labels
         ['cat', 'dog', 'dog']
     """
@@ -80,11 +80,10 @@ def table_labels(files: Sequence[Path], root: Path, table: Path) -> dict[Path, s
             different labels; the argument is "labels".
     """
     known, labels, absent = set(files), dict[Path, str](), list[str]()
-    places = dict.fromkeys((folder_of(root), folder_of(table)))
     for line, name, label, _ in read_table(table, "labels").rows:
         if not label.strip():
             continue
-        paths = {path for place in places if (path := Path(os.path.normpath(place / name))) in known}
+        paths = _places(name, root, table) & known
         if len(paths) > 1:
             raise InvalidArgument(
                 "labels", f"names {name} in line {line} of {table}, which is two images: write its path in full"
@@ -105,3 +104,17 @@ def table_labels(files: Sequence[Path], root: Path, table: Path) -> dict[Path, s
             "relative to that folder or to the table's own, or absolute",
         )
     return labels
+
+
+def listed_files(root: Path, table: Path) -> set[Path]:
+    """Return all paths that the lines of a table may mean, with or without a label.
+
+    Raises:
+        InvalidArgument: The table cannot be read; the argument is "labels".
+    """
+    return set[Path]().union(*(_places(name, root, table) for _, name, _, _ in read_table(table, "labels").rows))
+
+
+def _places(name: str, root: Path, table: Path) -> set[Path]:
+    """Return the paths that a name may mean, which are relative to the folder of the images or of the table."""
+    return {Path(os.path.normpath(folder / name)) for folder in (folder_of(root), folder_of(table))}

@@ -31,7 +31,7 @@ class Table:
 
 
 def read_table(path: Path, argument: str = "root") -> Table:
-    """Read a CSV file with the columns file, label and perhaps split.
+    r"""Read a CSV file with the columns file, label and perhaps split.
 
     The file is UTF-8 with or without a byte-order mark, with commas, semicolons or tabs.
 
@@ -45,7 +45,7 @@ def read_table(path: Path, argument: str = "root") -> Table:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> _ = path.write_text("file;label\\ncat/1.png;cat\\n2.png;\\n")
+        >>> _ = path.write_text("file;label\ncat/1.png;cat\n2.png;\n")
         >>> read_table(path).rows
         [(2, 'cat/1.png', 'cat', ''), (3, '2.png', '', '')]
     """
