@@ -3,8 +3,10 @@
 from typing import Literal
 
 import numpy as np
+import torch
 
 from scnf.errors import InvalidArgument
+from scnf.propagation.graph import directions, nearest_neighbours
 
 By = Literal["entropy", "margin", "diverse"]
 CANDIDATES = 10
@@ -40,10 +42,10 @@ def suggest(posteriors: np.ndarray, features: np.ndarray, num: int, by: By = "di
     """Choose the rows whose labels are likely to help a model most, the most useful ones first.
 
     "entropy" takes the rows of largest entropy, and "margin" those of smallest margin (Scheffer et al., 2001). These
-    rows may be much alike. "diverse" groups the ten times as many rows of smallest margin into `num` clusters by
-    weighted k-means on the features, and takes the row nearest to each centre (Zhdanov, "Diverse mini-batch active
-    learning", https://arxiv.org/abs/1901.05954). The weight of a row is 1 - margin. The same arguments give the same
-    rows.
+    rows may be much alike. "diverse" takes the ten times as many rows of smallest margin, groups them into `num`
+    clusters by weighted k-means, and chooses the row nearest to each centre (Zhdanov, "Diverse mini-batch active
+    learning", https://arxiv.org/abs/1901.05954). The weight of a row is 1 - margin, and the clusters are those of
+    :func:`scnf.propagation.graph.directions`. The same arguments give the same rows.
 
     Args:
         posteriors: p(y | x) of rows without a label, [N, K].
@@ -59,7 +61,7 @@ def suggest(posteriors: np.ndarray, features: np.ndarray, num: int, by: By = "di
 
     Example:
         >>> posteriors = np.array([[0.5, 0.5], [0.51, 0.49], [0.9, 0.1], [0.4, 0.6]])
-        >>> features = np.array([[0.0], [0.1], [5.0], [9.0]])
+        >>> features = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]])
         >>> suggest(posteriors, features, 2, "margin"), suggest(posteriors, features, 2, "diverse")
         (array([0, 1]), array([0, 3]))
     """
@@ -75,7 +77,7 @@ def suggest(posteriors: np.ndarray, features: np.ndarray, num: int, by: By = "di
     if by == "margin":
         return np.asarray(uncertain[:num])
     candidates = uncertain[: CANDIDATES * num]
-    chosen = _centres(np.asarray(features, np.float64)[candidates], 1 - margin[candidates], num)
+    chosen = _centres(_directions(features)[candidates], 1 - margin[candidates], num)
     return np.asarray(candidates[np.sort(chosen)])
 
 
@@ -102,11 +104,11 @@ def doubted(
         InvalidArgument: The arguments have other shapes, or a label is none of the K classes.
 
     Example:
-        >>> features = np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]])
-        >>> posteriors = np.where(features < 5, [[0.9, 0.1]], [[0.1, 0.9]])
+        >>> features = np.array([[0.0, 1.0], [0.1, 1.0], [0.2, 1.0], [1.0, 0.0], [1.0, 0.1], [1.0, 0.2]])
+        >>> posteriors = np.where(features[:, :1] < 0.5, [[0.9, 0.1]], [[0.1, 0.9]])
         >>> rows, shares = doubted(posteriors, features, np.array([0, 0, 1, 1, 1, 1]), 2)
         >>> rows, shares.round(2)
-        (array([2, 0]), array([0.33, 1.  ]))
+        (array([2, 3]), array([0.33, 0.67]))
     """
     _check_rows(posteriors, features)
     labels = np.asarray(labels)
@@ -122,32 +124,34 @@ def doubted(
 
 def _shares(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the share [N] of the nearest other rows that have the label of each row; 1 where no other row has it."""
-    from sklearn.neighbors import NearestNeighbors
-
     if len(labels) == 1:
         return np.ones(1)
     number = min(NEIGHBOURS, len(labels) - 1)
-    index = NearestNeighbors(n_neighbors=number).fit(features).kneighbors(return_distance=False)  # without the row
+    index = nearest_neighbours(torch.as_tensor(features), number)[0].numpy()
     counts = np.minimum(np.bincount(labels)[labels] - 1, number)
     agrees = (labels[index] == labels[:, None]) & (np.arange(number) < counts[:, None])
     return np.where(counts > 0, agrees.sum(axis=1) / counts.clip(1), 1.0)
 
 
 def nearest(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the position [N] in `chosen` of the chosen row that is nearest to each row.
+    """Return the position [N] in `chosen` of the chosen row that is nearest to each row, by the cosine of features.
 
     Args:
         features: Features [N, D].
         chosen: Indices of the chosen rows, [M].
 
     Example:
-        >>> nearest(np.array([[0.0], [0.1], [5.0], [9.0]]), np.array([3, 0]))
+        >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]]), np.array([3, 0]))
         array([1, 1, 0, 0])
     """
-    from sklearn.metrics import pairwise_distances_argmin
+    unit = _directions(features)
+    centres = unit[chosen].T
+    return np.concatenate([(rows @ centres).argmax(axis=1) for rows in np.array_split(unit, -(-len(unit) // 10_000))])
 
-    x = np.asarray(features, np.float64)
-    return np.asarray(pairwise_distances_argmin(x, x[chosen]), np.int64)
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    """Return unit vectors [N, P], whose squared distances are 2 - 2 cosine."""
+    return np.asarray(directions(torch.as_tensor(features)).double().numpy())
 
 
 def _centres(features: np.ndarray, weights: np.ndarray, num: int) -> np.ndarray:

@@ -45,8 +45,8 @@ def suggest(words: Sequence[str]) -> int:
     if arguments.check:
         return _check(model, images, arguments.num or 60, picture)
     _refuse_inside(arguments.labels, arguments.path)
-    _suggest(model, images, arguments.num or 20, arguments.by, picture)
-    return _write_labels(images, arguments.labels, arguments.weights, arguments.path)
+    names = _suggest(model, images, arguments.num or 20, arguments.by, picture)
+    return _write_labels(images, names, arguments.labels, arguments.weights)
 
 
 @dataclass
