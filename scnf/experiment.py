@@ -316,15 +316,10 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
         UserError: There are no such weights, or they are damaged.
     """
     weights = find_weights(ref, logs, DEFAULT_RECIPE)
-    path = weights.directory / INPUTS
-    if not path.is_file():  # an earlier version wrote the run, and the data alone know the inputs
+    if not (weights.directory / INPUTS).is_file():  # an earlier version wrote the run, and the data know the inputs
         experiment = load_trained(ref, logs, overrides)
         return experiment.model, experiment.dataset.inputs()
-    settings = _settings_of(weights, ref, overrides)
-    try:
-        inputs = Inputs.from_json(Run(weights.directory).read_json(INPUTS))
-    except InvalidArgument as error:
-        raise UserError(f"{path} is damaged: {error}. Restore the file") from error
+    settings, inputs = _settings_of(weights, ref, overrides), read_inputs(weights)
     recipe, classes = settings.model, inputs.num_classes
     with setting_errors(recipe, settings.data.name):
         if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
@@ -334,6 +329,18 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
         model: JointModel = build(recipe, inputs.shape, classes, prior, inputs.levels)
     _load_weights(model, weights)
     return model.to(_device(settings.device)), inputs
+
+
+def read_inputs(weights: Weights) -> Inputs:
+    """Read the inputs and classes of weights from the file beside them.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        return Inputs.from_json(Run(weights.directory).read_json(INPUTS))
+    except InvalidArgument as error:
+        raise UserError(f"{weights.directory / INPUTS} is damaged: {error}. Restore the file") from error
 
 
 def _settings_of(weights: Weights, ref: str, overrides: Sequence[str]) -> Settings:

@@ -1,5 +1,8 @@
 """Load the dataset that settings name."""
 
+import os
+from pathlib import Path
+
 from scnf.data.decode import Preprocessing
 from scnf.data.download import MissingData
 from scnf.data.folder import Reading
@@ -8,7 +11,7 @@ from scnf.errors import InvalidArgument, UserError
 from scnf.settings import DataSettings
 from scnf.settings.schema import OWN
 
-_READING = ("size", "channels", "background", "strict", "classes")
+_READING = ("size", "channels", "background", "strict", "classes", "labels")
 """Settings of images of one's own."""
 
 
@@ -18,7 +21,8 @@ def load_data(data: DataSettings) -> Dataset:
         if data.name in OWN:
             size = _both_sides(data.size)
             preprocessing = Preprocessing(size, data.channels, data.background)
-            return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes))
+            labels = None if data.labels is None else Path(data.labels)
+            return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes, labels))
         return load(data.name, data.root)
     except InvalidArgument as error:
         if error.argument not in ("name", "root", *_READING):  # a bug, for example in a dataset of the user's own
@@ -34,13 +38,15 @@ def load_data(data: DataSettings) -> Dataset:
 
 
 def resolve(data: DataSettings, dataset: Dataset) -> None:
-    """Write out what the data decide: the number of labels, and the shape and classes of images of one's own."""
+    """Write out what the data decide, which is the number of labels, and the shape, classes and files of own images."""
     data.resolve_labels(dataset.num_classes)
     if data.name in OWN:
         data.classes = dataset.class_names
     if data.name == "folder":
         data.channels, *size = dataset.train_x.shape[1:]
         data.size = tuple(size)
+    if data.labels is not None:
+        data.labels = os.path.abspath(data.labels)
 
 
 def _both_sides(size: int | tuple[int, ...] | None) -> tuple[int, int] | None:

@@ -101,6 +101,17 @@ class TrainedModel:
         posteriors, densities = zip(*parts, strict=True)
         return torch.cat(posteriors).cpu().numpy(), torch.cat(densities).cpu().numpy()
 
+    def representation(self, rows: Tensor) -> np.ndarray:
+        """Return the features [N, D] that the classifier reads, averaged over draws of the noise.
+
+        Neighbouring rows tend to be of one class, see :meth:`scnf.models.base.JointModel.representation`.
+
+        Args:
+            rows: Rows that :meth:`scnf.data.inputs.Inputs.rows` returns.
+        """
+        parts = [self._representation(batch.to(self._device)) for batch in rows.split(self.batch_size)]
+        return torch.cat(parts).cpu().numpy()
+
     def sample(self, label: str | int, num: int = 1, seed: int = 0) -> np.ndarray:
         """Draw images of a class.
 
@@ -124,11 +135,10 @@ class TrainedModel:
 
     def _answers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return p(y | x) [N, K] and log p(x) [N] of one batch of rows."""
-        levels = self.inputs.levels
-        noises = self._noise[:1] if levels is None and self.model.exact else self._noise
+        noises = self._noises()
         log_posterior = log_density = torch.full((), -torch.inf, device=rows.device)
         for draw, noise in enumerate(noises):
-            x = rows if levels is None else add_noise(rows, noise, levels)
+            x = self._dequantised(rows, noise)
             with self._seeded(draw, not self.model.exact):
                 log_posterior = torch.logaddexp(log_posterior, self.model.class_log_probs(x).double())
                 if self.has_density:
@@ -136,6 +146,22 @@ class TrainedModel:
         posterior = (log_posterior - np.log(len(noises))).exp()
         density = log_density - np.log(len(noises)) if self.has_density else posterior.new_full((len(rows),), torch.nan)
         return posterior, density
+
+    def _representation(self, rows: Tensor) -> Tensor:
+        """Return the features [N, D] of one batch of rows."""
+        noises = self._noises()
+        total = torch.zeros((), device=rows.device)
+        for draw, noise in enumerate(noises):
+            with self._seeded(draw, not self.model.exact):
+                total = total + self.model.representation(self._dequantised(rows, noise)).flatten(1).double()
+        return total / len(noises)
+
+    def _noises(self) -> Tensor:
+        """Return the draws of the noise; one draw is enough where nothing is random."""
+        return self._noise[:1] if self.inputs.levels is None and self.model.exact else self._noise
+
+    def _dequantised(self, rows: Tensor, noise: Tensor) -> Tensor:
+        return rows if self.inputs.levels is None else add_noise(rows, noise, self.inputs.levels)
 
     @contextmanager
     def _seeded(self, seed: int, is_random: bool) -> Iterator[None]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _GAP = 2  # pixels between the images of a grid
 _VISIBLE = 48  # pixels, to which the longer side of a small image is enlarged at least
 _GREY = "0.45"
+_CAPTION = 24  # characters under an image
+CAPTIONED = 200
+"""Largest number of images of a grid with captions."""
 
 
 def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[str] | None = None) -> None:
@@ -64,6 +67,41 @@ def image_grid(images: Tensor, path: Path, columns: int, row_labels: Sequence[st
         ImageDraw.Draw(canvas).text(position, label, fill="black", font=font, anchor="rm")
     with atomic_write(path) as file:
         canvas.save(file, format="png")
+
+
+def captioned_grid(images: Tensor, captions: Sequence[str], path: Path, columns: int) -> None:
+    """Write images as one grid with a line of text under each.
+
+    Args:
+        images: Images [N, C, H, W] in [0, 1], at most `CAPTIONED`. Three channels are colours; otherwise the first
+            channel is shown.
+        captions: Text of each image [N].
+        path: Path of the PNG file.
+        columns: Largest number of images in a row.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "grid.png"
+        >>> captioned_grid(torch.rand(3, 1, 8, 8), ["cat", "dog", "cat"], target, columns=2)
+        >>> target.exists()
+        True
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    pixels = shown.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    figure = Figure(figsize=(1.2 * columns, 1.4 * rows), layout="constrained")
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.axis("off")
+        if index < len(images):
+            axes.imshow(pixels[index], interpolation="nearest")
+            axes.set_title(plain(captions[index])[:_CAPTION], fontsize=7, y=-0.22)
+    save(figure, path)
 
 
 def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Tensor, Tensor] | None = None) -> None:

@@ -1,15 +1,19 @@
 """Choose the settings of a training from the data, for people who name files and nothing else."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scnf import UNLABELLED, streams
 from scnf.commands import options
 from scnf.data.sources import Dataset
 from scnf.errors import UserError
+from scnf.experiment import INPUTS, read_inputs
 from scnf.settings import Settings, load_settings
+from scnf.settings.schema import values_of
+from scnf.settings.text import in_yaml
 from scnf.settings_data import load_data
+from scnf.weights import Weights, find_weights
 
 _FEW_LABELS = 500
 """Number of labels below which none is held out for validation."""
@@ -76,12 +80,57 @@ def own_data(files: str) -> list[str]:
 
 
 def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
-    """Choose the settings for files of one's own, which overrides may change, and load the data."""
+    """Choose the settings for files of one's own, which overrides may change, and load the data.
+
+    With `pretrained`, the model, the objective, the classes and the shape of the images are those of the weights.
+    """
     own = own_data(files)
     streams.make_output_optional()
-    dataset = load_data(load_settings(None, [*own, *overrides]).data)
+    first = load_settings(None, [*own, *overrides])
+    weights = _weights_of(first)
+    fixed = {} if weights is None else _settings_of_weights(weights)
+    dataset = _load(load_settings(None, [*own, *_words(fixed), *overrides]), weights)
     chosen = choose(dataset)
-    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    settings = load_settings(None, [*own, *words, *overrides])
+    if weights is not None:
+        chosen = {name: value for name, value in chosen.items() if name.startswith(("data.num_", "train."))}
+    settings = load_settings(None, [*own, *_words(chosen | fixed), *overrides])
     print("chosen for these data: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), flush=True)
+    if weights is not None:
+        print(f"model, objective and classes are those of {weights.path}", flush=True)
     return settings, dataset
+
+
+def _weights_of(settings: Settings) -> Weights | None:
+    """Return the weights from which a training starts, with the settings and inputs beside them; None without any."""
+    if settings.pretrained is None:
+        return None
+    weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.name)
+    return weights if all((weights.directory / name).is_file() for name in ("config.yaml", INPUTS)) else None
+
+
+def _settings_of_weights(weights: Weights) -> dict[str, str]:
+    """Return settings of weights by name, as text, which a training on other labels keeps."""
+    settings, inputs = weights.settings(), read_inputs(weights)
+    values = {name: value for name, value in values_of(settings).items() if name.startswith(("model.", "objective."))}
+    values |= {"data.classes": inputs.class_names, "data.augment": settings.data.augment}
+    if inputs.levels is not None:
+        values |= {"data.size": inputs.shape[1:], "data.channels": inputs.shape[0]}
+        values |= {"data.background": inputs.background}
+    return {name: in_yaml(value) for name, value in values.items()}
+
+
+def _load(settings: Settings, weights: Weights | None) -> Dataset:
+    """Load the data, and explain where weights do not know a class of the data (UserError)."""
+    try:
+        return load_data(settings.data)
+    except UserError as error:
+        if weights is None or getattr(error.__cause__, "argument", "") != "classes":
+            raise
+        raise UserError(
+            f"{error}. The classes are those of {weights.path}, which knows no other: correct the label, or train "
+            "without --pretrained"
+        ) from error
+
+
+def _words(values: Mapping[str, str]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", value)]

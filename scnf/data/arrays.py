@@ -101,6 +101,15 @@ def load_rows(path: Path) -> Tensor:
     return _convert("x", _read(path, ("x",))["x"])
 
 
+def has_labels(path: Path) -> bool:
+    """Return whether an .npz file has labels y beside its array x.
+
+    Raises:
+        InvalidArgument: the file is no such file; the argument is "root".
+    """
+    return "y" in _read(path, ("x",))
+
+
 def _read(path: Path, required: tuple[str, ...] = ("x", "y")) -> dict[str, _Array]:
     """Read the arrays of a file by the keys of `_KEYS`, among which the required ones must be."""
     try:

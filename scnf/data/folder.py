@@ -10,6 +10,7 @@ from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import Decoded, census, decode_all, resolve
 from scnf.data.decode import Header, Preprocessing
+from scnf.data.labelling import with_labels
 from scnf.data.listing import ImageFiles, list_images
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument
@@ -25,11 +26,13 @@ class Reading:
         preprocessing: Shape of the images.
         strict: Whether a file that cannot be decoded is an error. Otherwise it is skipped.
         classes: Names of the classes in the order of their labels; None for those of the folder in natural order.
+        labels: CSV file with further labels of the images, see :func:`scnf.data.labelling.with_labels`.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     strict: bool = False
     classes: tuple[str, ...] | None = None
+    labels: Path | None = None
 
 
 def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
@@ -39,10 +42,13 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
     without a label do not count.
 
     Raises:
-        InvalidArgument: The folder holds no images, no labels, or labels that contradict each other.
+        InvalidArgument: The folder holds no images, no labels, or labels that contradict each other or a table of
+            labels.
     """
     reading = reading or Reading()
-    listed = list_images(root)
+    listed = in_folder = list_images(root)
+    if reading.labels is not None:
+        listed = with_labels(in_folder, root, reading.labels)
     names = _class_names(listed.class_names(), reading.classes, root)
     headers = census(listed.files)
     preprocessing = resolve(headers.headers, reading.preprocessing) if headers.headers else None
@@ -68,6 +74,7 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
         headers.text(),
         *_skipped_lines(listed, decoded.values()),
         _shape_line(headers.headers, preprocessing),
+        *_new_classes(in_folder.class_names(), names, reading.labels),
         *_label_lines(dataset),
     ]
     return replace(dataset, report=tuple(report))
@@ -114,6 +121,12 @@ def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root
     if other := [name for name in present if name not in classes]:
         raise InvalidArgument("classes", f"must hold every class of {root}: add {', '.join(map(repr, other[:_SHOWN]))}")
     return classes
+
+
+def _new_classes(in_folder: tuple[str, ...], names: tuple[str, ...], table: Path | None) -> list[str]:
+    """Return a line on the classes that a table of labels adds to the classes of the folder."""
+    new = [name for name in names if name not in in_folder] if in_folder and table is not None else []
+    return [f"note: {table} adds the classes {', '.join(map(repr, new[:_SHOWN]))}"] if new else []
 
 
 def _rows(listed: ImageFiles, in_test: bool) -> list[int]:

@@ -17,8 +17,6 @@ A CSV list is like `labels.csv`, but only the files in the list count. A CSV fil
 mark, with commas, semicolons or tabs. A space after a delimiter does not count.
 """
 
-import csv
-import io
 import os
 import re
 from collections.abc import Collection
@@ -27,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scnf.data.class_names import check_class_names, comparable, natural_key
+from scnf.data.tables import read_table
 from scnf.errors import InvalidArgument
-from scnf.files import read_bytes
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif")
 """Suffixes of image files, in lower case."""
@@ -301,7 +299,7 @@ def _join_table(table: Path, images: list[Path], tops: dict[Path, str], in_test:
 def _read_table(table: Path) -> _Entries:
     """Read a CSV file with the columns file, label and perhaps split into entries by absolute path."""
     entries: _Entries = {}
-    for line, file, label, split in _parse(table):
+    for line, file, label, split in read_table(table).rows:
         if split not in {"", *_TRAIN, *_TEST}:
             hint = f": {_VALIDATION_IS_DRAWN}" if split in _VALIDATION else ""
             raise InvalidArgument(
@@ -325,48 +323,6 @@ def _read_table(table: Path) -> _Entries:
     if others:
         raise InvalidArgument("root", f"lists files that are no images ({len(others)}) in {table}: {_listed(others)}")
     return entries
-
-
-def _parse(table: Path) -> list[tuple[int, str, str, str]]:
-    """Return line number, file, label and split of each line of a CSV file below its header."""
-    content = b""
-    try:
-        content = read_bytes(table)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InvalidArgument("root", f"is not UTF-8 in line {line} of {table}: save the file as UTF-8") from error
-    except OSError as error:
-        raise InvalidArgument("root", f"cannot be read: {error.strerror}: {table}") from error
-    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    for delimiter in (",", ";", "\t"):
-        header = [
-            name.strip().casefold()
-            for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-        ]
-        if header.count("file") == header.count("label") == 1:
-            break
-    else:
-        raise InvalidArgument(
-            "root", f"needs the header file,label or file,label,split in the first line of {table}, not {first[:80]!r}"
-        )
-    file, label, split = (header.index(name) if name in header else -1 for name in ("file", "label", "split"))
-    rows = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        for row in reader:
-            if reader.line_num == 1 or not any(field.strip() for field in row):
-                continue
-            if len(row) > len(header):
-                raise csv.Error(f"it has {len(row)} fields, and the header has {len(header)}")
-            row += [""] * (len(header) + 1 - len(row))  # the last field is empty, for a split without a column
-            if not row[file]:
-                raise csv.Error("it names no file")
-            rows.append((reader.line_num, row[file], row[label], row[split].strip().casefold()))
-    except csv.Error as error:
-        hint = "Put names that contain a delimiter or quotes into double quotes"
-        raise InvalidArgument("root", f"has a bad line {reader.line_num} in {table}: {error}. {hint}") from error
-    return rows
 
 
 def _path_key(path: Path) -> tuple[list[object], str]:

@@ -42,6 +42,9 @@ class DataSettings:
     """Whether an image of your own that cannot be decoded is an error. Otherwise it is named and skipped."""
     classes: Annotated[tuple[str, ...] | None, Condition("name", OWN)] = None
     """Names of the classes of your own images, in the order of their labels. By default all classes, sorted."""
+    labels: Annotated[str | None, PATH, _FOLDER] = None
+    """CSV file with the columns file and label, which adds labels to those of the folder. Files are relative to the
+    folder or to the CSV file. A file without a label in it stays as the folder has it."""
     num_labels: Count | Literal["all"] = 100
     """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
     labels_per_class: Count | None = None
@@ -208,7 +211,7 @@ MAY_CHANGE = {
     *("train.autocast", "train.compile", "train.reversible", "model.class_chunk"),  # rounding alone
     *("train.eval_batch_size", "train.eval_views"),  # reported metrics
     # A resume compares the label split itself, which these settings draw.
-    "data.strict",
+    *("data.strict", "data.labels"),
     *("data.num_labels", "data.labels_per_class", "data.balanced", "data.data_seed", "data.num_validation"),
 }
 """The settings that a resume may change.
