@@ -5,9 +5,11 @@
 
 `labels`: a model trains on 50 random labels of the 1,347 training images. 50 more are suggested, and 50 others are
 random; a new model trains on each of the two sets of 100. The columns are accuracies. `check`: a model trains on 300
-random labels, of which 30 are wrong; the columns count how many of these are among the first 30 and 60 doubted. Runs are
-those of `digits.yaml` without validation; further words are settings, such as `--epochs 8`. Accuracy is that of the test
-split, or with `--split validation` that of 250 training images, which then do not train; choices are made by these.
+random labels, of which 30 are wrong; the columns count how many of these are among the first 30 and 60 doubted.
+
+Runs are those of `digits.yaml` without validation. Other words are settings, such as `--epochs 8`. Accuracy is that of
+the test split. With `--split validation` it is that of 250 training images, which then do not train; choices are made
+by these.
 """
 
 import argparse

@@ -222,6 +222,17 @@ class Experiment:
                 "use rows whose labels were trained on. Keep data.* as in the run, or start a new run"
             )
 
+    def check_classes(self, weights: Weights) -> None:
+        """Refuse weights whose classes are not those of the data, which may be of the same number (UserError)."""
+        if not self.dataset.class_names or not (weights.directory / INPUTS).is_file():
+            return
+        before, now = read_inputs(weights).class_names, self.dataset.class_names
+        if before != now:
+            raise UserError(
+                f"{weights.path} knows the classes {', '.join(before[:10])}, and the data have {', '.join(now[:10])}: "
+                "set data.classes to those of the weights, in their order, or leave --pretrained out"
+            )
+
     def note_other_split(self, weights: Weights) -> None:
         """Print a note where the weights were trained on other data, or on rows of the validation split."""
         if not all((weights.directory / name).is_file() for name in ("config.yaml", "split.json")):
