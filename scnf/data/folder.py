@@ -10,7 +10,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import Decoded, census, decode_all, resolve
-from scnf.data.decode import Header, Preprocessing
+from scnf.data.decode import DamagedImage, Header, Preprocessing
 from scnf.data.inputs import Inputs
 from scnf.data.listing import ImageFiles, list_images
 from scnf.data.sources import Dataset
@@ -149,12 +149,20 @@ def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
     has_test = arrays.test_x is not None and arrays.test_y is not None and bool((arrays.test_y != UNLABELLED).any())
     x, y = (arrays.test_x, arrays.test_y) if has_test else (arrays.x, arrays.y)
     assert x is not None and y is not None
+    if x.dim() != len(inputs.shape) + 1:
+        kind = f"points of {inputs.shape[0]} numbers" if inputs.levels is None else "images"
+        raise InvalidArgument(
+            "path", f"must hold {kind} in x, as the model takes, not rows of shape {list(x.shape[1:])}"
+        )
     known = y != UNLABELLED
     if not bool(known.any()):
         return x[:0], y[:0], []
     order = torch.tensor([inputs.class_names.index(name) for name in arrays.class_names])
     report = _uncounted(int((~known).sum()), len(arrays.x) if has_test else 0)
-    return inputs.rows(x[known]), order[y[known]], report
+    try:
+        return inputs.rows(x[known]), order[y[known]], report
+    except DamagedImage as error:
+        raise InvalidArgument("path", f"holds images that the model does not take: {error}") from error
 
 
 def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
