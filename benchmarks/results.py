@@ -10,7 +10,6 @@ A marker names a table: `<!-- table: flows -->` to `<!-- end of table -->` in do
 import argparse
 import difflib
 import json
-import math
 import re
 import statistics
 import sys
@@ -19,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scnf.analysis.classes import wilson_interval
 from scnf.files import read_text, write_text
 from scnf.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 README_ROWS = 6
 NOISE_DRAWS = 8  # of figures in cards, as in scnf.training.metrics
-NORMAL_95 = 1.959964
 KNOWN = {
     *("id", "table", "label", "command", "config", "card", "commit", "reported", "current", "machine", "short_machine"),
     *("torch", "seeds", "labels", "test_images", "draws", "error", "error_one_draw", "error_over_views"),
@@ -119,10 +118,8 @@ def interval(error: float, images: int) -> tuple[float, float]:
         >>> [round(end, 2) for end in interval(1.0, 10_000)]
         [0.82, 1.21]
     """
-    share, z = error / 100, NORMAL_95
-    centre = share + z**2 / (2 * images)
-    spread = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    return tuple(100 * (centre + sign * spread) / (1 + z**2 / images) for sign in (-1, 1))  # type: ignore[return-value]
+    low, high = wilson_interval(error / 100, images)
+    return 100 * low, 100 * high
 
 
 def interval_text(row: Row) -> str:

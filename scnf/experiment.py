@@ -29,7 +29,7 @@ from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.settings_data import load_data, resolve
 from scnf.threads import Threads, one_thread
 from scnf.training.checkpoint import load_file
-from scnf.training.metrics import NOISE_DRAWS, check_metrics, evaluate, noisy_batches
+from scnf.training.metrics import NOISE_DRAWS, Evaluation, check_metrics, evaluate_rows, noisy_batches
 from scnf.weights import Weights, find_weights
 
 INPUTS = "inputs.json"
@@ -191,11 +191,20 @@ class Experiment:
         Raises:
             UserError: A metric of the experiment's model is NaN. For a model under training, NaN is returned.
         """
+        evaluation = self.evaluate_rows(split, model)
+        return {} if evaluation is None else evaluation.metrics
+
+    def evaluate_rows(self, split: str, model: JointModel | None = None) -> Evaluation | None:
+        """Return the metrics of :meth:`evaluate` with the posteriors behind them, or None where there are no rows.
+
+        Raises:
+            UserError: As :meth:`evaluate`.
+        """
         train = self.settings.train
         x, y = self.rows_of(split)
         if not len(x):
-            return {}
-        metrics = evaluate(
+            return None
+        evaluation = evaluate_rows(
             self.model if model is None else model,
             x.to(self.device),
             y.to(self.device),
@@ -207,8 +216,8 @@ class Experiment:
         )
         if model is None:
             with not_finite_errors(OTHER_WEIGHTS):
-                check_metrics(metrics, split)
-        return metrics
+                check_metrics(evaluation.metrics, split)
+        return evaluation
 
     def has_same_split(self, directory: Path) -> bool:
         """Return whether the label split in `directory` equals the label split of the experiment."""

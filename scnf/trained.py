@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scnf.data.batches import add_noise
+from scnf.data.batches import add_noise, binarize
 from scnf.data.inputs import Inputs
 from scnf.errors import InvalidArgument
 from scnf.experiment import load_model
@@ -37,6 +37,9 @@ class TrainedModel:
         draws: Number of draws of the noise over which answers are averaged.
         batch_size: Number of images that are computed at once.
 
+    Attributes:
+        noise: Draws [draws, C, H, W] of the noise in [0, 1), or [draws, D] for points.
+
     Example:
         >>> model = load("scnf-digits")
         >>> images = np.zeros((2, 8, 8))
@@ -50,7 +53,7 @@ class TrainedModel:
         self.model, self.inputs, self.batch_size = model.eval(), inputs, batch_size
         self._device = next((each.device for each in model.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
-        self._noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)
+        self.noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -158,10 +161,11 @@ class TrainedModel:
 
     def _noises(self) -> Tensor:
         """Return the draws of the noise; one draw is enough where nothing is random."""
-        return self._noise[:1] if self.inputs.levels is None and self.model.exact else self._noise
+        return self.noise[:1] if self.inputs.levels is None and self.model.exact else self.noise
 
     def _dequantised(self, rows: Tensor, noise: Tensor) -> Tensor:
-        return rows if self.inputs.levels is None else add_noise(rows, noise, self.inputs.levels)
+        levels = self.inputs.levels
+        return rows if levels is None else model_inputs(rows, noise, levels, self.model.likelihood_of == "binary")
 
     @contextmanager
     def _seeded(self, seed: int, is_random: bool) -> Iterator[None]:
@@ -174,6 +178,14 @@ class TrainedModel:
         with _LOCK, torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             yield
+
+
+def model_inputs(rows: Tensor, noise: Tensor, levels: int, is_binary: bool) -> Tensor:
+    """Return pixels that a model takes, from grey levels and noise that broadcast against each other.
+
+    Pixels of a model of binary images are black or white already, so that the model draws nothing itself.
+    """
+    return binarize(rows, noise, levels) if is_binary else add_noise(rows, noise, levels)
 
 
 def load(ref: str | Path, logs: str | Path = "logs", device: str = "auto") -> TrainedModel:

@@ -74,8 +74,10 @@ ALLOWED: dict[str, set[str]] = {
     "scnf.m1": {"scnf.settings", "scnf.weights", "scnf.shipped", *PARTS},
     "scnf.experiment": {"scnf.settings", "scnf.settings_data", "scnf.weights", "scnf.m1", *PARTS},
     "scnf.trained": {"scnf.experiment", *PARTS},
+    "scnf.export": {"scnf.trained", *PARTS},
     "scnf.commands": {
         "scnf.commands",
+        "scnf.export",
         "scnf.experiment",
         "scnf.m1",
         "scnf.settings",

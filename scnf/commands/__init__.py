@@ -10,6 +10,7 @@ COMMANDS: dict[str, Command | str] = {
     "evaluate": "scnf.commands.evaluate:evaluate",
     "predict": "scnf.commands.predict:predict",
     "suggest": "scnf.commands.suggest:suggest",
+    "export": "scnf.commands.export:export",
     "sample": "scnf.commands.sample:sample",
     "runs": "scnf.commands.runs:list_runs",
     "compare": "scnf.commands.compare:compare",

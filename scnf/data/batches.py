@@ -42,6 +42,19 @@ def add_noise(x: Tensor, noise: Tensor, levels: int) -> Tensor:
     return dequantized.addcmul_(dequantized, error, value=-2 * torch.finfo(dequantized.dtype).eps)
 
 
+def binarize(x: Tensor, noise: Tensor, levels: int) -> Tensor:
+    """Return black and white pixels from grey levels and noise in [0, 1), which broadcast against each other.
+
+    A pixel is white, in the middle of the cell of the last grey level, with a probability equal to its brightness. Else
+    it is 0. A likelihood that draws binary images leaves these pixels as they are.
+
+    Example:
+        >>> binarize(torch.tensor([0, 1, 2, 3]), torch.tensor(0.5), levels=4)
+        tensor([0.0000, 0.0000, 0.8750, 0.8750])
+    """
+    return torch.where(noise * (levels - 1) < x, 1 - 0.5 / levels, 0.0)
+
+
 class Batches:
     """Batches that mix labelled and unlabelled rows in a fixed proportion.
 

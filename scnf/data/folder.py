@@ -1,15 +1,17 @@
 """Load images of one's own from a folder, a CSV list or an .npz file as a dataset."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import Decoded, census, decode_all, resolve
-from scnf.data.decode import Header, Preprocessing
+from scnf.data.decode import DamagedImage, Header, Preprocessing
+from scnf.data.inputs import Inputs
 from scnf.data.labelling import with_labels
 from scnf.data.listing import ImageFiles, list_images
 from scnf.data.sources import Dataset
@@ -106,6 +108,103 @@ def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
     return replace(dataset, report=(f"{len(x) + len(test_x):,} {kind} in {path}", *_label_lines(dataset)))
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled rows from anywhere, as a trained model takes them.
+
+    Attributes:
+        x: Rows as :meth:`scnf.data.inputs.Inputs.rows` returns them.
+        y: Labels [N] of the model.
+        report: Lines for people on rows that do not count.
+    """
+
+    x: Tensor
+    y: Tensor
+    report: tuple[str, ...]
+
+
+def load_labelled(path: Path, inputs: Inputs) -> Labelled:
+    """Load the labelled rows of a folder, CSV list or .npz file for a trained model.
+
+    Where the files have a test split, its rows alone count, since a model may have been trained on the others.
+
+    Args:
+        path: Files as in :func:`load_folder` or :func:`load_npz`.
+        inputs: Inputs and classes of the model.
+
+    Raises:
+        InvalidArgument: There are no labelled rows, or they have another class or shape than the model.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> path = Path(tempfile.mkdtemp()) / "points.npz"
+        >>> np.savez(path, x=np.zeros((3, 2)), y=["dog", "", "cat"])
+        >>> labelled = load_labelled(path, Inputs((2,), None, ("cat", "dog")))
+        >>> labelled.y, labelled.report
+        (tensor([1, 0]), ('1 rows without a label do not count',))
+    """
+    x, y, report = (_labelled_arrays if path.suffix.lower() == ".npz" else _labelled_images)(path, inputs)
+    if not len(x):
+        raise InvalidArgument("path", f"holds no row with a label to score: {path}")
+    return Labelled(x, y, tuple(report))
+
+
+def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
+    arrays = load_arrays(path)
+    _check_classes(arrays.class_names, inputs, path)
+    has_test = arrays.test_x is not None and arrays.test_y is not None and bool((arrays.test_y != UNLABELLED).any())
+    x, y = (arrays.test_x, arrays.test_y) if has_test else (arrays.x, arrays.y)
+    assert x is not None and y is not None
+    if x.dim() != len(inputs.shape) + 1:
+        kind = f"points of {inputs.shape[0]} numbers" if inputs.levels is None else "images"
+        raise InvalidArgument(
+            "path", f"must hold {kind} in x, as the model takes, not rows of shape {list(x.shape[1:])}"
+        )
+    known = y != UNLABELLED
+    if not bool(known.any()):
+        return x[:0], y[:0], []
+    order = torch.tensor([inputs.class_names.index(name) for name in arrays.class_names])
+    report = _uncounted(int((~known).sum()), len(arrays.x) if has_test else 0)
+    try:
+        return inputs.rows(x[known]), order[y[known]], report
+    except DamagedImage as error:
+        raise InvalidArgument("path", f"holds images that the model does not take: {error}") from error
+
+
+def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
+    """Decode the labelled images of a folder or CSV list, and no others."""
+    if inputs.levels is None:
+        raise InvalidArgument("path", f"must be an .npz file of points with {inputs.shape[0]} numbers, not {path}")
+    images = list_images(path)
+    _check_classes(images.class_names(), inputs, path)
+    has_test = any(test and label is not None for test, label in zip(images.in_test, images.labels, strict=True))
+    split = [row for row, test in enumerate(images.in_test) if test or not has_test]
+    labels = {row: label for row in split if (label := images.labels[row]) is not None}
+    channels, *size = inputs.shape
+    preprocessing = Preprocessing((size[0], size[1]), channels, inputs.background)
+    decoded = decode_all([images.files[row] for row in labels], preprocessing)
+    y = torch.tensor([inputs.class_names.index(label) for label in labels.values()], dtype=torch.int64)[decoded.rows]
+    report = _uncounted(len(split) - len(labels), len(images.files) - len(split))
+    if decoded.skipped:
+        report.append(_skipped_text(decoded.skipped))
+    return inputs.from_256_levels(decoded.images), y, report
+
+
+def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:
+    """Refuse classes that the model does not know (InvalidArgument)."""
+    if other := [name for name in present if name not in inputs.class_names]:
+        names = ", ".join(inputs.class_names[:10]) + (", ..." if inputs.num_classes > 10 else "")
+        listed = ", ".join(map(repr, other[:_SHOWN])) + (", ..." if len(other) > _SHOWN else "")
+        raise InvalidArgument("path", f"has the class {listed}, and the model knows {names} alone: {path}")
+
+
+def _uncounted(unlabelled: int, in_train: int) -> list[str]:
+    """Return lines on rows that do not count."""
+    lines = [f"{unlabelled:,} rows without a label do not count"] if unlabelled else []
+    return [*lines, f"the test split counts, and {in_train:,} training rows do not"] if in_train else lines
+
+
 def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
     """Return the names of the classes in the order of their labels (InvalidArgument)."""
     if classes is None:
@@ -144,11 +243,13 @@ def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded]) -> list[str]:
         skipped += part.skipped
     unscored = sum(test and label is None for label, test in zip(listed.labels, listed.in_test, strict=True))
     lines = [f"{unscored:,} test images without a label do not count"] if unscored else []
-    if skipped:
-        examples = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_SHOWN])
-        more = f"; and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
-        lines.append(f"skipped {len(skipped):,} files ({examples}{more})")
-    return lines
+    return [*lines, _skipped_text(skipped)] if skipped else lines
+
+
+def _skipped_text(skipped: Sequence[tuple[Path, str]]) -> str:
+    examples = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_SHOWN])
+    more = f"; and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
+    return f"skipped {len(skipped):,} files ({examples}{more})"
 
 
 def _shape_line(headers: Mapping[Header, int], preprocessing: Preprocessing) -> str:

@@ -117,10 +117,10 @@ class Inputs:
             raise InvalidArgument("images", f"must be points of {self.shape[0]} numbers, for the model knows no images")
         channels, height, width = self.shape
         pixels = [decode(image, (height, width), channels, self.background) for image in images]
-        return self._of_256(torch.from_numpy(np.stack(pixels)))
+        return self.from_256_levels(torch.from_numpy(np.stack(pixels)))
 
-    def _of_256(self, pixels: Tensor) -> Tensor:
-        """Return pixels 0..255 in the grey levels of the model."""
+    def from_256_levels(self, pixels: Tensor) -> Tensor:
+        """Return pixels 0..255 [N, C, H, W] in the grey levels of a model of images."""
         assert self.levels is not None
         return pixels if self.levels == 256 else self._stored(pixels.int() * self.levels // 256)
 

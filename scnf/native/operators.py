@@ -30,14 +30,27 @@ def _available() -> bool:
     return library() is not None
 
 
+@_constant
+def exporting() -> bool:
+    """Return whether torch.export traces a program, which has to run without this package and its operators.
+
+    `torch.compiler.is_exporting` itself is True for torch.compile, which takes the operators.
+    """
+    return torch.compiler.is_exporting()
+
+
 def fit(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Return whether the operators take these arrays, which must be on the CPU, of one type and outside torch.func."""
+    """Return whether the operators take these arrays.
+
+    The arrays must be on the CPU, of one type, outside torch.func and outside torch.export.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype in NAMES
         and all(w.device.type == "cpu" and w.dtype == x.dtype for w in weights)
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
+        and not exporting()
     )
 
 

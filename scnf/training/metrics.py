@@ -161,6 +161,18 @@ def evaluate_draws(
     return Draws(total / draws, log_mean - log_draws, log_posterior - log_draws, torch.stack(predictions))
 
 
+class Evaluation(NamedTuple):
+    """The metrics of a model on one split, and the predictions behind them.
+
+    Attributes:
+        metrics: Metrics of :func:`evaluate` by name.
+        class_log_probs: Logarithm [N, K] of the mean of p(y | x) over draws of the noise.
+    """
+
+    metrics: dict[str, float]
+    class_log_probs: Tensor
+
+
 def evaluate(
     model: JointModel,
     x: Tensor,
@@ -217,6 +229,25 @@ def evaluate(
         >>> metrics["bits_per_dim_over_draws"] < metrics["bits_per_dim"]
         True
     """
+    return evaluate_rows(model, x, y, levels, batch_size, seed, draws, views, augment).metrics
+
+
+def evaluate_rows(
+    model: JointModel,
+    x: Tensor,
+    y: Tensor,
+    levels: int | None,
+    batch_size: int = 500,
+    seed: int = 0,
+    draws: int = 1,
+    views: int = 0,
+    augment: float = 0.0,
+) -> Evaluation:
+    """Evaluate a model as :func:`evaluate` does, and return the posteriors, too.
+
+    Raises:
+        InvalidArgument: As :func:`evaluate`.
+    """
     from tqdm import tqdm
 
     check_split(x, y, levels)
@@ -239,7 +270,7 @@ def evaluate(
                 posterior = posterior + torch.cat([model.class_log_probs(batch) for batch in moved]).exp()
         has_nan = bool(posterior.isnan().any())  # argmax would take NaN for the most likely class
         metrics["views_accuracy"] = math.nan if has_nan else float((posterior.argmax(dim=1) == y).double().mean())
-    return metrics
+    return Evaluation(metrics, outputs.class_log_probs)
 
 
 def check_split(x: Tensor, y: Tensor, levels: int | None) -> None:

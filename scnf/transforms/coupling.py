@@ -133,7 +133,7 @@ class AffineCoupling(Transform):
 
     def _log_scale_and_shift(self, identity: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         numbers = self.network(identity) if context is None else self.network(identity, context)
-        if numbers.shape != (len(identity), 2 * self.partition.num_transformed, *identity.shape[2:]):
+        if numbers.shape != (identity.shape[0], 2 * self.partition.num_transformed, *identity.shape[2:]):
             raise InvalidArgument(
                 "network",
                 f"must map {list(identity.shape)} to 2 x {self.partition.num_transformed} channels of the same size, "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scnf.checks import check_count
 from scnf.errors import InvalidArgument
-from scnf.native import look_up
+from scnf.native import exporting, look_up
 from scnf.transforms.base import Transform, sum_except_batch
 from scnf.transforms.normalization import DataDependentTransform
 
@@ -172,7 +172,8 @@ def _as_floats(level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _erfinv(x: Tensor) -> Tensor:
-    return cast(Tensor, _erfinv_operator(x)) if torch.compiler.is_compiling() else x.erfinv()
+    needs_operator = torch.compiler.is_compiling() and not exporting()
+    return cast(Tensor, _erfinv_operator(x)) if needs_operator else x.erfinv()
 
 
 @torch.library.custom_op("scnf::erfinv", mutates_args=())
