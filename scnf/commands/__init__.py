@@ -9,6 +9,7 @@ COMMANDS: dict[str, Command | str] = {
     "train": "scnf.commands.train:train",
     "evaluate": "scnf.commands.evaluate:evaluate",
     "predict": "scnf.commands.predict:predict",
+    "calibrate": "scnf.commands.calibrate:calibrate",
     "sample": "scnf.commands.sample:sample",
     "runs": "scnf.commands.runs:list_runs",
     "compare": "scnf.commands.compare:compare",
