@@ -31,9 +31,9 @@ def estimate_prior(
 ) -> np.ndarray:
     r"""Estimate the shares of the classes among unlabelled images by maximum likelihood, with EM.
 
-    With r_ik = p(k | x_i) / p(k) and s_i = sum_k q(k) r_ik, one step multiplies q(k) by g_k = 1/N sum_i r_ik / s_i. L is
-    concave and g is its gradient, so that L is at most max_k g_k - 1 below its maximum. EM stops where this bound is
-    below the tolerance.
+    With r_ik = p(k | x_i) / p(k) and s_i = sum_k q(k) r_ik, one step multiplies q(k) by g_k = 1/N sum_i r_ik / s_i.
+    L is concave and g is its gradient, so that L is at most max_k g_k - 1 below its maximum. EM stops where this bound
+    is below the tolerance.
 
     Args:
         posteriors: p(y | x) [N, K] of the images, under the prior of training.

@@ -67,6 +67,6 @@ def _reliability(axes: Axes, log_probs: np.ndarray, y: np.ndarray, colour: str) 
     centres = 100 * (np.arange(_BINS) + 0.5) / _BINS
     axes.bar(centres, 100 * rows / len(y), 90 / _BINS, color=colour, alpha=0.2, label="share of the rows")
     axes.plot([0, 100], [0, 100], color="black", linestyle=":", linewidth=1)
-    axes.plot(*means, color=colour, marker="o", label="accuracy")
+    axes.plot(*means, color=colour, marker="o", clip_on=False, label="accuracy")
     axes.set(xlabel="confidence [%]", ylabel="accuracy [%]", xlim=(0, 100), ylim=(0, 100))
     axes.legend(frameon=False, loc="upper left")

@@ -1,5 +1,6 @@
 """Run `scnf calibrate`, which fits a temperature and prediction sets to labelled images outside of training."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -48,8 +49,8 @@ def calibrate(words: Sequence[str]) -> int:
         raise UserError(f"these rows cannot be calibrated on: {error}. Give other labelled images") from error
     if not fitted.threshold:
         print(
-            f"note: {len(y)} labels are too few for sets that miss the class in {arguments.alpha:.1%} of the images at "
-            "most: the sets hold all classes",
+            f"note: {len(y)} labels are too few for sets that miss the class in {100 * arguments.alpha:g} % of the "
+            "images at most: the sets hold all classes",
             file=sys.stderr,
         )
     figures = _figures(log_probs, crossed, y)
@@ -81,13 +82,13 @@ def _parser() -> options.Parser:
 
 
 def _share(text: str) -> float:
-    """Convert the text of --alpha, as argparse asks for it."""
+    """Convert the text of --alpha, which is above 0 and below 1."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise UserError(f"--alpha must be a number between 0 and 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"it must be a number between 0 and 1, not {text!r}")
     return value
 
 
@@ -166,7 +167,7 @@ def _figures(log_probs: "np.ndarray", crossed: "CrossFit", y: "np.ndarray") -> d
 def _text(fitted: "Calibration", figures: dict[str, Any], rows: int, source: str, num_classes: int) -> str:
     """Return the figures as a table with what they are of."""
     named = {
-        "accuracy": ("accuracy", "{:.1%}"),
+        "accuracy": ("accuracy", "{:.3f}"),
         "ece": ("ECE", "{:.3f}"),
         "nll": ("NLL [nats]", "{:.3f}"),
         "brier": ("Brier score", "{:.3f}"),
@@ -175,7 +176,7 @@ def _text(fitted: "Calibration", figures: dict[str, Any], rows: int, source: str
     before, after = figures["before"], figures["after"]
     of = "validation rows" if source == "validation" else f"labelled rows of {source}"
     coverage = figures["coverage"]
-    deviation = (coverage * (1 - coverage) / rows) ** 0.5
+    deviation, goal = (coverage * (1 - coverage) / rows) ** 0.5, 100 * (1 - fitted.alpha)
     return "\n".join(
         [
             f"{rows:,} {of}; `after` and the sets by {figures['folds']}-fold cross-fitting: each row is calibrated by "
@@ -185,8 +186,8 @@ def _text(fitted: "Calibration", figures: dict[str, Any], rows: int, source: str
                 f"{name:<26}{form.format(before[key]):>8}{form.format(after[key]):>8}"
                 for key, (name, form) in named.items()
             ),
-            f"prediction sets (LAC): {coverage:.1%} hold the class (deviation {deviation:.1%}; "
-            f"{1 - fitted.alpha:.4g} asked for), {figures['mean_size']:.2f} of {num_classes} classes on average",
+            f"prediction sets (LAC): {100 * coverage:.1f} % hold the class (deviation {100 * deviation:.1f} %, goal "
+            f"{goal:.4g} %), {figures['mean_size']:.2f} of {num_classes} classes on average",
             f"temperature {fitted.temperature:.3g}, lowest probability in a set {fitted.threshold:.3g}",
         ]
     )
