@@ -22,6 +22,7 @@ USAGE = """usage: scnf COMMAND ...
   predict    classify images: scnf predict RUN|PATH IMAGES --out predictions.csv
   suggest    choose the images to label next: scnf suggest RUN|PATH IMAGES --num 20; doubted labels: --check
   export     write a program that runs without scnf: scnf export RUN|PATH --out model.pt2
+  calibrate  fit probabilities and sets of classes to labelled images: scnf calibrate RUN|PATH [--alpha 0.1]
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
   runs       list all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
   compare    compare models on one split: scnf compare RUN RUN ... [--k 50] [--split test]

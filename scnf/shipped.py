@@ -56,6 +56,16 @@ def find_weights(name: str) -> Path | None:
     return next((path for path in search_paths("pretrained", stem) if (path / "model.safetensors").is_file()), None)
 
 
+def is_shipped(directory: Path) -> bool:
+    """Return whether a directory holds weights that ship with scnf, beside which nothing is written.
+
+    Example:
+        >>> is_shipped(folder("pretrained") / "scnf-digits"), is_shipped(Path("logs") / "000001-2026-11-30-digits")
+        (True, False)
+    """
+    return directory.resolve().parent == folder("pretrained").resolve()
+
+
 def names() -> list[str]:
     """Return the names of all shipped weights."""
     return sorted(path.parent.name for path in folder("pretrained").glob("*/model.safetensors"))

@@ -1,5 +1,7 @@
 """Apply trained weights to images: classes, posteriors, densities and samples."""
 
+import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scnf.analysis.calibration import Calibration
 from scnf.data.batches import add_noise, binarize
 from scnf.data.inputs import Inputs
-from scnf.errors import InvalidArgument
+from scnf.distributions import ClassPrior
+from scnf.errors import InvalidArgument, UserError
 from scnf.experiment import load_model
+from scnf.files import read_text
 from scnf.models.base import JointModel
 from scnf.training.metrics import NOISE_DRAWS
+from scnf.weights import Weights, find_weights
 
+CALIBRATION = "calibration.json"
+"""File in a run, or beside weights, with the calibration of the weights and their checksum."""
 _LOCK = threading.Lock()
 """The lock of torch's generator, which all threads share."""
 
@@ -36,6 +44,7 @@ class TrainedModel:
         inputs: Inputs and classes of the model.
         draws: Number of draws of the noise over which answers are averaged.
         batch_size: Number of images that are computed at once.
+        calibration: Temperature and prediction sets of the model; None where it is not calibrated.
 
     Attributes:
         noise: Draws [draws, C, H, W] of the noise in [0, 1), or [draws, D] for points.
@@ -49,8 +58,15 @@ class TrainedModel:
         (4, 1, 8, 8)
     """
 
-    def __init__(self, model: JointModel, inputs: Inputs, draws: int = NOISE_DRAWS, batch_size: int = 256) -> None:
-        self.model, self.inputs, self.batch_size = model.eval(), inputs, batch_size
+    def __init__(
+        self,
+        model: JointModel,
+        inputs: Inputs,
+        draws: int = NOISE_DRAWS,
+        batch_size: int = 256,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.model, self.inputs, self.batch_size, self.calibration = model.eval(), inputs, batch_size, calibration
         self._device = next((each.device for each in model.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         self.noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)
@@ -65,6 +81,12 @@ class TrainedModel:
         """Whether the model knows p(x), which a plain classifier does not."""
         return self.model.likelihood_of != "labels"
 
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The prior p(y) [K] of the model, or None for a classifier, which has none."""
+        prior = next((part for part in self.model.modules() if isinstance(part, ClassPrior)), None)
+        return None if prior is None else prior.log_prob_all().detach().double().exp().cpu().numpy()
+
     def predict(self, images: Any) -> np.ndarray:
         """Return the name of the most likely class [N] of each image.
 
@@ -75,12 +97,40 @@ class TrainedModel:
         return np.array([self.class_names[label] for label in labels])
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """Return p(y | x) [N, K], averaged over draws of the noise.
+        """Return p(y | x) [N, K], averaged over draws of the noise, and calibrated where there is a calibration.
 
         Raises:
             InvalidArgument: The model does not take these images.
         """
         return self.answers(self.inputs.rows(images))[0]
+
+    def prediction_sets(self, images: Any) -> list[tuple[str, ...]]:
+        """Return the names of the classes that each image may have, the most likely one first.
+
+        The sets of new images hold the true class with the probability that the model was calibrated for, as long as
+        these images are drawn as the labelled ones were. See :func:`scnf.analysis.calibration.conformal_threshold`.
+
+        Raises:
+            InvalidArgument: The model is not calibrated, or does not take these images.
+
+        Example:
+            >>> model = load("scnf-digits")
+            >>> model.calibration = Calibration(temperature=2.0, threshold=0.05, alpha=0.1, num_labels=250)
+            >>> model.prediction_sets(model.sample("3"))
+            [('3',)]
+        """
+        if self.calibration is None:
+            raise InvalidArgument("model", "must be calibrated to give prediction sets: run `scnf calibrate` on it")
+        return self.named_sets(self.predict_proba(images))
+
+    def named_sets(self, posteriors: np.ndarray) -> list[tuple[str, ...]]:
+        """Return the prediction sets of calibrated posteriors [N, K], as :meth:`prediction_sets` does."""
+        assert self.calibration is not None
+        sets, order = self.calibration.sets(posteriors), np.argsort(-posteriors, axis=1, kind="stable")
+        return [
+            tuple(self.class_names[label] for label in labels if members[label])
+            for labels, members in zip(order, sets, strict=True)
+        ]
 
     def log_prob(self, images: Any) -> np.ndarray:
         """Return log p(x) [N] in nats, the logarithm of the mean density over draws of the noise.
@@ -98,11 +148,18 @@ class TrainedModel:
     def answers(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return p(y | x) [N, K] and log p(x) [N] of the rows that :meth:`scnf.data.inputs.Inputs.rows` returns.
 
-        log p(x) of a plain classifier is NaN.
+        log p(x) of a plain classifier is NaN. A calibration changes p(y | x) alone.
         """
+        log_posteriors, densities = self.log_answers(rows)
+        if self.calibration is not None:
+            return self.calibration.posteriors(log_posteriors), densities
+        return np.exp(log_posteriors), densities
+
+    def log_answers(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return log p(y | x) [N, K] without calibration, and log p(x) [N], in nats, as :meth:`answers` does."""
         parts = [self._answers(batch.to(self._device)) for batch in rows.split(self.batch_size)]
-        posteriors, densities = zip(*parts, strict=True)
-        return torch.cat(posteriors).cpu().numpy(), torch.cat(densities).cpu().numpy()
+        log_posteriors, densities = zip(*parts, strict=True)
+        return torch.cat(log_posteriors).cpu().numpy(), torch.cat(densities).cpu().numpy()
 
     def representation(self, rows: Tensor) -> np.ndarray:
         """Return the features [N, D] that the classifier reads, averaged over draws of the noise.
@@ -137,7 +194,7 @@ class TrainedModel:
         return (x.clamp(0, 1) if self.inputs.levels is not None else x).numpy()
 
     def _answers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return p(y | x) [N, K] and log p(x) [N] of one batch of rows."""
+        """Return log p(y | x) [N, K] and log p(x) [N] of one batch of rows."""
         noises = self._noises()
         log_posterior = log_density = torch.full((), -torch.inf, device=rows.device)
         for draw, noise in enumerate(noises):
@@ -146,9 +203,9 @@ class TrainedModel:
                 log_posterior = torch.logaddexp(log_posterior, self.model.class_log_probs(x).double())
                 if self.has_density:
                     log_density = torch.logaddexp(log_density, self.model.log_likelihood(x).double())
-        posterior = (log_posterior - np.log(len(noises))).exp()
-        density = log_density - np.log(len(noises)) if self.has_density else posterior.new_full((len(rows),), torch.nan)
-        return posterior, density
+        log_draws = float(np.log(len(noises)))
+        density = log_density - log_draws if self.has_density else log_posterior.new_full((len(rows),), torch.nan)
+        return log_posterior - log_draws, density
 
     def _representation(self, rows: Tensor) -> Tensor:
         """Return the features [N, D] of one batch of rows."""
@@ -188,8 +245,10 @@ def model_inputs(rows: Tensor, noise: Tensor, levels: int, is_binary: bool) -> T
     return binarize(rows, noise, levels) if is_binary else add_noise(rows, noise, levels)
 
 
-def load(ref: str | Path, logs: str | Path = "logs", device: str = "auto") -> TrainedModel:
-    """Load trained weights with everything that it takes to apply them.
+def load(
+    ref: str | Path, logs: str | Path = "logs", device: str = "auto", calibration: str | Path | None = None
+) -> TrainedModel:
+    """Load trained weights with everything that it takes to apply them, and with their calibration where there is one.
 
     A run with parts of somebody else is refused. :func:`scnf.parts.trust` accepts all parts, and
     :func:`scnf.parts.import_file` a file.
@@ -198,12 +257,42 @@ def load(ref: str | Path, logs: str | Path = "logs", device: str = "auto") -> Tr
         ref: A run (id, directory, "last"), a directory or .safetensors file of weights, or the name of shipped weights.
         logs: Directory of all runs.
         device: "cpu", "cuda", or "auto" for CUDA where it is available.
+        calibration: File that `scnf calibrate` wrote, or its directory; by default the file beside the weights.
 
     Raises:
-        UserError: There are no such weights, or they are damaged.
+        UserError: There are no such weights, or no such calibration, or they are damaged.
 
     Example:
         >>> load("scnf-digits").class_names[:3]
         ('0', '1', '2')
     """
-    return TrainedModel(*load_model(str(ref), Path(logs), ["--device", device]))
+    model, inputs = load_model(str(ref), Path(logs), ["--device", device])
+    path = None if calibration is None else Path(calibration)
+    return TrainedModel(model, inputs, calibration=_calibration(find_weights(str(ref), Path(logs)), path))
+
+
+def _calibration(weights: Weights, path: Path | None) -> Calibration | None:
+    """Return the calibration in a file or directory, by default beside the weights, where there may be none.
+
+    Raises:
+        UserError: The file is absent, damaged, or of other weights.
+    """
+    is_named = path is not None
+    path = weights.directory if path is None else path
+    path = path / CALIBRATION if path.is_dir() else path
+    try:
+        values = json.loads(read_text(path))
+        calibration = Calibration.from_json(values)
+    except FileNotFoundError as error:
+        if is_named:
+            raise UserError(f"there is no calibration {path}: `scnf calibrate` writes one") from error
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): run `scnf calibrate` again") from error
+    if values.get("weights") != weights.sha256:
+        problem = f"{path} was fitted to other weights than {weights.path}: run `scnf calibrate` again"
+        if is_named:
+            raise UserError(problem)
+        print(f"note: {problem}; p(y | x) is not calibrated", file=sys.stderr)
+        return None
+    return calibration

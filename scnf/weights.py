@@ -12,6 +12,7 @@ from scnf.errors import UserError
 from scnf.parts import admit
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings
+from scnf.settings.schema import DEFAULT_RECIPE
 
 _CHECKSUM_MARK = "#sha256="
 """The separator between the path of weights and their checksum, in the settings of a run that started from them."""
@@ -49,7 +50,12 @@ class Weights(NamedTuple):
     @property
     def pinned(self) -> str:
         """The path with the checksum, by which :func:`find_weights` finds the same file after `last` has changed."""
-        return f"{self.path}{_CHECKSUM_MARK}{_sha256(self.path)}"
+        return f"{self.path}{_CHECKSUM_MARK}{self.sha256}"
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 checksum of the file of weights."""
+        return _sha256(self.path)
 
     @property
     def unfinished(self) -> bool:
@@ -58,7 +64,7 @@ class Weights(NamedTuple):
         return self.path == run.checkpoint("best") and not run.weights.is_file()
 
 
-def find_weights(ref: str, logs: Path, recipe: str) -> Weights:
+def find_weights(ref: str, logs: Path, recipe: str = DEFAULT_RECIPE) -> Weights:
     """Find trained weights.
 
     Args:

@@ -73,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "scnf.settings_data": {"scnf.settings", "scnf.data"},
     "scnf.m1": {"scnf.settings", "scnf.weights", "scnf.shipped", *PARTS},
     "scnf.experiment": {"scnf.settings", "scnf.settings_data", "scnf.weights", "scnf.m1", *PARTS},
-    "scnf.trained": {"scnf.experiment", *PARTS},
+    "scnf.trained": {"scnf.experiment", "scnf.weights", *PARTS},
     "scnf.export": {"scnf.trained", *PARTS},
     "scnf.commands": {
         "scnf.commands",

@@ -11,6 +11,7 @@ COMMANDS: dict[str, Command | str] = {
     "predict": "scnf.commands.predict:predict",
     "suggest": "scnf.commands.suggest:suggest",
     "export": "scnf.commands.export:export",
+    "calibrate": "scnf.commands.calibrate:calibrate",
     "sample": "scnf.commands.sample:sample",
     "runs": "scnf.commands.runs:list_runs",
     "compare": "scnf.commands.compare:compare",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scnf.commands import options
+from scnf.commands import class_mix, options
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import atomic_write
 
@@ -27,19 +27,25 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument("path", type=options.path, metavar="IMAGES", help="folder, image, CSV list or .npz file")
     parser.add_argument("--out", type=options.path, default=Path("predictions.csv"), help=".csv or .jsonl file")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the model (auto)")
+    parser.add_argument("--calibration", type=options.path, metavar="PATH", help="calibration.json or its directory")
+    class_mix.add_options(parser)
     arguments = parser.parse_args(words)
     if arguments.out.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"predictions are written as .csv or .jsonl: name the file {arguments.out.with_suffix('.csv')}")
 
     from scnf.trained import load
 
-    model = load(arguments.weights, arguments.logs, arguments.device)
+    model = load(arguments.weights, arguments.logs, arguments.device, arguments.calibration)
     skipped: list[tuple[Path, str]] = []
     counts = dict.fromkeys(model.class_names, 0)
+    predictions = class_mix.reweighted(model, _predictions(model, arguments.path, skipped), arguments)
+    sets_hold = arguments.prior is None
+    if model.calibration is not None and not sets_hold:
+        print("note: prediction sets hold for the mix of classes of training, and are left out", file=sys.stderr)
     with atomic_write(arguments.out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        table = _Table(text, model.class_names, arguments.out.suffix.lower() == ".jsonl")
-        for name, posterior, log_prob in _predictions(model, arguments.path, skipped):
+        table = _Table(text, model, arguments.out.suffix.lower() == ".jsonl", sets_hold)
+        for name, posterior, log_prob in predictions:
             counts[table.write(name, posterior, log_prob)] += 1
         text.detach()
         if not sum(counts.values()):
@@ -55,24 +61,28 @@ def predict(words: Sequence[str]) -> int:
 class _Table:
     """A file of predictions with one line per image."""
 
-    def __init__(self, file: Any, class_names: tuple[str, ...], as_json: bool) -> None:
-        self._file, self._names, self._as_json = file, class_names, as_json
+    def __init__(self, file: Any, model: "TrainedModel", as_json: bool, sets_hold: bool) -> None:
+        self._file, self._model, self._names, self._as_json = file, model, model.class_names, as_json
+        self._has_sets = sets_hold and model.calibration is not None
         if not as_json:
             self._writer = csv.writer(file, lineterminator="\n")
-            self._writer.writerow(["file", "class", "confidence", *(f"p({name})" for name in class_names), "log_prob"])
+            columns = ["file", "class", "confidence", *(f"p({name})" for name in self._names), "log_prob"]
+            self._writer.writerow([*columns, *(["set"] if self._has_sets else [])])
 
     def write(self, name: str, posterior: "np.ndarray", log_prob: float) -> str:
         """Write the line of an image, and return the name of its class."""
         label = self._names[int(posterior.argmax())]
         probabilities = [round(float(each), 6) for each in posterior]
         density = None if log_prob != log_prob else round(float(log_prob), 3)
+        sets = self._model.named_sets(posterior[None]) if self._has_sets else []
         if self._as_json:
             line = {"file": name, "class": label, "confidence": max(probabilities)}
             line |= {"p": dict(zip(self._names, probabilities, strict=True)), "log_prob": density}
+            line |= {"set": list(sets[0])} if sets else {}
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         else:
             row = [name, label, max(probabilities), *probabilities, "" if density is None else density]
-            self._writer.writerow(row)
+            self._writer.writerow([*row, *("|".join(names) for names in sets)])
         return label
 
 

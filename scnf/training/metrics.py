@@ -241,7 +241,7 @@ def evaluate_rows(
     seed: int = 0,
     draws: int = 1,
     views: int = 0,
-    augment: float = 0.0,
+    augment: float | Augmentation = 0.0,
 ) -> Evaluation:
     """Evaluate a model as :func:`evaluate` does, and return the posteriors, too.
 
