@@ -1,15 +1,7 @@
-"""Choose the settings of a training from the data, for people who name files and nothing else."""
+"""Choose the settings of a training from the data, for people who name data and nothing else."""
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
-from scnf import UNLABELLED, streams
-from scnf.commands import options
+from scnf import UNLABELLED
 from scnf.data.sources import Dataset
-from scnf.errors import UserError
-from scnf.settings import Settings, load_settings
-from scnf.settings_data import load_data
 
 _FEW_LABELS = 500
 """Number of labels below which none is held out for validation."""
@@ -17,20 +9,6 @@ _STEPS = 3000
 """Number of optimiser steps that a training takes at least."""
 _BATCH = 64
 _UNLABELLED_ROWS = 48  # in a batch
-
-
-def kind_of(path: Path) -> str:
-    """Return the name of the dataset for files of one's own, "folder" or "npz".
-
-    Raises:
-        UserError: There is no such path.
-    """
-    if not path.exists():
-        raise UserError(
-            f"there is no folder or file {path}: `scnf train FOLDER` trains on your own images, and "
-            "`scnf train --config NAME` on the data of a configuration"
-        )
-    return "npz" if path.suffix.lower() == ".npz" else "folder"
 
 
 def choose(dataset: Dataset) -> dict[str, str]:
@@ -65,21 +43,3 @@ def choose(dataset: Dataset) -> dict[str, str]:
     steps = max(1, (rows - held_out) // _UNLABELLED_ROWS)
     passes = max(1, -(-_STEPS // (10 * steps)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
-
-
-def own_data(files: str) -> list[str]:
-    """Return the settings that name files of one's own."""
-    path = options.path(files)
-    return ["--data.name", kind_of(path), "--data.root", os.path.abspath(path)]
-
-
-def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
-    """Choose the settings for files of one's own, which overrides may change, and load the data."""
-    own = own_data(files)
-    streams.make_output_optional()
-    dataset = load_data(load_settings(None, [*own, *overrides]).data)
-    chosen = choose(dataset)
-    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    settings = load_settings(None, [*own, *words, *overrides])
-    print("chosen for these data: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), flush=True)
-    return settings, dataset
