@@ -147,3 +147,7 @@ def print_line(line: str) -> None:
 
     tqdm.write(line)
     sys.stdout.flush()
+
+
+def no_line(line: str) -> None:
+    """Print nothing, in place of :func:`print_line`."""

@@ -28,17 +28,13 @@ from scnf.settings import (
     setting_errors,
     to_yaml,
 )
-from scnf.streams import print_line
+from scnf.streams import no_line, print_line
 from scnf.training.state import Checkpoint, load_checkpoint
 from scnf.training.subject import ClassConditionalPart, WholeModel
 from scnf.transforms import CompositeTransform
 from scnf.weights import find_weights
 
 Log = Callable[[str], None]
-
-
-def no_line(line: str) -> None:
-    """Print nothing."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ _BATCH = 64
 _UNLABELLED_ROWS = 48  # in a batch
 
 
-def choose(dataset: Dataset) -> dict[str, str]:
+def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     """Return settings by name for data of this size and with this number of labels.
 
     With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
@@ -40,6 +40,16 @@ def choose(dataset: Dataset) -> dict[str, str]:
             "objective.consistency_weight": weight,
             "objective.temperature": "4",
         }
-    steps = max(1, (rows - held_out) // _UNLABELLED_ROWS)
-    passes = max(1, -(-_STEPS // (10 * steps)))
+    if steps is not None:
+        return chosen | _length(rows - held_out, steps, 10 if held_out else 1)
+    per_pass = max(1, (rows - held_out) // _UNLABELLED_ROWS)
+    passes = max(1, -(-_STEPS // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
+
+
+def _length(rows: int, steps: int, epochs: int) -> dict[str, str]:
+    """Return the settings of a training of `steps` steps, with at most 1,000 passes over the rows in an epoch."""
+    passes = min(1000, -(-steps * _UNLABELLED_ROWS // (epochs * rows)))
+    per_epoch = max(1, passes * rows // _UNLABELLED_ROWS)
+    epochs = max(epochs, -(-steps // per_epoch))
+    return {"train.epochs": str(epochs), "train.passes": str(max(1, passes)), "train.max_steps": str(steps)}
