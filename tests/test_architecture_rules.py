@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         *("scnf.settings_data", "scnf.trained", "scnf.weights"),
         *PARTS,
     },
-    "scnf.estimators": {"scnf.experiment", "scnf.fitting", "scnf.settings", "scnf.trained", *PARTS},
+    "scnf.estimators": {"scnf.estimators", "scnf.experiment", "scnf.fitting", "scnf.settings", "scnf.trained", *PARTS},
     "scnf.failures": {"scnf.parts"},
     "scnf.weights": {"scnf.parts", "scnf.runs", "scnf.settings", "scnf.shipped"},
     "scnf.settings_data": {"scnf.settings", "scnf.data"},

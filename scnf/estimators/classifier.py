@@ -19,6 +19,7 @@ from scnf.estimators.standard import Standardisation
 from scnf.estimators.state import pack, read, unpack, write
 from scnf.fitting.arrays import settings_for, train_in_memory
 from scnf.streams import no_line, print_line
+from scnf.trained import TrainedModel
 
 
 class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -55,6 +56,11 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         >>> classifier.predict(x).shape, classifier.score_samples(x).shape, classifier.sample(1, 3).shape
         ((60,), (60,), (3, 2))
     """
+
+    classes_: Array
+    n_features_in_: int
+    transduction_: Array
+    model_: TrainedModel
 
     def __init__(
         self,
@@ -227,8 +233,10 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
     def _checked(self, x: Any, reset: bool) -> Array:
         """Return vectors, float64 [N, D], or images, uint8 [N, C, H, W]."""
-        if np.ndim(x) not in (3, 4):
-            x = validate_data(self, x, reset=reset, dtype=np.float64, ensure_min_features=2)
+        if getattr(x, "ndim", None) is None:  # a list, or an array of another library
+            x = np.asarray(x)
+        if x.ndim not in (3, 4):
+            x = validate_data(self, x, reset=reset, dtype=np.float64, ensure_min_features=2 if reset else 1)
             if not reset and hasattr(self, "model_") and len(self.model_.inputs.shape) == 3:
                 raise InvalidArgument("X", f"must be images of {list(self.model_.inputs.shape)}, not vectors")
             return np.asarray(x)
