@@ -92,10 +92,12 @@ def test_score_samples_is_the_density_of_the_original_rows() -> None:
 
 def test_sample_draws_rows_of_a_class_in_original_units() -> None:
     x, visible, y = blobs()
-    classifier = tiny(steps=40).fit(np.column_stack([x, np.full(len(x), 7.0)]), visible)
+    settings = {**SMALL, "objective.consistency_weight": 0}
+    classifier = tiny(steps=80, classifier_weight=1, settings=settings)
+    classifier.fit(np.column_stack([x, np.full(len(x), 7.0)]), visible)
     rows = classifier.sample(1, 200)
     assert rows.shape == (200, 4) and (rows[:, 3] == 7).all()  # a constant column stays as it is
-    assert abs(rows[:, 0].mean() - x[y == 1, 0].mean()) < 1.5 and 10 < rows[:, 1].std() < 40
+    assert abs(rows[:, 0].mean() - x[y == 1, 0].mean()) < 1 and 10 < rows[:, 1].std() < 40
     with pytest.raises(ValueError, match="label must be one of"):
         classifier.sample("cat")
 
@@ -229,7 +231,7 @@ def test_calibration_and_importance_take_the_classifier() -> None:
     assert calibrated.predict_proba(x).shape == (len(x), 2) and calibrated.score(x, y) > 0.9
     assert CalibratedClassifierCV(tiny(), cv=2).fit(x, y).score(x, y) > 0.8
     importance = permutation_importance(classifier, x, y, n_repeats=2, random_state=0).importances_mean
-    assert importance.argmax() == 0
+    assert importance.argmin() == 1  # the column that is the same for both classes
 
 
 def test_classifier_is_imported_when_asked_for() -> None:

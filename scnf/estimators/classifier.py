@@ -122,7 +122,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         dataset = self._dataset(x, labels, copies, tuple(map(str, classes.tolist())))
         self.classes_ = classes
         try:
-            settings, _ = settings_for(dataset, self.recipe, self._options(x.ndim == 2), self.steps)
+            settings, _ = settings_for(dataset, self.recipe, self._options(x.ndim == 2), self.steps, x.ndim == 2)
             self._recipe = settings.model
             log = print_line if self.verbose else no_line
             self.model_ = train_in_memory(settings, dataset, initial, log)

@@ -115,7 +115,7 @@ def fit(
 
 
 def settings_for(
-    dataset: Dataset, recipe: str, settings: Mapping[str, Any], steps: int | None = None
+    dataset: Dataset, recipe: str, settings: Mapping[str, Any], steps: int | None = None, standardised: bool = False
 ) -> tuple[Settings, dict[str, str]]:
     """Choose the settings for data in memory, which a recipe and settings by name override.
 
@@ -124,6 +124,7 @@ def settings_for(
         recipe: Name of a recipe; "auto" chooses one.
         settings: Settings by name.
         steps: Number of optimiser steps; None chooses it.
+        standardised: Whether vectors are standardised.
 
     Returns:
         All settings, and those that were chosen, by name.
@@ -134,9 +135,11 @@ def settings_for(
     for name in ("data.name", "data.root"):
         if name in settings:
             raise InvalidArgument("settings", f"must leave {name} out, for the data are x and y")
-    chosen = choose(dataset, steps)
-    values = {**chosen, **({} if recipe == "auto" else {"model.recipe": recipe})}
-    words = [word for name, value in values.items() for word in (f"--{name}", value)]
+    chosen = choose(dataset, steps, standardised)
+    if recipe != "auto":
+        chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
+        chosen["model.recipe"] = recipe
+    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
     words += [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
     try:
         return load_settings(None, ["--data.name", "npz", "--data.root", DATA, *words]), chosen

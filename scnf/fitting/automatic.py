@@ -9,13 +9,31 @@ _STEPS = 3000
 """Number of optimiser steps that a training takes at least."""
 _BATCH = 64
 _UNLABELLED_ROWS = 48  # in a batch
+_VECTOR_STEPS = 2000
+_STANDARDISED = {
+    "model.recipe": "scnf-toy",
+    "model.conditional": "gaussian",
+    "model.steps": "2",
+    "model.channels": "32",
+    "data.augment": "0.8",
+    "objective.classifier_weight": "100",
+    "objective.consistency_weight": "100",
+    "objective.temperature": "8",
+    "objective.confidence": "0.7",
+}
+"""The settings of standardised vectors, chosen on validation rows, see benchmarks/vectors.py."""
 
 
-def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
+def choose(dataset: Dataset, steps: int | None = None, standardised: bool = False) -> dict[str, str]:
     """Return settings by name for data of this size and with this number of labels.
 
     With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
     weights. Images of 16 pixels or more train the recipe of the main job, smaller ones that of the digits.
+
+    Args:
+        dataset: Data of the training.
+        steps: Number of optimiser steps; None chooses it.
+        standardised: Whether vectors have columns of mean 0 and standard deviation 1, so that noise may move them.
     """
     labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
     held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
@@ -27,7 +45,10 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
         "train.lr": "2e-3",
         "train.ema": "0.998",
     }
-    if dataset.levels is None:
+    if dataset.levels is None and standardised:
+        chosen |= _STANDARDISED
+        steps = _VECTOR_STEPS if steps is None else steps
+    elif dataset.levels is None:
         chosen["model.recipe"] = "scnf-toy"
         chosen["objective.classifier_weight"] = "1"
     else:
