@@ -89,6 +89,14 @@ def test_fit_takes_floats_and_other_layouts_as_the_same_images() -> None:
 
 
 @pytest.mark.parametrize(
+    "y", [[7, -1, 3], np.array([7, -1, 3]), torch.tensor([7, -1, 3]), [np.int64(7), None, np.int64(3)], ["7", "", "3"]]
+)
+def test_fit_takes_labels_of_any_kind(y: Any) -> None:
+    dataset = dataset_of(np.zeros((3, 4)), y)
+    assert dataset.train_y.tolist() == [1, -1, 0] and dataset.class_names == ("3", "7")
+
+
+@pytest.mark.parametrize(
     ("x", "y", "message"),
     [
         (np.zeros((3, 8, 8)) + 2, [0, 1, -1], "must be floats in \\[0, 1\\]"),

@@ -71,6 +71,8 @@ def labels_of(y: Any) -> tuple[Tensor, tuple[str, ...]]:
 
 def _text(label: Any) -> str:
     """Return a label as a text, "" where a row has none."""
+    if isinstance(label, np.generic | Tensor):
+        label = label.item()
     if label is None or (isinstance(label, str) and not label):
         return ""
     if isinstance(label, str):
