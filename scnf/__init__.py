@@ -10,6 +10,9 @@ from typing import Any as _Any
 if _TYPE_CHECKING:
     from scnf.commands import register_command as register_command
     from scnf.data.sources import register_dataset as register_dataset
+    from scnf.estimators import LabelledFolds as LabelledFolds
+    from scnf.estimators import SemiSupervisedClassifier as SemiSupervisedClassifier
+    from scnf.fitting.arrays import fit as fit
     from scnf.nn import register_network as register_network
     from scnf.recipes import build as build
     from scnf.recipes import register_recipe as register_recipe
@@ -30,12 +33,15 @@ UNLABELLED = -1
 
 _PLACES = {
     "build": "scnf.recipes",
+    "fit": "scnf.fitting.arrays",
+    "LabelledFolds": "scnf.estimators",
     "load": "scnf.trained",
     "register_command": "scnf.commands",
     "register_dataset": "scnf.data.sources",
     "register_network": "scnf.nn",
     "register_recipe": "scnf.recipes",
     "register_transform": "scnf.transforms",
+    "SemiSupervisedClassifier": "scnf.estimators",
     "TrainedModel": "scnf.trained",
 }
 

@@ -22,7 +22,7 @@ from scnf.m1 import build_m1, find_m1
 from scnf.machine import description, has_bfloat16
 from scnf.models.base import JointModel
 from scnf.native import library
-from scnf.recipes import M1M2Recipe, build
+from scnf.recipes import M1M2Recipe, Recipe, build
 from scnf.runs import Run
 from scnf.settings import OTHER_WEIGHTS, Settings, check_model, not_finite_errors, section_errors, setting_errors
 from scnf.settings.schema import DEFAULT_RECIPE
@@ -345,8 +345,7 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
         if isinstance(recipe, M1M2Recipe) and recipe.m1 is not None:
             m1 = find_m1(str(recipe.m1), settings, weights.directory)
             recipe = replace(recipe, m1=build_m1(m1, inputs.shape, classes, inputs.levels))
-        prior = ClassPrior(classes, learned=recipe.prior == "learned")  # the weights hold its probabilities
-        model: JointModel = build(recipe, inputs.shape, classes, prior, inputs.levels)
+        model = empty_model(recipe, inputs)
     _load_weights(model, weights)
     return model.to(_device(settings.device)), inputs
 
@@ -361,6 +360,13 @@ def read_inputs(weights: Weights) -> Inputs:
         return Inputs.from_json(Run(weights.directory).read_json(INPUTS))
     except InvalidArgument as error:
         raise UserError(f"{weights.directory / INPUTS} is damaged: {error}. Restore the file") from error
+
+
+def empty_model(recipe: Recipe, inputs: Inputs) -> JointModel:
+    """Build a model whose weights, including the probabilities of its class prior, are still to be loaded."""
+    prior = ClassPrior(inputs.num_classes, learned=recipe.prior == "learned")
+    model: JointModel = build(recipe, inputs.shape, inputs.num_classes, prior, inputs.levels)
+    return model
 
 
 def _settings_of(weights: Weights, ref: str, overrides: Sequence[str]) -> Settings:

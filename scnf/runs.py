@@ -30,6 +30,7 @@ class Run:
 
     Args:
         path: Run directory; use `Run.create` to create one and `Run.find` to find an existing one.
+        events: Whether metrics are written for TensorBoard, too.
 
     Example:
         >>> import tempfile
@@ -41,8 +42,8 @@ class Run:
         {'status': 'finished'}
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, events: bool = True) -> None:
+        self.path, self._events = path, events
         self._columns: list[str] = []  # of metrics.csv, once this process has written the whole file
         self._writer: Any = None
         self._locked = False
@@ -226,7 +227,8 @@ class Run:
             columns, rows = self._table()
             self._write_table(list(dict.fromkeys([*columns, *row])), [*rows, row])
         try:
-            self._log_events(row)
+            if self._events:
+                self._log_events(row)
         except OSError as error:
             raise self._cannot_write("tensorboard", error) from error
 

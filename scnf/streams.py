@@ -139,3 +139,15 @@ def print_error(text: str, keep: str = "") -> None:
     if isinstance(sys.stderr, Stream) and sys.stderr.failure:
         with suppress(UserError, OSError):
             print(printable(text, keep), flush=True)
+
+
+def print_line(line: str) -> None:
+    """Print a line on standard output, above the progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def no_line(line: str) -> None:
+    """Print nothing, in place of :func:`print_line`."""

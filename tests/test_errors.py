@@ -163,8 +163,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --channels 1000000", "model.channels must be between 1 and 16384, not 1000000"),
     (f"{DIGITS} --recipe m1 --latent 1000000000000", "model.latent must be between 1 and 16384"),
     (f"{DIGITS} --channels [8]", "model.channels"),
-    (f"{POINTS} --augment 1 --classifier_weight 1", "data.augment moves images, and points have no augmented views"),
-    (f"{POINTS} --consistency_weight 1", "data.augment moves images, and points have no augmented views"),
+    (f"{POINTS} --consistency_weight 1", "data.augment must be above 0 for views of points"),
     (
         f"{DIGITS} --augment 1 --classifier_weight 0 --consistency_weight 0",
         "moved images count in cross-entropies alone",

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +9,7 @@ from typing import NoReturn
 from scnf.arguments import Range
 from scnf.errors import UserError
 from scnf.files import expand
+from scnf.streams import print_line as print_line
 
 
 def extract(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
@@ -75,11 +75,3 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
-
-
-def print_line(line: str) -> None:
-    """Print a line, above the progress bar where there is one."""
-    from tqdm import tqdm
-
-    tqdm.write(line)
-    sys.stdout.flush()

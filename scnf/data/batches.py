@@ -78,7 +78,8 @@ class Batches:
         labelled_share: Share of labelled rows in a batch, in [0, 1].
         seed: Seed of the order of rows.
         levels: Number of grey levels, see :func:`dequantize`; None for points.
-        augment: Augmentation of moved rows, or the strength of its affine maps.
+        augment: Augmentation of moved images, or the strength of its affine maps; for points, the standard deviation of
+            the Gaussian noise of moved points.
         views: Whether batches hold views, that is moved versions of their unlabelled rows.
         passes: Number of passes over all rows in an epoch.
         in_place: Whether labelled rows are replaced by their moved versions, for networks p(y | x) without a
@@ -92,8 +93,8 @@ class Batches:
 
     Raises:
         InvalidArgument: x or y has the wrong type or shape, `batch_size` or `passes` is below 1, or `labelled_share`
-            lies outside [0, 1]. Or the batch is too small for the share, no row has a label, or points are to be
-            augmented.
+            lies outside [0, 1]. Or the batch is too small for the share, no row has a label, or points have views
+            without noise.
 
     Example:
         >>> x, y = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.full((40,), UNLABELLED)
@@ -129,9 +130,9 @@ class Batches:
         self.num_unlabelled = batch_size - self.num_labelled
         self.augment, self.num_views = Augmentation.of(augment), self.num_unlabelled if views else 0
         self.num_moved = self.num_labelled if self.augment and not in_place else 0
-        if levels is None and (self.augment or views):
+        if levels is None and ((views and not self.augment) or self.augment.flip):
             raise InvalidArgument(
-                "augment", "moves images, and points have no augmented views: set it and consistency_weight to 0"
+                "augment", "must be above 0 for views of points, which differ from the points by its noise alone"
             )
         if labelled_share > 0 and not len(self.labelled):
             raise InvalidArgument(
@@ -174,7 +175,8 @@ class Batches:
         """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
         moved = self.x[torch.cat([labelled, view_rows])]
         if self.augment and len(moved):
-            moved = self.augment(moved)
+            is_image = self.levels is not None
+            moved = self.augment(moved) if is_image else moved + self.augment.strength * torch.randn_like(moved)
         return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:

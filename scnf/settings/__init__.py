@@ -10,7 +10,7 @@ from scnf.settings.schema import (
     Settings,
     TrainSettings,
 )
-from scnf.settings.text import to_yaml
+from scnf.settings.text import in_yaml, to_yaml
 
 __all__ = [
     "OTHER_WEIGHTS",
@@ -23,6 +23,7 @@ __all__ = [
     "check_fixed_settings",
     "check_model",
     "fixed_settings",
+    "in_yaml",
     "load_settings",
     "not_finite_errors",
     "runs_root",

@@ -62,7 +62,8 @@ class DataSettings:
     """Whether moved versions of images are flipped left to right at random, as suits photos but not digits."""
     augment: Annotated[float, Range(0, 3)] = 0.0
     """Strength of the random affine maps that move images in the cross-entropies; 0 for none. The maps move labelled
-    rows, which count unmoved in the likelihood, and the views of the consistency term."""
+    rows, which count unmoved in the likelihood, and the views of the consistency term. Points are moved by Gaussian
+    noise of this standard deviation."""
 
     def resolve_labels(self, num_classes: int) -> None:
         """Replace `labels_per_class`, where it is set, by the equivalent `num_labels`."""

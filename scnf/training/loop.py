@@ -56,6 +56,7 @@ class Plan:
         select: Criterion of the best weights, a key of `SELECTORS`.
         autocast: Whether networks without a kernel compute in bf16. Densities stay in float32.
         compile: Whether to run the model through torch.compile.
+        progress_bar: Whether a terminal shows a progress bar.
     """
 
     epochs: int
@@ -67,6 +68,7 @@ class Plan:
     select: str = "accuracy"
     autocast: bool = False
     compile: bool = False
+    progress_bar: bool = True
 
     def steps(self, batches: Batches) -> int:
         """Return the number of optimiser steps of the whole training."""
@@ -190,7 +192,7 @@ class _Loop:
             initial=self.first_step,
             unit="step",
             dynamic_ncols=True,
-            disable=None,
+            disable=None if plan.progress_bar else True,
             leave=False,
         )
 

@@ -230,10 +230,18 @@ def test_augmentation_in_place_moves_labelled_rows_of_a_batch() -> None:
     assert (batch.y[:5] != UNLABELLED).all() and (batch.y[5:] == UNLABELLED).all()
 
 
-@pytest.mark.parametrize("options", [{"augment": 1.0}, {"views": True}])
-def test_batches_refuse_views_of_points(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument, match="points have no augmented views"):
-        Batches(*rows_as_points(), 20, 0.25, 0, None, **options)
+def test_batches_refuse_views_of_points_without_noise() -> None:
+    with pytest.raises(InvalidArgument, match="augment must be above 0 for views of points"):
+        Batches(*rows_as_points(), 20, 0.25, 0, None, views=True)
+
+
+def test_batches_move_points_by_gaussian_noise() -> None:
+    x, y = torch.zeros(400, 3), torch.zeros(400, dtype=torch.int64)
+    batch = next(Batches(x, y, 400, 0.5, 0, None, augment=0.5, views=True).epoch(0))
+    assert batch.moved is not None and batch.views is not None
+    for moved in (batch.moved, batch.views):
+        assert moved.shape == (200, 3) and abs(float(moved.std()) - 0.5) < 0.05
+    assert not batch.x.any()
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import torch
 from conftest import needs_compiler, needs_cuda
 from scnf import UNLABELLED, settings_data
 from scnf.batch import Batch
-from scnf.commands import train as commands_train
 from scnf.data import sources
 from scnf.data.batches import Batches
+from scnf.fitting import course
 from scnf.interrupt import WATCHED
 from scnf.models.base import JointModel
 from scnf.objectives import Objective
@@ -137,7 +137,7 @@ def test_run_has_config_split_and_environment_before_training(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands_train, "train_model", stop)
+    monkeypatch.setattr(course, "train_model", stop)
     outcome = digits("--epochs 1")
     assert outcome.code == 130 and "nothing can be resumed" in outcome.err
     assert {path.name for path in last_run().path.iterdir()} == {"config.yaml", "split.json", "inputs.json", "env.json"}

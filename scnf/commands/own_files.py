@@ -1,26 +1,20 @@
-"""Choose the settings of a training from the data, for people who name files and nothing else."""
+"""Find the settings of a training for files of one's own."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scnf import UNLABELLED, streams
+from scnf import streams
 from scnf.commands import options
 from scnf.data.sources import Dataset
 from scnf.errors import UserError
 from scnf.experiment import INPUTS, read_inputs
+from scnf.fitting.automatic import choose
 from scnf.settings import Settings, load_settings
 from scnf.settings.schema import values_of
 from scnf.settings.text import in_yaml
 from scnf.settings_data import load_data
 from scnf.weights import Weights, find_weights
-
-_FEW_LABELS = 500
-"""Number of labels below which none is held out for validation."""
-_STEPS = 2000
-"""Number of optimiser steps that a training takes at least."""
-_BATCH = 64
-_UNLABELLED_ROWS = 48  # in a batch
 
 
 def kind_of(path: Path) -> str:
@@ -35,42 +29,6 @@ def kind_of(path: Path) -> str:
             "`scnf train --config NAME` on the data of a configuration"
         )
     return "npz" if path.suffix.lower() == ".npz" else "folder"
-
-
-def choose(dataset: Dataset) -> dict[str, str]:
-    """Return settings by name for data of this size and with this number of labels.
-
-    With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
-    weights. Images of 16 pixels or more train the recipe of the main job, smaller ones that of the digits.
-    Large images get no consistency term: on photos with few labels, most targets by the model itself were wrong.
-    """
-    labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
-    held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
-    chosen = {
-        "data.num_labels": "all",
-        "data.num_validation": str(held_out),
-        "train.select": "accuracy" if held_out else "last",
-        "train.batch_size": str(_BATCH),
-        "train.lr": "2e-3",
-        "train.ema": "0.998",
-    }
-    if dataset.levels is None:
-        chosen["model.recipe"] = "scnf-toy"
-        chosen["objective.classifier_weight"] = "1"
-    else:
-        large = min(dataset.train_x.shape[2:]) >= 16
-        colour = dataset.train_x.shape[1] == 3
-        chosen |= {
-            "model.recipe": "scnf-hybrid" if large else "scnf-digits",
-            "data.augment": "1" if colour else "0.5",
-            "data.flip": str(colour).lower(),
-            "objective.classifier_weight": "2000" if large else "30",
-            "objective.consistency_weight": "0" if large else "30",
-            "objective.temperature": "4",
-        }
-    steps = max(1, (rows - held_out) // _UNLABELLED_ROWS)
-    passes = max(1, -(-_STEPS // (10 * steps)))
-    return chosen | {"train.epochs": "10", "train.passes": str(passes)}
 
 
 def own_data(files: str) -> list[str]:
