@@ -249,7 +249,7 @@ class Experiment:
         before, now = weights.settings().data.name, self.settings.data.name
         if before != now:
             print(f"note: {weights.path} was trained on {before}, not on {now}")
-        elif not self.has_same_split(weights.directory):
+        elif len(self.split.validation) and not self.has_same_split(weights.directory):
             print(
                 f"note: {weights.path} saw another label split, which may hold validation rows of this one: "
                 "validation metrics may be too good"

@@ -17,6 +17,7 @@ from matplotlib import image
 
 from conftest import TINY
 from scnf import __version__
+from scnf.commands import COMMANDS
 from scnf.recipes import ScnfDigits
 from scnf.runs import Run
 from scnf.settings import load_settings
@@ -49,9 +50,7 @@ def figures_line(run: Run, split: str) -> str:
 def test_help_lists_the_commands(scnf: Callable[..., Any], words: str) -> None:
     outcome = scnf(words)
     assert outcome.code == 0 and outcome.err == ""
-    assert all(
-        f"\n  {command}" in outcome.out for command in ("train", "evaluate", "calibrate", "sample", "runs", "compare")
-    )
+    assert all(f"\n  {command} " in outcome.out for command in COMMANDS)
 
 
 def test_version_option_prints_name_and_version(scnf: Callable[..., Any]) -> None:
@@ -73,7 +72,7 @@ def test_command_line_without_words_prints_usage_and_exits_with_2(scnf: Callable
     assert outcome.code == 2 and outcome.out.startswith("usage:")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "calibrate", "sample", "runs", "compare"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_prints_usage_and_writes_nothing(
     scnf: Callable[..., Any], tmp_path: Path, command: str
 ) -> None:

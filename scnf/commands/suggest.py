@@ -175,7 +175,8 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
             for name, h, m, count, guess, p in zip(names, entropy, margin, counts, guesses, confidence, strict=True)
         ],
     )
-    print("entropy in nats; margin is p of the guess less p of the second class; nearest counts images nearest to it")
+    print("entropy is in nats, and margin is p of the guess less p of the second class")
+    print("nearest is the number of images to which this one is the nearest of those listed")
     captions = [f"{guess} {p:.2f}" for guess, p in zip(guesses, confidence, strict=True)]
     _draw(model, images, [rows[row] for row in chosen], captions, picture)
     return names

@@ -57,6 +57,12 @@ def test_diverse_suggestions_leave_rows_out_of_which_the_model_is_certain() -> N
     assert suggest(posteriors, features, 2, "diverse").min() >= 60
 
 
+def test_diverse_suggestion_of_one_group_leans_to_its_uncertain_rows() -> None:
+    features = blobs([3, 5])
+    posteriors = posteriors_of(np.where(np.arange(8) < 3, 0.5, 0.95))
+    assert suggest(posteriors, features, 1, "diverse")[0] < 3
+
+
 @pytest.mark.parametrize("by", ["entropy", "margin", "diverse"])
 def test_suggestions_are_distinct_rows_and_the_same_again(by: By) -> None:
     rng = np.random.default_rng(1)
