@@ -67,7 +67,7 @@ def test_classifier_learns_from_rows_of_which_some_have_labels(kind: str) -> Non
     np.testing.assert_array_equal(classifier.predict_proba(x).argmax(1), (classifier.predict(x) == truth[y == 1][0]))
 
 
-def test_classifier_never_reads_hidden_labels_or_the_order_of_rows() -> None:
+def test_fit_of_classifier_does_not_depend_on_the_order_of_rows() -> None:
     x, visible, _ = blobs()
     order = np.random.default_rng(1).permutation(len(x))
     expected = tiny().fit(x, visible)
