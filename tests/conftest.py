@@ -22,7 +22,20 @@ REPOSITORY = Path(__file__).parents[1]
 TINY = [
     *["--model.channels", "8", "--model.steps", "2", "--conditional_hidden", "16", "--conditional_steps", "1"],
     *["--batch_size", "64", "--labelled_share", "0.25", "--lr", "3e-3", "--schedule", "cosine", "--ema", "0.99"],
-    *["--augment", "0", "--consistency_weight", "0", "--classifier_weight", "0", "--device", "cpu", "--threads", "1"],
+    *[
+        "--augment",
+        "0",
+        "--flip",
+        "false",
+        "--consistency_weight",
+        "0",
+        "--classifier_weight",
+        "0",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ],
 ]
 """A model that trains in no time, on one thread, where every run has the same bits; settings that tests count on."""
 

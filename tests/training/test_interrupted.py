@@ -62,8 +62,13 @@ def names(run: Run) -> set[str]:
     ("number", "place", "turn", "said"),
     [
         (signal.SIGUSR1, "scnf.propagation.strategy:propagate", 1, "interrupted after step 0; resume with: "),
-        (signal.SIGUSR2, "scnf.training.metrics:evaluate", 1, "interrupted after step 4; resume with: "),
-        (signal.SIGTERM, "scnf.training.metrics:evaluate", 2, "scnf train was interrupted by SIGTERM: resume with: "),
+        (signal.SIGUSR2, "scnf.training.metrics:evaluate_rows", 1, "interrupted after step 4; resume with: "),
+        (
+            signal.SIGTERM,
+            "scnf.training.metrics:evaluate_rows",
+            2,
+            "scnf train was interrupted by SIGTERM: resume with: ",
+        ),
         (signal.SIGHUP, "scnf.analysis.samples:sample_picture", 1, "was interrupted by SIGHUP: resume with: "),
         (signal.SIGKILL, "scnf.analysis.plots:curves", 1, ""),
     ],
@@ -129,7 +134,7 @@ def test_signal_while_pytorch_compiles_acts_at_once(start: Callable[..., Any], l
 
 def test_ignored_hangup_stays_ignored(start: Callable[..., Any], last_run: Callable[[], Run]) -> None:
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}  # as nohup does
-    process = start("-c", SEND, signal.SIGHUP.value, "scnf.training.metrics:evaluate", 1, *WORDS, **ignore)
+    process = start("-c", SEND, signal.SIGHUP.value, "scnf.training.metrics:evaluate_rows", 1, *WORDS, **ignore)
     assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
     assert last_run().read_json("summary.json")["status"] == "finished"
 
