@@ -49,7 +49,9 @@ def figures_line(run: Run, split: str) -> str:
 def test_help_lists_the_commands(scnf: Callable[..., Any], words: str) -> None:
     outcome = scnf(words)
     assert outcome.code == 0 and outcome.err == ""
-    assert all(f"\n  {command}" in outcome.out for command in ("train", "evaluate", "sample", "runs", "compare"))
+    assert all(
+        f"\n  {command}" in outcome.out for command in ("train", "evaluate", "export", "sample", "runs", "compare")
+    )
 
 
 def test_version_option_prints_name_and_version(scnf: Callable[..., Any]) -> None:
@@ -71,7 +73,7 @@ def test_command_line_without_words_prints_usage_and_exits_with_2(scnf: Callable
     assert outcome.code == 2 and outcome.out.startswith("usage:")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "runs", "compare"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "sample", "runs", "compare"])
 def test_help_of_a_command_prints_usage_and_writes_nothing(
     scnf: Callable[..., Any], tmp_path: Path, command: str
 ) -> None:
