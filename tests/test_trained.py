@@ -80,6 +80,14 @@ def test_trained_model_with_latent_draws_repeats_its_answers(recipe: str) -> Non
         np.testing.assert_array_equal(answer, again)
 
 
+def test_trained_model_of_binary_images_answers_each_image_alone() -> None:
+    model = TrainedModel(build("m2", (1, 8, 8), 3, hidden=16, latent=4), Inputs((1, 8, 8), 256, ("a", "b", "c")))
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8)).astype(np.uint8)
+    together = model.predict_proba(x)
+    for row in range(6):
+        np.testing.assert_allclose(model.predict_proba(x[row]), together[row : row + 1], atol=1e-6)
+
+
 def test_trained_model_draws_images_of_a_class(model: TrainedModel) -> None:
     samples = model.sample("3", 50)
     assert samples.shape == (50, 1, 8, 8) and samples.min() >= 0 and samples.max() <= 1
