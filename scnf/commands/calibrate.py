@@ -179,15 +179,14 @@ def _text(fitted: "Calibration", figures: dict[str, Any], rows: int, source: str
     deviation, goal = (coverage * (1 - coverage) / rows) ** 0.5, 100 * (1 - fitted.alpha)
     return "\n".join(
         [
-            f"{rows:,} {of}; `after` and the sets by {figures['folds']}-fold cross-fitting: each row is calibrated by "
-            "the other folds",
+            f"{rows:,} {of}; `after` and the sets are cross-fitted: each of {figures['folds']} parts by the others",
             f"{'':<26}{'before':>8}{'after':>8}",
             *(
                 f"{name:<26}{form.format(before[key]):>8}{form.format(after[key]):>8}"
                 for key, (name, form) in named.items()
             ),
-            f"prediction sets (LAC): {100 * coverage:.1f} % hold the class (deviation {100 * deviation:.1f} %, goal "
-            f"{goal:.4g} %), {figures['mean_size']:.2f} of {num_classes} classes on average",
+            f"prediction sets (LAC, goal {goal:.4g} %): {100 * coverage:.1f} % hold the class (deviation "
+            f"{100 * deviation:.1f} %), {figures['mean_size']:.2f} of {num_classes} classes each",
             f"temperature {fitted.temperature:.3g}, lowest probability in a set {fitted.threshold:.3g}",
         ]
     )

@@ -100,7 +100,7 @@ def _estimated(model: "TrainedModel", predictions: Iterator[Prediction], trained
     posteriors = np.stack([posterior for _, posterior, _ in listed])
     prior = estimate_prior(posteriors, trained)
     pairs = zip(model.class_names, prior, trained, strict=True)
-    print("estimated p(y): " + ", ".join(f"{name} {new:.3f} (training {old:.3f})" for name, new, old in pairs))
+    print("estimated p(y) (training): " + ", ".join(f"{name} {new:.3f} ({old:.3f})" for name, new, old in pairs))
     posteriors = reweight(posteriors, trained, prior)
     yield from ((name, row, density) for (name, _, density), row in zip(listed, posteriors, strict=True))
 
