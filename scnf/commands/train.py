@@ -66,7 +66,7 @@ def train(words: Sequence[str]) -> int:
             if files and not arguments["--config"]:
                 return _run(_new_training(*automatic.settings_of(files, overrides), locks))
             if files:
-                overrides = [*automatic.own_data(files), *overrides]
+                overrides = [*automatic.own_data(files), *automatic.with_full_names(overrides)]
             path = find_config(arguments["--config"] or "config.yaml")
             if path.with_name("split.json").is_file():  # the configuration of a run
                 parts.admit(path.parent, adopt=True)
