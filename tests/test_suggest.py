@@ -141,6 +141,14 @@ def test_training_of_a_list_takes_labels_without_pretrained_weights(
     assert "26 labels (day 13, dusk 1, nuit, étoilée 12)" in outcome.out
 
 
+def test_labels_option_of_a_folder_names_the_table_for_every_recipe(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.csv").write_text("file,label\nunlabelled/1.png,day\n")
+    recipe = "--recipe m2 --hidden 8 --latent 2 --likelihood logistic --max_steps 1 --threads 1"
+    assert "more.csv" in scnf(f"train photos --labels=more.csv --model.labels gumbel {recipe}").out
+
+
 def test_suggest_check_lists_the_wrong_label_first(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
     (photos / "day" / "3.png").rename(photos / "nuit, étoilée" / "wrong.png")
     assert scnf("train photos", *SMALL, "--epochs 6 --classifier_weight 10").code == 0

@@ -1,6 +1,7 @@
 """Find the settings of a training for files of one's own."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,12 +38,22 @@ def own_data(files: str) -> list[str]:
     return ["--data.name", kind_of(path), "--data.root", os.path.abspath(path)]
 
 
+def with_full_names(overrides: Sequence[str]) -> list[str]:
+    """Return the command-line words with `--data.labels` for `--labels`, which some recipes have as an argument.
+
+    Example:
+        >>> with_full_names(["--labels=a.csv", "--epochs", "3"])
+        ['--data.labels=a.csv', '--epochs', '3']
+    """
+    return [re.sub("^--labels(?==|$)", "--data.labels", word) for word in overrides]
+
+
 def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset]:
     """Choose the settings for files of one's own, which overrides may change, and load the data.
 
     With `pretrained`, the model, the objective, the classes and the shape of the images are those of the weights.
     """
-    own = own_data(files)
+    own, overrides = own_data(files), with_full_names(overrides)
     streams.make_output_optional()
     first = load_settings(None, [*own, *overrides])
     weights = _weights_of(first)

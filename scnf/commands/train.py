@@ -26,7 +26,7 @@ def train(words: Sequence[str]) -> int:
             if files and not arguments["--config"]:
                 return _run(start(*own_files.settings_of(files, overrides), locks))
             if files:
-                overrides = [*own_files.own_data(files), *overrides]
+                overrides = [*own_files.own_data(files), *own_files.with_full_names(overrides)]
             path = find_config(arguments["--config"] or "config.yaml")
             if path.with_name("split.json").is_file():  # the configuration of a run
                 parts.admit(path.parent, adopt=True)

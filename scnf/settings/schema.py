@@ -44,7 +44,7 @@ class DataSettings:
     """Names of the classes of your own images, in the order of their labels. By default all classes, sorted."""
     labels: Annotated[str | None, PATH, _FOLDER] = None
     """CSV file with the columns file and label, which adds labels to those of the folder. Files are relative to the
-    folder or to the CSV file. A file without a label in it stays as the folder has it."""
+    folder or to the CSV file. `scnf train FOLDER --labels FILE` sets it, too."""
     num_labels: Count | Literal["all"] = 100
     """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
     labels_per_class: Count | None = None
@@ -178,7 +178,7 @@ SECTIONS: dict[str, type] = {
 """The dataclass of each section of the settings. For `model`, the recipe is a class under it."""
 
 
-NEVER_SHORT = {"data.channels"}
+NEVER_SHORT = {"data.channels", "data.labels"}
 """Settings whose last part means a setting of another section on the command line."""
 
 

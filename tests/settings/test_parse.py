@@ -424,7 +424,7 @@ PATHS = [name for name, each in leaves(RECIPES["m1-m2"]).items() if PATH in each
 @pytest.mark.parametrize("name", PATHS)
 def test_paths_begin_at_home(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = ["--recipe", "m1-m2"]
+    recipe = ["--recipe", "m1-m2", "--data.name", "folder"]  # data.labels has an effect with a folder alone
     assert value(load(None, [*recipe, f"--{name}", "~/there"]), name) == str(tmp_path / "there")
     assert value(load(None, [*recipe, f"--{name}", "a/~"]), name) == "a/~"
     with pytest.raises(UserError, match=f"{name}: cannot tell which directory ~nobody-here is.* path in full"):
