@@ -48,10 +48,12 @@ add_module_names = False  # the section says which module it is
 nitpicky = True
 nitpick_ignore_regex = [
     # other projects, whose documentation an offline build does not see
-    ("py:.*", r"(torch|nflows|typing|collections|pathlib|signal|subprocess)\..*"),
+    ("py:.*", r"(torch|nflows|numpy|PIL|sklearn|contextlib|os|typing|collections|pathlib|signal|subprocess)\..*"),
     # annotations by short or internal names
+    ("py:exc", r"NotFittedError"),
+    ("py:class", r"scnf\.training\.subject\.WholeModel"),
     ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels|scnf\.recipes\.base\._Recipe|scnf\.registry\._Part"),
-    ("py:class", r"dict\[str"),  # a signature with a default factory is not parsed, but cut at its commas
+    ("py:class", r"(dict|tuple)\[str"),  # a signature with a default factory is not parsed, but cut at its commas
 ]
 
 

@@ -37,7 +37,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         steps: Number of optimiser steps; None chooses it for the data.
         lr: Peak learning rate; None chooses it for the data.
         classifier_weight: Weight of the cross-entropy of labelled rows; None chooses it for the data.
-        settings: Other settings by their full name, such as {"model.steps": 4}, as in :func:`scnf.fit`.
+        settings: Other settings by their full name, such as {"model.steps": 4}, as in :func:`scnf.fitting.arrays.fit`.
         random_state: Seed or generator of the initial weights, batches and noise.
         warm_start: Whether another fit goes on with the weights and the standardisation of the last.
         device: "cpu", "cuda", or "auto" for CUDA where it is available.
@@ -47,7 +47,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         classes_: Classes [K], sorted.
         n_features_in_: Number of numbers in a row, D or C * H * W.
         transduction_: Class [N] of each row of the last fit, as given or as predicted.
-        model_: The :class:`scnf.TrainedModel` of standardised vectors or of images.
+        model_: The `scnf.TrainedModel` of standardised vectors or of images.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(60, 2)) + 4 * (np.arange(60) % 2)[:, None]
@@ -61,6 +61,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     n_features_in_: int
     transduction_: Array
     model_: TrainedModel
+    _standardisation: Standardisation | None
 
     def __init__(
         self,
@@ -111,25 +112,18 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             raise ValueError("every class needs a labelled row with a sample weight above 0")
         if is_warm and not np.array_equal(classes, self.classes_):
             raise ValueError(f"with warm_start the classes must stay {self.classes_.tolist()}, not {classes.tolist()}")
-        if x.ndim == 2 and not is_warm:
-            self._standardisation = Standardisation.of(np.repeat(x, copies, axis=0))
-        if x.ndim == 2 and self._standardisation.varying.sum() < 2:
-            raise ValueError(
-                f"X has {int(self._standardisation.varying.sum())} feature(s) that vary in {len(x)} sample(s), while a "
-                "minimum of 2 is required"
-            )
-        initial = self.model_.model.state_dict() if is_warm else None
-        dataset = self._dataset(x, labels, copies, tuple(map(str, classes.tolist())))
-        self.classes_ = classes
+        standardisation = self._standardised(x, copies, is_warm)
+        dataset = self._dataset(x, labels, copies, tuple(map(str, classes.tolist())), standardisation)
+        is_vectors, log = x.ndim == 2, print_line if self.verbose else no_line
         try:
-            settings, _ = settings_for(dataset, self.recipe, self._options(x.ndim == 2), self.steps, x.ndim == 2)
-            self._recipe = settings.model
-            log = print_line if self.verbose else no_line
-            self.model_ = train_in_memory(settings, dataset, initial, log)
+            settings, _ = settings_for(dataset, self.recipe, self._options(is_vectors), self.steps, is_vectors)
+            model = train_in_memory(settings, dataset, self.model_.model.state_dict() if is_warm else None, log)
         except UserError as error:
             raise ValueError(str(error)) from error
-        if x.ndim == 2:
-            self.model_.model.double()  # so that the density of a row does not depend on the other rows' number
+        if is_vectors:
+            model.model.double()  # so that the density of a row does not depend on the number of other rows
+        self.classes_, self.model_ = classes, model
+        self._recipe, self._standardisation = settings.model, standardisation
         predicted = self._answers(x)[0].argmax(axis=1)
         self.transduction_ = classes[np.where(labels == UNLABELLED, predicted, labels)]
         return self
@@ -167,7 +161,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         if not self.model_.has_density:
             raise InvalidArgument("recipe", "must know p(x), and a plain classifier does not")
         x = self._checked(X, reset=False)
-        return self._answers(x)[1] + (self._standardisation.logabsdet if x.ndim == 2 else 0.0)
+        return self._answers(x)[1] + (self._standardisation.logabsdet if self._standardisation else 0.0)
 
     def sample(self, label: Any, num: int = 1, seed: int = 0) -> Array:
         """Draw rows of a class.
@@ -189,7 +183,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         if len(matches) != 1:
             raise InvalidArgument("label", f"must be one of {self.classes_.tolist()}, not {label!r}")
         rows = self.model_.sample(int(matches[0]), num, seed)
-        return self._standardisation.inverse(rows.astype(np.float64)) if rows.ndim == 2 else rows
+        return self._standardisation.inverse(rows.astype(np.float64)) if self._standardisation else rows
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to a safetensors file, with a JSON header and without pickle.
@@ -247,16 +241,30 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.n_features_in_ = int(np.prod(images.shape[1:]))
         return np.asarray(images)
 
-    def _dataset(self, x: Array, labels: Array, copies: Array, names: tuple[str, ...]) -> Dataset:
+    def _standardised(self, x: Array, copies: Array, is_warm: bool) -> Standardisation | None:
+        """Return the standardisation of vectors (ValueError where fewer than two columns vary), None for images."""
+        if x.ndim != 2:
+            return None
+        result = self._standardisation if is_warm else Standardisation.of(np.repeat(x, copies, axis=0))
+        if result is None or result.varying.sum() < 2:
+            number = 0 if result is None else int(result.varying.sum())
+            raise ValueError(
+                f"X has {number} feature(s) that vary in {len(x)} sample(s), while a minimum of 2 is required"
+            )
+        return result
+
+    def _dataset(
+        self, x: Array, labels: Array, copies: Array, names: tuple[str, ...], standardisation: Standardisation | None
+    ) -> Dataset:
         """Return the rows as often as they count; vectors are standardised and sorted."""
-        levels = 256 if x.ndim == 4 else None
-        if levels is None:
+        levels = 256 if standardisation is None else None
+        if standardisation is not None:
             order = np.lexsort(np.column_stack([labels, x]).T)
-            x, labels, copies = self._standardisation.forward(x[order]).astype(np.float32), labels[order], copies[order]
+            x, labels, copies = standardisation.forward(x[order]).astype(np.float32), labels[order], copies[order]
         rows, y = torch.from_numpy(np.repeat(x, copies, axis=0)), torch.from_numpy(np.repeat(labels, copies))
         return Dataset("arrays", rows, y, rows[:0], y[:0], len(names), levels, names)
 
     def _answers(self, x: Array) -> tuple[Array, Array]:
         """Return p(y | x) [N, K] and log p [N] of standardised vectors or images."""
-        rows = self._standardisation.forward(x) if x.ndim == 2 else x
+        rows = self._standardisation.forward(x) if self._standardisation else x
         return self.model_.answers(torch.from_numpy(np.ascontiguousarray(rows)))

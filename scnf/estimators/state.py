@@ -56,8 +56,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
     classes = state["classes_"]
     indices = np.searchsorted(classes, state["transduction_"])
     tensors["transduction"] = torch.from_numpy(indices)
-    if "_standardisation" in state:
-        standardisation = state["_standardisation"]
+    if standardisation := state["_standardisation"]:
         tensors |= {"mean": torch.from_numpy(standardisation.mean), "scale": torch.from_numpy(standardisation.scale)}
     parameters = {name: state[name] for name in _PARAMETERS}
     if not isinstance(parameters["random_state"], int | np.integer | None):
@@ -90,8 +89,8 @@ def read(path: Path) -> dict[str, Any]:
         }
         if about["feature_names_in"] is not None:
             state["feature_names_in_"] = np.array(about["feature_names_in"], dtype=object)
-        if "mean" in tensors:
-            state["_standardisation"] = Standardisation(tensors["mean"].numpy(), tensors["scale"].numpy())
-        return state
+        is_vectors = "mean" in tensors
+        scaling = Standardisation(tensors["mean"].numpy(), tensors["scale"].numpy()) if is_vectors else None
+        return {**state, "_standardisation": scaling}
     except (KeyError, TypeError, IndexError, InvalidArgument) as error:
         raise UserError(f"{path} is damaged: {error!r}. Restore the file") from error

@@ -45,7 +45,7 @@ class FitResult:
 
     Attributes:
         model: Trained model.
-        run: Directory of the run, which :func:`scnf.load` and every command take.
+        run: Directory of the run, which `scnf.load` and every command take.
         summary: Metrics, length and cost of the training, as in `summary.json`.
     """
 
@@ -79,7 +79,7 @@ def fit(
         settings: Settings by their full name, such as {"train.lr": 1e-3}.
         root: Directory of all runs.
         keep_data: Whether the run holds the arrays. Without them nothing resumes or evaluates it, and
-            :func:`scnf.load` still reads it.
+            `scnf.load` still reads it.
         verbose: Whether progress is printed.
         **more: Settings by the last part of their name, such as epochs=5 or seed=1.
 
