@@ -52,6 +52,7 @@ nitpick_ignore_regex = [
     # annotations by short or internal names
     ("py:exc", r"NotFittedError"),
     ("py:class", r"scnf\.training\.subject\.WholeModel"),
+    ("py:class", r"ExportedProgram"),
     ("py:class", r"Path|Figure|scnf\.native\.build\.Kernels|scnf\.recipes\.base\._Recipe|scnf\.registry\._Part"),
     ("py:class", r"(dict|tuple)\[str"),  # a signature with a default factory is not parsed, but cut at its commas
 ]

@@ -70,7 +70,7 @@ def load(name: str, root: str | Path = "data", reading: "Reading | None" = None)
 
     Raises:
         InvalidArgument: no dataset has the name, or it is not valid; or files in the root are damaged, unreadable or
-            absent and cannot be downloaded (:class:`~scnf.data.download.MissingData`).
+            absent and cannot be downloaded (`scnf.data.download.MissingData`).
         FileError: a downloaded file cannot be written.
 
     Example:
