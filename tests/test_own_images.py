@@ -150,6 +150,7 @@ def test_vectors_of_an_array_file_train(scnf: Callable[..., Any], tmp_path: Path
         ("predict scnf-digits nowhere", "nowhere does not exist"),
         ("predict scnf-digits empty", "empty holds no images"),
         ("predict scnf-digits photos --out a.txt", "predictions are written as .csv or .jsonl"),
+        ("predict scnf-digits vectors.npz", "vectors.npz does not fit the model, which takes rows of shape [1, 8, 8]"),
         ("predict scnf-digits", "the following arguments are required: IMAGES"),
     ],
 )
@@ -158,6 +159,7 @@ def test_command_on_unusable_images_says_what_to_do(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "photos.zip").write_bytes(b"PK")
+    np.savez(tmp_path / "vectors.npz", x=np.zeros((2, 3)))
     outcome = scnf(words)
     assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
     assert message in outcome.err and not (tmp_path / "logs").exists()

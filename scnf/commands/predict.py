@@ -112,7 +112,7 @@ def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]])
             starts = range(0, len(x), model.batch_size)
             parts = ((start, x[start : start + model.batch_size]) for start in starts)
             return len(x), (
-                ([str(start + i) for i in range(len(part))], model.inputs.rows(part)) for start, part in parts
+                ([str(start + i) for i in range(len(part))], _rows(model, path, part)) for start, part in parts
             )
         files = image_files(path)
     except InvalidArgument as error:
@@ -120,6 +120,17 @@ def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]])
     if model.inputs.levels is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
     return len(files), _decoded(model, path, files, skipped)
+
+
+def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
+    """Return rows of an array file as the model takes them (UserError)."""
+    from scnf.data.decode import DamagedImage
+
+    try:
+        return model.inputs.rows(x)
+    except (InvalidArgument, DamagedImage) as error:
+        shape = list(model.inputs.shape)
+        raise UserError(f"{path} does not fit the model, which takes rows of shape {shape}: {error}") from error
 
 
 def _decoded(
