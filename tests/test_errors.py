@@ -93,7 +93,7 @@ def fresh(place: Path, name: str, **changes: Any) -> None:
 
 BAD: list[Any] = [
     # words
-    ("trian", "there is no command 'trian': choose one of train, evaluate, predict, sample"),
+    ("trian", "there is no command 'trian': choose one of train, evaluate, predict"),
     (f"{DIGITS} --epohcs 3", "there is no setting 'epohcs'; did you mean train.epochs"),
     (f"{DIGITS} --supervised 100", "'supervised' is called data.num_labels here"),
     (f"{DIGITS} --epochs many", "train.epochs"),
