@@ -20,8 +20,8 @@ USAGE = """usage: scnf COMMAND ...
              [--pretrained [PATH]] [--resume RUN]; on images of your own: scnf train FOLDER
   evaluate   print the metrics of a run or of weights: scnf evaluate RUN|PATH
   predict    classify images: scnf predict RUN|PATH IMAGES --out predictions.csv
-  calibrate  fit probabilities and sets of classes to labelled images: scnf calibrate RUN|PATH [--alpha 0.1]
   sample     draw images of a class: scnf sample RUN|PATH --label 3 --num 64 --out grid.png
+  calibrate  fit probabilities and sets of classes to labelled images: scnf calibrate RUN|PATH [--alpha 0.1]
   runs       list all runs: scnf runs [--sort accuracy] [--where recipe=scnf-fast]; scnf runs show ID
   compare    compare models on one split: scnf compare RUN RUN ... [--k 50] [--split test]
   recipes    list all recipes, or the arguments of one: scnf recipes [NAME]
