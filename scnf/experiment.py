@@ -69,7 +69,7 @@ class Experiment:
     @property
     def augmentation(self) -> Augmentation:
         """The augmentation of moved images."""
-        return Augmentation(self.settings.data.augment, self.settings.data.flip)
+        return Augmentation(self.settings.data.augment, self.settings.data.augmentation)
 
     @property
     def autocast(self) -> bool:
@@ -159,8 +159,7 @@ class Experiment:
             )
         if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(
-                "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0 and "
-                "data.flip to false, or "
+                "moved images count in cross-entropies alone, and the objective has none: set data.augment to 0, or "
                 "objective.classifier_weight or objective.consistency_weight above 0"
             )
         return batches

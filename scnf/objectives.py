@@ -1,7 +1,7 @@
 """Define the one semi-supervised loss, which exact and variational models share."""
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,8 +63,9 @@ class Objective:
     consistency_ramp: Share = 0.3
     """Share of all steps over which consistency_weight rises linearly from 0; 0 applies it in full after the first
     step."""
-    confidence: Share = 0.9
-    """Posterior probability above which a class becomes the target of a view. Higher thresholds give fewer targets."""
+    confidence: Share | Literal["adaptive"] = 0.9
+    """Posterior probability above which a class becomes the target of a view. Higher thresholds give fewer targets.
+    adaptive sets the threshold of each class by the mean posterior of the batch."""
     kl_weight: Weight = 1.0
     """Weight of the latents' KL divergence in a variational bound. A value above 1 makes a beta-VAE."""
     kl_warmup: Share = 0.0
@@ -94,7 +95,7 @@ def semi_supervised_loss(
     batch: Batch,
     weights: Weights = Weights(),  # noqa: B008 (a tuple does not change)
     temperature: float = 1.0,
-    confidence: float = 0.9,
+    confidence: float | Literal["adaptive"] = 0.9,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the negative log-likelihood of the rows, plus weighted cross-entropies of labels and views.
 
@@ -110,7 +111,8 @@ def semi_supervised_loss(
     CE(views) is the mean over all views, where a view without a target counts 0. The target of a view is its guess,
     where the batch has one for it. Elsewhere, after FixMatch (Sohn et al., https://arxiv.org/abs/2001.07685, eq. 4), it
     is the most probable class of the row that the view shows. The tempered posterior of this class must exceed
-    `confidence`. Unlike in FixMatch, the row itself is not augmented.
+    `confidence`. Unlike in FixMatch, the row itself is not augmented. The confidence "adaptive" follows FreeMatch (Wang
+    et al., https://arxiv.org/abs/2205.07246, eq. 8), see :func:`adaptive_thresholds`.
 
     Cross-entropies take softmax(log q(y | x) / temperature), because the posterior of a density is overconfident. The
     mismatches of all dimensions that depend on y add up in log p(x | y). These dimensions are z_f in a semi-conditional
@@ -124,7 +126,7 @@ def semi_supervised_loss(
         batch: Batch with labels, and with the moved rows and views of the output.
         weights: Weights of the terms.
         temperature: Temperature of the posterior in cross-entropies and confidences.
-        confidence: Posterior probability above which a class becomes the target of a view.
+        confidence: Posterior probability above which a class becomes the target of a view, or "adaptive".
 
     Returns:
         The loss in nats per image, inf where a row has density 0, and detached metrics. The metrics are "loss",
@@ -163,8 +165,10 @@ def semi_supervised_loss(
     metrics = {}
     if output.views is not None:
         originals = output.class_log_probs[len(y) - len(output.views) :].detach()
-        top_prob, target = torch.log_softmax(originals / temperature, dim=1).exp().max(dim=1)
-        has_target = top_prob > confidence
+        probabilities = torch.softmax(originals / temperature, dim=1)
+        top_prob, target = probabilities.max(dim=1)
+        threshold = adaptive_thresholds(probabilities)[target] if confidence == "adaptive" else confidence
+        has_target = top_prob > threshold
         if batch.targets is not None:
             has_guess = batch.targets != UNLABELLED
             has_target, target = has_guess | has_target, torch.where(has_guess, batch.targets, target)
@@ -182,6 +186,22 @@ def semi_supervised_loss(
             "labelled_accuracy": _mean(hits, has_truth),
         }
     return loss, metrics
+
+
+def adaptive_thresholds(probabilities: Tensor) -> Tensor:
+    """Return the probability [K] above which each class becomes a target, from posteriors [N, K] of a batch.
+
+    The threshold of a class is the mean probability of the rows' top classes, times the mean posterior of this class
+    relative to the class with the largest one. It therefore rises while a model grows sure, and is lower for classes
+    that the model seldom sees. This is the threshold of FreeMatch (Wang et al., https://arxiv.org/abs/2205.07246, eq.
+    8), which averages over steps where this function takes one batch.
+
+    Example:
+        >>> adaptive_thresholds(torch.tensor([[0.9, 0.1], [0.7, 0.3]]))
+        tensor([0.8000, 0.2000])
+    """
+    mean = probabilities.mean(dim=0)
+    return probabilities.amax(dim=1).mean() * mean / mean.max()
 
 
 def _check_fit(output: JointOutput, batch: Batch) -> None:

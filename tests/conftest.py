@@ -25,8 +25,6 @@ TINY = [
     *[
         "--augment",
         "0",
-        "--flip",
-        "false",
         "--consistency_weight",
         "0",
         "--classifier_weight",

@@ -28,7 +28,7 @@ BELOW = {
     "scnf.data": {"scnf.data", "scnf.batch"},
     "scnf.machine": set(),
     "scnf.native": {"scnf.native"},
-    "scnf.nn": {"scnf.native"},
+    "scnf.nn": {"scnf.nn", "scnf.native"},
     "scnf.runs": set(),
     "scnf.shipped": set(),
     "scnf.streams": set(),
@@ -149,7 +149,10 @@ def test_scnf_import_loads_no_heavy_package() -> None:
 LIBRARY = {
     *("scnf.batch", "scnf.checks", "scnf.data", "scnf.distributions", "scnf.machine", "scnf.models", "scnf.native"),
     *("scnf.nn", "scnf.objectives", "scnf.propagation", "scnf.recipes", "scnf.threads", "scnf.transforms"),
-    *(f"scnf.training.{name}" for name in ("averaging", "diagnose", "loop", "metrics", "schedules", "subject")),
+    *(
+        f"scnf.training.{name}"
+        for name in ("averaging", "diagnose", "loop", "metrics", "schedules", "subject", "supervised")
+    ),
 }
 """Modules that know no settings: their errors name their own arguments, and commands name the setting."""
 SETTINGS = {name for recipe in RECIPES.values() for name in leaves(recipe)}

@@ -170,7 +170,7 @@ BAD: list[Any] = [
     ),
     (f"{DIGITS} --propagations 2 --num_labels 0", "data.num_labels above 0"),
     (f"{DIGITS} --adapt", "name them with --pretrained"),
-    (f"{DIGITS} --adapt --pretrained --recipe m2", "the recipe m2 has no shared flow to adapt"),
+    (f"{DIGITS} --adapt --pretrained --recipe m2", "the recipe m2 has no class-conditional part to adapt"),
     (
         f"{DIGITS} --propagations 1 --consistency_weight 1 --balanced false --num_labels 12 --max_steps 1",
         "has a label to propagate: set data.balanced to true",

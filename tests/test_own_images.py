@@ -17,7 +17,7 @@ from scnf.runs import Run
 SMALL = [
     *TINY[TINY.index("--batch_size") :],
     *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
-    *["--passes", "1", "--epochs", "1", "--flip", "false"],
+    *["--passes", "1", "--epochs", "1"],
 ]
 """A model that trains in no time."""
 

@@ -130,7 +130,7 @@ class Batches:
         self.num_unlabelled = batch_size - self.num_labelled
         self.augment, self.num_views = Augmentation.of(augment), self.num_unlabelled if views else 0
         self.num_moved = self.num_labelled if self.augment and not in_place else 0
-        if levels is None and ((views and not self.augment) or self.augment.flip):
+        if levels is None and views and not self.augment:
             raise InvalidArgument(
                 "augment", "must be above 0 for views of points, which differ from the points by its noise alone"
             )
@@ -175,8 +175,10 @@ class Batches:
         """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
         moved = self.x[torch.cat([labelled, view_rows])]
         if self.augment and len(moved):
-            is_image = self.levels is not None
-            moved = self.augment(moved) if is_image else moved + self.augment.strength * torch.randn_like(moved)
+            if self.levels is None:
+                moved = moved + self.augment.strength * torch.randn_like(moved)
+            else:
+                moved = self.augment(moved, self.levels)
         return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from scnf.distributions.labels import LABEL_DRAWS, LabelDraw, make_label_draw
 from scnf.distributions.latent import CategoricalLatent, GaussianLatent, Temperature
 from scnf.distributions.pixels import LIKELIHOODS, PixelLikelihood
 from scnf.distributions.prior import ClassPrior, make_prior
+from scnf.distributions.softmax import ClassConditionalSoftmax
 
 __all__ = [
     "LABEL_DRAWS",
@@ -15,6 +16,7 @@ __all__ = [
     "ClassConditional",
     "ClassConditionalFlow",
     "ClassConditionalGaussian",
+    "ClassConditionalSoftmax",
     "ClassPrior",
     "DiagonalGaussian",
     "FlowDistribution",

@@ -15,6 +15,7 @@ from scnf.files import write_bytes
 from scnf.m1 import M1_COPY
 from scnf.machine import check_compiler, description
 from scnf.models.flow import SemiConditionalFlow
+from scnf.models.reader import ReaderFlow
 from scnf.recipes import M1M2Recipe
 from scnf.recipes.probe import probe
 from scnf.registry import REGISTRATIONS
@@ -139,8 +140,8 @@ def components(
         _probe(experiment)
     model, subject = experiment.model, WholeModel(experiment.model)
     if train_settings.adapt:
-        if not isinstance(model, SemiConditionalFlow):
-            raise UserError(f"the recipe {settings.model.name} has no shared flow to adapt: set train.adapt to false")
+        if not isinstance(model, SemiConditionalFlow) or isinstance(model, ReaderFlow):
+            raise UserError(f"the recipe {settings.model.name} has no class-conditional part to adapt: set train.adapt to false")
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:

@@ -14,6 +14,7 @@ from scnf.errors import UserError
 from scnf.experiment import Experiment
 from scnf.failures import traceback_in
 from scnf.fitting.assembly import Log, Training, write_inputs
+from scnf.fitting.baseline import add_baseline, baseline_text
 from scnf.machine import FreedMemory, peak_memory_mb
 from scnf.propagation.strategy import Propagation
 from scnf.runs import Run
@@ -104,7 +105,7 @@ def optimize(training: Training) -> tuple[Progress, dict[str, Any]] | None:
         if threads is not None:
             threads()
 
-    summary: dict[str, Any] = {"status": "failed", "parameters": parameters}
+    summary: dict[str, Any] = {"status": "failed", "parameters": parameters, **add_baseline(training)}
     try:
         progress = train_model(
             state or _initial_state(training, batches, optimizer),
@@ -249,6 +250,8 @@ def _finish(training: Training, summary: dict[str, Any]) -> None:
 def _log_summary(run: Run, summary: dict[str, Any], log: Log) -> None:
     for split in ("validation", "test"):
         log(f"{split:<10}  {metrics_text(summary[split])}")
+    if summary.get("baseline", {}).get("test"):
+        log(baseline_text(summary["baseline"], "test"))
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]

@@ -4,6 +4,7 @@ from scnf.models.base import JointModel, JointOutput
 from scnf.models.classifier import Classifier
 from scnf.models.flow import SemiConditionalFlow
 from scnf.models.m2 import ADGM, M1M2, M2
+from scnf.models.reader import ReaderFlow
 from scnf.models.vae import VAE
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "Classifier",
     "JointModel",
     "JointOutput",
+    "ReaderFlow",
     "SemiConditionalFlow",
 ]

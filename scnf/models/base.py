@@ -146,11 +146,15 @@ class JointModel(nn.Module):
         self._check_batch(batch)
         inputs = batch.inputs()
         self._check_step(inputs, batch.y)
-        log_likelihood, log_q, kl = self.step(inputs, batch.y)
+        log_likelihood, log_q, kl = self._train_step(inputs, batch)
         class_log_probs, moved, views = log_q.split(batch.sizes)
         return JointOutput(
             log_likelihood, class_log_probs, kl, moved if len(moved) else None, views if len(views) else None
         )
+
+    def _train_step(self, inputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute :meth:`step` of the inputs of a batch, for a loss that takes a gradient."""
+        return self.step(inputs, batch.y)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute the quantities of :meth:`forward` in one pass over all inputs.

@@ -7,8 +7,6 @@ dropped out during training, like the student's noise in Noisy Student (Xie et a
 The constants were chosen with all labels of MNIST's training images.
 """
 
-from itertools import count, islice
-
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +17,9 @@ from scnf.models.classifier import Classifier
 from scnf.nn import Encoder, Features
 from scnf.propagation.spread import most_certain, propagate
 from scnf.training.metrics import representations
-from scnf.training.schedules import learning_rate_factor
+from scnf.training.supervised import train_classifier
 
-HIDDEN, DROPOUT, BATCH, LEARNING_RATE = 500, 0.2, 128, 2e-3
+HIDDEN, DROPOUT, BATCH = 500, 0.2, 128
 STEPS = 500
 """Training steps of the first two networks; the third takes 1.5 times as many, and later networks twice as many."""
 
@@ -53,18 +51,9 @@ def self_trained_features(
             pseudo_labels = most_certain(*propagate(features, y), min(1.0, 0.6 + 0.3 * turn))
             labels = torch.where(y == UNLABELLED, pseudo_labels, y)
             body = Features(x.shape[1:], HIDDEN, kind="conv", dropout=DROPOUT)
-            model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device).train()
-            optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+            model = Classifier(Encoder(body, nn.Linear(HIDDEN, classes)), classes).to(x.device)
             batches = Batches(x, labels, min(BATCH, len(x)), 1.0, turn, levels, augment, in_place=True)
-            stream = (batch for epoch in count() for batch in batches.epoch(epoch))
-            for step, batch in enumerate(islice(stream, steps)):
-                optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor("cosine", step, steps)
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                    loss = -model(batch).log_likelihood.mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                bar.update()
+            train_classifier(model, batches, steps, autocast, bar.update)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                 features = representations(model, x, levels).float()
     return features

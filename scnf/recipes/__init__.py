@@ -1,7 +1,8 @@
 """Define recipes, whole architectures as dataclasses of arguments, whose code reads as lists of layers."""
 
 from scnf.recipes.base import RECIPES, Recipe, build, recipe_of, register_recipe
-from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm, ScnfHybrid
+from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm
+from scnf.recipes.one_band import ScnfHybrid, ScnfReader
 from scnf.recipes.paper import ScnfPaper
 from scnf.recipes.parts import ClassConditionalPart, FlowRecipe, ImageFlow
 from scnf.recipes.points import ScnfToy
@@ -35,6 +36,7 @@ __all__ = [
     "ScnfGmm",
     "ScnfHybrid",
     "ScnfPaper",
+    "ScnfReader",
     "ScnfToy",
     "build",
     "recipe_of",

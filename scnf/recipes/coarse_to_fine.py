@@ -7,11 +7,8 @@ from typing import Annotated, Literal
 import torch
 
 from scnf.arguments import Range
-from scnf.distributions import DiagonalGaussian, FlowDistribution
-from scnf.errors import InvalidArgument
-from scnf.nn import GlobalConvNet
 from scnf.recipes.base import Shape, register_recipe
-from scnf.recipes.parts import MAX_SEMANTIC, Blocks, Depth, ImageFlow, SharedFlow, Width, is_even, squeezed
+from scnf.recipes.parts import Blocks, Depth, ImageFlow, ImageLayers, SharedFlow, Width, is_even, squeezed
 from scnf.transforms import (
     LINEAR,
     ActNorm,
@@ -22,7 +19,6 @@ from scnf.transforms import (
     FactorOut,
     Flatten,
     FullLinear,
-    InverseTransform,
     Permutation,
     Squeeze,
     Transform,
@@ -31,7 +27,7 @@ from scnf.transforms import (
 
 
 @dataclass(frozen=True)
-class CoarseToFine(ImageFlow):
+class CoarseToFine(ImageLayers):
     """scnf-fast and scnf-hybrid share levels of coarse images, and couplings of the details at these levels.
 
     After a squeeze, a channel coupling does the work of a checkerboard coupling at a third of the cost. Each level
@@ -117,7 +113,7 @@ class CoarseToFine(ImageFlow):
 
 @register_recipe("scnf-fast")
 @dataclass(frozen=True)
-class ScnfFast(CoarseToFine):
+class ScnfFast(CoarseToFine, ImageFlow):
     """A flow for small machines, which takes the paper's idea and squeezes images before the first convolution.
 
     See :class:`CoarseToFine` for the levels. With `coarse_channels`, a coupling transforms the coarse image given the
@@ -163,62 +159,3 @@ class ScnfDigits(ScnfFast):
     channels: Width = 32
     steps: Depth = 6
     conditional_hidden: Width = 64
-
-
-@register_recipe("scnf-hybrid")
-@dataclass(frozen=True)
-class ScnfHybrid(CoarseToFine):
-    """A flow for few labels, which finds the class by a network of the whole image and models the rest by scnf-fast.
-
-    One band of the Haar wavelet depends on the class, given the three other bands. The image is squeezed and mixed as
-    in scnf-fast. The last band starts as the diagonal details, which say least about an image.
-
-    The last band is scaled and shifted twice given the other bands, first by a convolutional network and then by a
-    :class:`~scnf.nn.GlobalConvNet`. The second coupling is meant to move the band to where p(z_f | y) has its class.
-    The other bands are z_aux. Their density p(z_aux) is a flow like the one of scnf-fast, of two bands of details and
-    the coarse image.
-    """
-
-    conditional: Literal["flow", "gaussian"] = "gaussian"
-    semantic_channels: Width = 64
-    """Width of the convolutions in the network that sees the whole image."""
-    semantic_hidden: Width = 512
-    """Number of hidden units between the linear layers of the network that sees the whole image."""
-
-    def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
-        """Build the transform of images, and count its semantic outputs, which come last."""
-        self.require_image(shape)
-        if not is_even(shape):
-            raise InvalidArgument(
-                "shape",
-                f"must be of even height and width for {self.name}, not {list(shape)}: for other sizes use the "
-                "recipe scnf-fast",
-            )
-        band, shape = shape[0], squeezed(shape)
-        part, semantic_shape = ChannelPartition(shape[0], first=3 * band), (band, *shape[1:])
-        if math.prod(semantic_shape) > MAX_SEMANTIC:
-            raise InvalidArgument(
-                "shape",
-                f"gives {math.prod(semantic_shape)} details that depend on the class, and {self.name} takes "
-                f"{MAX_SEMANTIC} at most: use smaller images, or the recipe scnf-fast",
-            )
-        channels = torch.arange(shape[0])
-        order = torch.cat([channels[: 2 * band], channels[3 * band :], channels[2 * band : 3 * band]])
-        local_network = self.coupling_network(part.num_identity, 2 * band, self.detail_channels)
-        global_network = GlobalConvNet(
-            part.num_identity, 2 * band, shape[1:], self.semantic_channels, self.semantic_hidden
-        )
-        layers: list[Transform] = [self.real_line(levels), Squeeze()]
-        layers += [FullLinear(shape[0], haar_matrix(band)), Permutation(order)]
-        for network in (local_network, global_network):
-            layers += [ActNorm(shape[0]), AffineCoupling(network, part, self.scale)]
-        factor_out = FactorOut(Flatten(semantic_shape), shape, aside=3 * band)
-        return CompositeTransform([*layers, factor_out]), math.prod(semantic_shape)
-
-    def auxiliary(self, shape: Shape, features: int) -> DiagonalGaussian | FlowDistribution | None:
-        """Build p(z_aux), a flow whose detail couplings transform the two bands in turns."""
-        bands = (3 * shape[0], shape[1] // 2, shape[2] // 2)
-        layers = [InverseTransform(Flatten(bands)), *self.detail_couplings(bands, shape[0])]
-        inner, _ = self.level((shape[0], *bands[1:]))
-        factor_out = FactorOut(inner, bands, aside=2 * shape[0])
-        return FlowDistribution(CompositeTransform([*layers, factor_out]), features)

@@ -86,16 +86,21 @@ class ClassConditionalPart(Enumeration):
 
 
 @dataclass(frozen=True)
-class FlowRecipe(ClassConditionalPart):
-    """A recipe of a semi-conditional flow has a shared flow, p(z_f | y) and p(z_aux).
-
-    A subclass overrides `shared_flow`.
-    """
+class FlowLayers(Recipe):
+    """This part of a recipe holds the arguments that the layers of all flows share."""
 
     linear: Linear = "full"
     """Parametrisation of the invertible matrices that mix channels or features."""
     scale: Scale = "symmetric"
     """Scale function of the couplings, either sigmoid, as in the paper, or symmetric around 1."""
+
+
+@dataclass(frozen=True)
+class FlowRecipe(FlowLayers, ClassConditionalPart):
+    """A recipe of a semi-conditional flow has a shared flow, p(z_f | y) and p(z_aux).
+
+    A subclass overrides `shared_flow`.
+    """
 
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
         """Build the transform of inputs of `shape` to vectors [N, D], and count its semantic outputs, the last ones."""
@@ -158,11 +163,8 @@ class FlowRecipe(ClassConditionalPart):
 
 
 @dataclass(frozen=True)
-class ImageFlow(FlowRecipe):
-    """A recipe of a flow of images squeezes them, which turns 2x2 blocks of pixels into channels.
-
-    At an odd side it keeps the size of the image. It pads nothing, so densities stay exact.
-    """
+class ImageLayers(FlowLayers):
+    """This part of a recipe holds the coupling networks of images, and the map from pixels to the real line."""
 
     network: ImageNetwork = "conv"
     """Kind of the coupling networks, which is conv (3x3, 1x1 and 3x3 convolutions), resnet, resnet-reflect, or a
@@ -195,6 +197,14 @@ class ImageFlow(FlowRecipe):
                 f"must be (C, H, W) of at least 2x2 pixels for {self.name}, not {list(shape)}: for points use the "
                 "recipe scnf-toy",
             )
+
+
+@dataclass(frozen=True)
+class ImageFlow(ImageLayers, FlowRecipe):
+    """A recipe of a flow of images squeezes them, which turns 2x2 blocks of pixels into channels.
+
+    At an odd side it keeps the size of the image. It pads nothing, so densities stay exact.
+    """
 
 
 def is_even(shape: Shape) -> bool:

@@ -25,7 +25,7 @@ from scnf.models.classifier import Classifier
 from scnf.models.ladder import Ladder
 from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
-from scnf.nn import MLP, ConvDecoder, Encoder, Features
+from scnf.nn import MLP, ConvDecoder, Encoder, Features, ResidualFeatures
 from scnf.recipes.base import Recipe, Shape, register_recipe
 from scnf.recipes.parts import Blocks, Depth, Enumeration, Width
 from scnf.transforms import LINEAR, CompositeTransform, Planar, Transform, two_way_coupling
@@ -342,16 +342,25 @@ class M1M2Recipe(GaussianLatents, HiddenLabels, Networks, BoundSettings):
         return M1M2(self.m1, m2.build((self.m1.ladder.features,), num_classes, prior, None))
 
 
+_NOT_RESIDUAL = Condition("classifier", ("residual",), negated=True)
+
+
 @register_recipe("classifier")
 @dataclass(frozen=True)
 class ClassifierRecipe(Networks):
     """A plain classifier network, which has no density of inputs."""
 
-    classifier: Network = "mlp"
-    """Kind of the network."""
-    hidden: Width = 600
-    norm: Literal["batch", "layer", "none"] = "none"
+    classifier: Literal["mlp", "conv", "residual"] = "mlp"
+    """Kind of the network. residual is the network that reads the class in scnf-reader."""
+    hidden: Annotated[Width, _NOT_RESIDUAL] = 600
+    layers: Annotated[Depth, _NOT_RESIDUAL] = 2
+    norm: Annotated[Literal["batch", "layer", "none"], _NOT_RESIDUAL] = "none"
+    reader_channels: Annotated[Width, Condition("classifier", ("residual",))] = 32
+    """Width of the first convolution in a residual network; the last one is four times as wide."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> Classifier:
         """Build the model; see :meth:`~scnf.recipes.base.Recipe.build`."""
-        return Classifier(self.label_network(shape, num_classes, self.classifier), num_classes)
+        if self.classifier != "residual":
+            return Classifier(self.label_network(shape, num_classes, self.classifier), num_classes)
+        features = ResidualFeatures(shape, self.reader_channels)
+        return Classifier(Encoder(features, nn.Linear(features.width, num_classes)), num_classes)

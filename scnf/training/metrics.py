@@ -92,7 +92,7 @@ def noisy_batches(
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         for index, batch in enumerate(x.cpu().split(batch_size)):
             torch.manual_seed(seed + 1 + index)  # a stream that differs from the generator's
-            moved = Augmentation.of(augment)(batch) if augment else batch
+            moved = Augmentation.of(augment)(batch, levels or 256) if augment else batch
             yield dequantize(moved, levels, generator).to(x.device)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scnf.data.augment import Augmentation, random_affine
+from scnf.data.augment import Augmentation, random_affine, random_photo
 
 
 def images() -> torch.Tensor:
@@ -46,17 +46,42 @@ def test_random_affine_moves_the_centre_of_mass_within_the_shift() -> None:
         assert (centre - 13.5).abs().mean() > 0.5
 
 
-def test_augmentation_flips_half_of_the_images_and_nothing_else() -> None:
-    x = torch.arange(400 * 12, dtype=torch.int32).view(400, 1, 3, 4)
-    moved = Augmentation(flip=True)(x)
-    flipped = (moved == x.flip(3)).all(dim=(1, 2, 3))
-    assert ((moved == x).all(dim=(1, 2, 3)) ^ flipped).all() and 140 < flipped.sum() < 260
+def test_random_photo_flips_half_of_the_images() -> None:
+    x = torch.zeros(400, 1, 9, 9, dtype=torch.uint8)
+    x[:, :, :, :4] = 200  # a bright left side
+    moved = random_photo(x, 1e-6).double().mean((1, 2))
+    left_is_bright = moved[:, 0] > moved[:, 8]
+    assert 140 < left_is_bright.sum() < 260
 
 
-def test_augmentation_without_flips_draws_as_random_affine_does() -> None:
+def test_random_photo_keeps_type_range_and_argument_at_every_number_of_levels() -> None:
+    for levels, dtype in ((17, torch.uint8), (256, torch.uint8), (4096, torch.int32)):
+        x = torch.randint(0, levels, (200, 3, 8, 8)).to(dtype)
+        before = x.clone()
+        moved = random_photo(x, 1.0, levels)
+        assert moved.dtype == dtype and moved.shape == x.shape and torch.equal(x, before)
+        assert moved.min() >= 0 and moved.max() == levels - 1  # some image is over-exposed, and none wraps around
+
+
+def test_random_photo_mirrors_what_lies_outside_of_the_image() -> None:
+    x = torch.full((200, 3, 16, 16), 128, dtype=torch.uint8)
+    moved = random_photo(x, 1.0).double()
+    assert (moved.std((2, 3)).amin(0) == 0).all()  # an image of one colour stays one, where its square is grey like it
+    assert moved.amin() > 128 - 256 / 8 - 256 / 20 - 1
+
+
+def test_random_photo_covers_a_square_and_nothing_else() -> None:
+    x = torch.zeros(300, 1, 20, 20, dtype=torch.uint8)
+    grey = random_photo(x, 1.0) == 128
+    sides = torch.stack([grey.any(2).sum(2), grey.any(3).sum(2)], dim=2)[:, 0]
+    assert torch.equal(grey.sum((1, 2, 3)), sides.prod(1))  # the grey pixels fill their rectangle
+    assert sides.max() <= 10 and sides.max() >= 7
+
+
+def test_augmentation_of_a_strength_draws_as_random_affine_does() -> None:
     x = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
     torch.manual_seed(3)
     moved = Augmentation.of(0.7)(x)
     torch.manual_seed(3)
     assert torch.equal(moved, random_affine(x, 0.7)) and Augmentation.of(Augmentation(0.7)) == Augmentation(0.7)
-    assert not Augmentation() and Augmentation(0.1) and Augmentation(flip=True)
+    assert not Augmentation() and Augmentation(0.1) and not Augmentation(kind="photo")

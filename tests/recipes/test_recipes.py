@@ -240,9 +240,12 @@ def test_fast_details_move_the_coarse_image_at_each_level(shape: tuple[int, ...]
         torch.testing.assert_close(model.transform.inverse(torch.cat([z_aux, z_f], dim=1))[0], x)
 
 
-def test_hybrid_density_is_that_of_its_jacobian() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "width"), [("scnf-hybrid", "semantic_channels"), ("scnf-reader", "reader_channels")]
+)
+def test_density_beside_one_band_is_that_of_its_jacobian(recipe: str, width: str) -> None:
     shape = (1, 6, 6)
-    model = started(build("scnf-hybrid", shape, 3, channels=8, steps=2, semantic_channels=8), shape, noise=0.2).double()
+    model = started(build(recipe, shape, 3, channels=8, steps=2, **{width: 8}), shape, noise=0.2).double()
     x, y = torch.rand(3, *shape, dtype=torch.float64), torch.tensor([0, 1, 2])
 
     def noise(x: torch.Tensor) -> torch.Tensor:
@@ -268,6 +271,7 @@ def test_hybrid_posterior_depends_on_all_pixels_but_not_the_auxiliary_flow() -> 
 IMAGE = (1, 8, 8)
 ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "points-for-images": ("scnf-fast", (2,), {}, r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-toy"),
+    "odd-for-reader": ("scnf-reader", (1, 8, 7), {}, "shape must be of even height and width.* recipe scnf-fast"),
     "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "shape must be of even height and width.* recipe scnf-fast"),
     "too-narrow": ("scnf-paper", (1, 1, 8), {}, "shape must be .* of at least 2x2 pixels"),
     "images-for-points": ("scnf-toy", IMAGE, {}, "shape must be .* for images use the recipe scnf-fast"),
@@ -319,7 +323,8 @@ def every_recipe() -> list[tuple[str, dict[str, object]]]:
     small: dict[str, object] = dict(hidden=16, layers=1)
     more = [("m2", labels) for labels in LABEL_DRAWS]
     return [
-        *((recipe, {} if recipe in FLOWS else small) for recipe in RECIPES),
+        *((recipe, {} if recipe in FLOWS or recipe == "scnf-reader" else small) for recipe in RECIPES),
+        ("classifier", {"classifier": "residual"}),
         *((recipe, {**small, "labels": labels, "num_samples": 2}) for recipe, labels in more),
         *(("m1", {**small, "likelihood": likelihood}) for likelihood in LIKELIHOODS),
         *(("adgm", {**small, "posterior": posterior}) for posterior in POSTERIORS),

@@ -1,0 +1,97 @@
+"""Define a semi-conditional flow that reads the class by a network of the whole image."""
+
+import torch
+from torch import Tensor, nn
+
+from scnf.batch import Batch
+from scnf.distributions import ClassConditionalSoftmax, ClassPrior, DiagonalGaussian, FlowDistribution
+from scnf.models.base import output_from_table
+from scnf.models.flow import SemiConditionalFlow
+from scnf.nn import head_inputs
+from scnf.transforms import Transform
+
+
+class ReaderFlow(SemiConditionalFlow):
+    """A reader flow is a semi-conditional flow whose last coupling adds the class logits of a network to z_f.
+
+    `[z_aux, e] = f(x)`, `z_f = e + V^T r(z_aux)` with the matrix V of :meth:`ClassConditionalSoftmax.move
+    <scnf.distributions.ClassConditionalSoftmax.move>`, and `log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) +
+    log |det df/dx|`. The coupling is additive, so its log-determinant is 0. All densities are exact, and the classifier
+    is Bayes' rule. With a uniform prior it is the softmax of r(z_aux), plus noise of standard deviation 1 / gain that
+    comes from e.
+
+    In a training step, cross-entropies train the network r alone, and the likelihood trains everything else. The
+    likelihood does not bend the network, which classifies, and the labels do not bend the density. Where a batch has
+    moved rows, the rows themselves are in no cross-entropy, and the network takes no gradient of them.
+
+    Args:
+        transform: Transform f from images [N, C, H, W] to vectors [N, D], of which the last ones are e.
+        reader: Network r from z_aux [N, D - d] to logits [N, K].
+        auxiliary: Density p(z_aux).
+        conditional: Density p(z_f | y).
+        prior: Class prior p(y).
+        semantic_features: Number d of features of z_f.
+
+    Example:
+        >>> from scnf.recipes import build
+        >>> model = build("scnf-reader", shape=(3, 8, 8), num_classes=5, levels=256)
+        >>> x = torch.rand(4, 3, 8, 8)
+        >>> model(Batch.unlabelled(x)).log_likelihood.shape, model.sample(torch.tensor([0, 4])).shape
+        (torch.Size([4]), torch.Size([2, 3, 8, 8]))
+    """
+
+    conditional: ClassConditionalSoftmax
+
+    def __init__(
+        self,
+        transform: Transform,
+        reader: nn.Module,
+        auxiliary: DiagonalGaussian | FlowDistribution,
+        conditional: ClassConditionalSoftmax,
+        prior: ClassPrior,
+        semantic_features: int,
+    ) -> None:
+        super().__init__(transform, auxiliary, conditional, prior, semantic_features)
+        self.reader = reader
+
+    def latents(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z_aux [N, D - d], z_f [N, d] and `log |det df/dx|` [N]."""
+        z_aux, e, logabsdet = super().latents(x)
+        return z_aux, self.conditional.move(e, self._logits(z_aux)), logabsdet
+
+    def _logits(self, z_aux: Tensor) -> Tensor:
+        logits: Tensor = self.reader(z_aux)
+        return logits.to(z_aux.dtype)
+
+    def _train_step(self, inputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, None]:
+        rows, grad = inputs[: len(batch.x)], torch.is_grad_enabled()
+        z_aux, e, logabsdet = super().latents(rows)
+        with torch.no_grad():
+            more_z_aux, more_e, _ = super().latents(inputs[len(rows) :])
+        with torch.set_grad_enabled(grad and batch.moved is None):
+            logits = self._logits(z_aux.detach())
+        assert self.auxiliary is not None
+        common = logabsdet + self.auxiliary.log_prob(z_aux)
+        table = common.unsqueeze(1) + self._by_class(self.conditional.move(e, logits.detach()))
+        if len(more_e):
+            logits = torch.cat([logits, self._logits(more_z_aux)])
+        z_f = self.conditional.move(torch.cat([e.detach(), more_e]), logits)
+        log_q = torch.log_softmax(self._by_class(z_f), dim=1)
+        return output_from_table(table, table, batch.y).log_likelihood, log_q, None
+
+    def _by_class(self, z_f: Tensor) -> Tensor:
+        """Return log p(z_f, y = k) [N, K]."""
+        return self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
+
+    def representation(self, x: Tensor) -> Tensor:
+        """Return the features [N, ...] from which the network r computes its logits."""
+        return head_inputs(self.reader, super().latents(x)[0])
+
+    @torch.no_grad()
+    def sample(self, y: Tensor) -> Tensor:
+        """Draw one x for each label of y [N]."""
+        z_f = self.conditional.sample(y)
+        assert self.auxiliary is not None
+        z_aux = self.auxiliary.sample(len(y))
+        e = self.conditional.move(z_f, self._logits(z_aux), sign=-1.0)
+        return self.transform.inverse(torch.cat([z_aux, e], dim=1))[0]
