@@ -133,12 +133,14 @@ class Experiment:
         """
         settings, rows = self.settings, self.split.train
         data, objective, train = settings.data, settings.objective, settings.train
-        if objective.propagations and self.dataset.levels is None:
+        over_neighbours = objective.propagations and objective.neighbours != "posterior"
+        if over_neighbours and self.dataset.levels is None:
             raise UserError(
-                "labels of points cannot be propagated over cosine similarities: set objective.propagations to 0"
+                "labels of points cannot be propagated over cosine similarities: set objective.neighbours to "
+                "posterior, or objective.propagations to 0"
             )
         unlabelled = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
-        if unlabelled and objective.propagations:
+        if unlabelled and over_neighbours:
             raise UserError(
                 f"no row of class {', '.join(map(str, sorted(unlabelled)))} has a label to propagate: set "
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"

@@ -9,23 +9,25 @@ _STEPS = 2000
 """Number of optimiser steps that a training takes at least."""
 _BATCH = 64
 _UNLABELLED_ROWS = 48  # in a batch
-_VECTOR_STEPS = 2000
-_STANDARDISED = {
-    "model.recipe": "scnf-toy",
-    "model.conditional": "gaussian",
-    "model.steps": "2",
-    "model.channels": "32",
-    "data.augment": "0.8",
+_VECTORS = {
+    "model.recipe": "scnf-vectors",
+    "model.prior": "empirical",
+    "data.augment": "1",
     "objective.classifier_weight": "100",
-    "objective.consistency_weight": "100",
+    "objective.consistency_weight": "1000",
+    "objective.consistency_ramp": "0",
     "objective.temperature": "8",
-    "objective.confidence": "0.8",
-    "train.lr": "5e-3",
+    "objective.confidence": "1",
+    "objective.propagations": "10",
+    "objective.neighbours": "posterior",
+    "train.lr": "1e-2",
 }
-"""The settings of standardised vectors, chosen on validation rows, see benchmarks/vectors.py."""
+"""The settings of vectors, chosen on validation rows, see benchmarks/vectors.py."""
+_FEW_VECTORS = 1000
+"""Number of vectors below which the flow is linear."""
 
 
-def choose(dataset: Dataset, steps: int | None = None, standardised: bool = False) -> dict[str, str]:
+def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     """Return settings by name for data of this size and with this number of labels.
 
     With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
@@ -35,7 +37,6 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
     Args:
         dataset: Data of the training.
         steps: Number of optimiser steps; None chooses it.
-        standardised: Whether vectors have columns of mean 0 and standard deviation 1, so that noise may move them.
     """
     labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
     held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
@@ -47,12 +48,8 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
         "train.lr": "2e-3",
         "train.ema": "0.998",
     }
-    if dataset.levels is None and standardised:
-        chosen |= _STANDARDISED
-        steps = _VECTOR_STEPS if steps is None else steps
-    elif dataset.levels is None:
-        chosen["model.recipe"] = "scnf-toy"
-        chosen["objective.classifier_weight"] = "1"
+    if dataset.levels is None:
+        chosen |= _VECTORS | {"model.steps": "0" if rows < _FEW_VECTORS else "2"}
     else:
         large = min(dataset.train_x.shape[2:]) >= 16
         colour = dataset.train_x.shape[1] == 3
@@ -65,7 +62,8 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
             "objective.temperature": "4",
         }
     if steps is not None:
-        return chosen | _length(rows - held_out, steps, 10 if held_out else 1)
+        in_epochs = held_out or dataset.levels is None  # which evaluate, or renew the pseudo-labels
+        return chosen | _length(rows - held_out, steps, 10 if in_epochs else 1)
     per_pass = max(1, (rows - held_out) // _UNLABELLED_ROWS)
     passes = max(1, -(-_STEPS // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}

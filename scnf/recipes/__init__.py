@@ -4,7 +4,7 @@ from scnf.recipes.base import RECIPES, Recipe, build, recipe_of, register_recipe
 from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm, ScnfHybrid
 from scnf.recipes.paper import ScnfPaper
 from scnf.recipes.parts import ClassConditionalPart, FlowRecipe, ImageFlow
-from scnf.recipes.points import ScnfToy
+from scnf.recipes.points import ScnfToy, ScnfVectors, VectorFlow
 from scnf.recipes.variational import (
     ADGMRecipe,
     ClassifierRecipe,
@@ -36,6 +36,8 @@ __all__ = [
     "ScnfHybrid",
     "ScnfPaper",
     "ScnfToy",
+    "ScnfVectors",
+    "VectorFlow",
     "build",
     "recipe_of",
     "register_recipe",
