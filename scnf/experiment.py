@@ -13,6 +13,7 @@ from torch import Tensor
 from scnf.batch import Batch
 from scnf.data.augment import Augmentation
 from scnf.data.batches import Batches
+from scnf.data.columns import Columns
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset
@@ -145,10 +146,11 @@ class Experiment:
                 f"no row of class {', '.join(map(str, sorted(unlabelled)))} has a label to propagate: set "
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
+        x = self.dataset.train_x[rows].to(self.device)
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
         with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
-                self.dataset.train_x[rows].to(self.device),
+                x,
                 self.visible[rows].to(self.device),
                 train.batch_size,
                 data.labelled_share,
@@ -158,6 +160,7 @@ class Experiment:
                 views,
                 train.passes,
                 in_place,
+                Columns.of(x) if self.dataset.levels is None else None,
             )
         if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(

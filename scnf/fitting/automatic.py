@@ -24,7 +24,8 @@ _VECTORS = {
 }
 """The settings of vectors, chosen on validation rows, see benchmarks/vectors.py."""
 _FEW_VECTORS = 1000
-"""Number of vectors below which the flow is linear."""
+"""Number of vectors below which the flow is linear, and the training takes `_LINEAR_STEPS`."""
+_LINEAR_STEPS = 800
 
 
 def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
@@ -48,8 +49,11 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
         "train.lr": "2e-3",
         "train.ema": "0.998",
     }
+    least = _STEPS
     if dataset.levels is None:
-        chosen |= _VECTORS | {"model.steps": "0" if rows < _FEW_VECTORS else "2"}
+        is_linear = rows < _FEW_VECTORS
+        chosen |= _VECTORS | {"model.steps": "0" if is_linear else "2", "train.ema": "0.99" if is_linear else "0.998"}
+        least = _LINEAR_STEPS if is_linear else _STEPS
     else:
         large = min(dataset.train_x.shape[2:]) >= 16
         colour = dataset.train_x.shape[1] == 3
@@ -65,7 +69,7 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
         in_epochs = held_out or dataset.levels is None  # which evaluate, or renew the pseudo-labels
         return chosen | _length(rows - held_out, steps, 10 if in_epochs else 1)
     per_pass = max(1, (rows - held_out) // _UNLABELLED_ROWS)
-    passes = max(1, -(-_STEPS // (10 * per_pass)))
+    passes = max(1, -(-least // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
 
 

@@ -44,9 +44,10 @@ def test_batches_move_vectors_by_the_scale_of_each_column() -> None:
     torch.manual_seed(0)
     x, y = table(400), torch.full((400,), UNLABELLED)
     y[:100] = torch.arange(100) % 2
-    batches = Batches(x, y, 400, 0.25, seed=0, levels=None, augment=0.5, views=True)
+    batches = Batches(x, y, 400, 0.25, seed=0, levels=None, augment=0.5, views=True, columns=Columns.of(x))
     batch = next(batches.epoch(0))
-    assert batch.views is not None and batches.columns is not None
-    moved = (batch.views - batch.x[100:]).std(dim=0) / batches.columns.scale
-    expected = torch.tensor([0.25, 0.25 + 1 / 6 / batches.columns.scale[1] ** 2, 0.25 + 2]).sqrt()
+    scale = Columns.of(x).scale
+    assert batch.views is not None
+    moved = (batch.views - batch.x[100:]).std(dim=0) / scale
+    expected = torch.tensor([0.25, 0.25 + 1 / 6 / scale[1] ** 2, 0.25 + 2]).sqrt()
     torch.testing.assert_close(moved, expected, rtol=0.15, atol=0)
