@@ -13,6 +13,7 @@ from torch import Tensor
 from scnf.batch import Batch
 from scnf.data.augment import Augmentation
 from scnf.data.batches import Batches
+from scnf.data.columns import Columns
 from scnf.data.inputs import Inputs
 from scnf.data.labels import Split, draw_split
 from scnf.data.sources import Dataset
@@ -133,20 +134,23 @@ class Experiment:
         """
         settings, rows = self.settings, self.split.train
         data, objective, train = settings.data, settings.objective, settings.train
-        if objective.propagations and self.dataset.levels is None:
+        over_neighbours = objective.propagations and objective.neighbours != "posterior"
+        if over_neighbours and self.dataset.levels is None:
             raise UserError(
-                "labels of points cannot be propagated over cosine similarities: set objective.propagations to 0"
+                "labels of points cannot be propagated over cosine similarities: set objective.neighbours to "
+                "posterior, or objective.propagations to 0"
             )
         unlabelled = set(range(self.dataset.num_classes)) - set(self.visible.unique().tolist())
-        if unlabelled and objective.propagations:
+        if unlabelled and over_neighbours:
             raise UserError(
                 f"no row of class {', '.join(map(str, sorted(unlabelled)))} has a label to propagate: set "
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
+        x = self.dataset.train_x[rows].to(self.device)
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
         with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
-                self.dataset.train_x[rows].to(self.device),
+                x,
                 self.visible[rows].to(self.device),
                 train.batch_size,
                 data.labelled_share,
@@ -156,6 +160,7 @@ class Experiment:
                 views,
                 train.passes,
                 in_place,
+                Columns.of(x) if self.dataset.levels is None else None,
             )
         if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(

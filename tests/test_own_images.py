@@ -126,7 +126,7 @@ def test_vectors_of_an_array_file_train(scnf: Callable[..., Any], tmp_path: Path
     np.savez(tmp_path / "points.npz", x=rng.normal(size=(200, 3)) + 4 * y[:, None], y=labels)
     outcome = scnf("train points.npz --model.channels 8 --model.steps 1 --max_steps 2 --threads 1")
     assert outcome.code == 0, outcome.err
-    assert "200 vectors of 3 numbers in" in outcome.out and "scnf-toy" in outcome.out
+    assert "200 vectors of 3 numbers in" in outcome.out and "scnf-vectors" in outcome.out
     outcome = scnf("predict last", tmp_path / "points.npz")
     assert outcome.code == 0 and "200 images" not in outcome.err
 

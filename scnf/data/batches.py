@@ -9,6 +9,7 @@ from scnf import UNLABELLED
 from scnf.batch import Batch
 from scnf.checks import check_count, check_data, check_inputs, check_labels, check_share
 from scnf.data.augment import Augmentation
+from scnf.data.columns import Columns
 from scnf.errors import InvalidArgument
 
 
@@ -79,11 +80,13 @@ class Batches:
         seed: Seed of the order of rows.
         levels: Number of grey levels, see :func:`dequantize`; None for points.
         augment: Augmentation of moved images, or the strength of its affine maps; for points, the standard deviation of
-            the Gaussian noise of moved points.
+            the Gaussian noise of moved points, in the scales of `columns` where they are given.
         views: Whether batches hold views, that is moved versions of their unlabelled rows.
         passes: Number of passes over all rows in an epoch.
         in_place: Whether labelled rows are replaced by their moved versions, for networks p(y | x) without a
             likelihood of x.
+        columns: Statistics of the columns of points, by which whole numbers get noise of one step; None for images, and
+            for points that stay as they are.
 
     Attributes:
         num_labelled: Number of labelled rows in a batch.
@@ -117,6 +120,7 @@ class Batches:
         views: bool = False,
         passes: int = 1,
         in_place: bool = False,
+        columns: Columns | None = None,
     ) -> None:
         self._check(x, levels)
         check_labels(y, rows=len(x))
@@ -125,6 +129,7 @@ class Batches:
         check_share("labelled_share", labelled_share)
         self.x, self.y, self.seed, self.levels, self.passes, self.in_place = x, y, seed, levels, passes, in_place
         self.guesses: Tensor | None = None
+        self.columns = columns
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
         self.num_labelled = round(batch_size * labelled_share)
         self.num_unlabelled = batch_size - self.num_labelled
@@ -175,11 +180,13 @@ class Batches:
         """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
         moved = self.x[torch.cat([labelled, view_rows])]
         if self.augment and len(moved):
-            if self.levels is None:
-                moved = moved + self.augment.strength * torch.randn_like(moved)
-            else:
+            if self.levels is not None:
                 moved = self.augment(moved, self.levels)
-        return dequantize(self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)])), self.levels)
+            else:
+                scale = 1.0 if self.columns is None else self.columns.scale
+                moved = moved + self.augment.strength * scale * torch.randn_like(moved)
+        inputs = self._arrange(labelled, unlabelled, *moved.tensor_split([len(labelled)]))
+        return dequantize(inputs, self.levels) if self.columns is None else self.columns.dequantize(inputs)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:
         """Concatenate rows of `x`, moved rows and views in the order of :meth:`_inputs`."""

@@ -15,7 +15,6 @@ from scnf.data.memory import rows_of
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
 from scnf.estimators.labels import Array, copies_of, encode
-from scnf.estimators.standard import Standardisation
 from scnf.estimators.state import pack, read, unpack, write
 from scnf.fitting.arrays import settings_for, train_in_memory
 from scnf.streams import no_line, print_line
@@ -25,9 +24,8 @@ from scnf.trained import TrainedModel
 class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier learns p(x, y) from labelled and unlabelled rows, with the interface of scikit-learn.
 
-    Vectors are standardised inside, and columns that are constant in training are ignored. Densities are of the
-    original vectors, in nats. Columns of whole numbers are not dequantised: their density may grow without limit, so
-    compare it within one model alone.
+    Vectors take the recipe scnf-vectors, which standardises them inside. Densities are of the original vectors, in
+    nats. Columns of whole numbers are dequantised, see :class:`scnf.data.columns.Columns`.
 
     A fit depends on the rows and not on their order. It writes a temporary run directory, and leaves torch's generator
     and threads as they were. Vectors train on one thread, so that a search may train several models at once.
@@ -39,7 +37,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         classifier_weight: Weight of the cross-entropy of labelled rows; None chooses it for the data.
         settings: Other settings by their full name, such as {"model.steps": 4}, as in :func:`scnf.fitting.arrays.fit`.
         random_state: Seed or generator of the initial weights, batches and noise.
-        warm_start: Whether another fit goes on with the weights and the standardisation of the last.
+        warm_start: Whether another fit goes on with the weights of the last.
         device: "cpu", "cuda", or "auto" for CUDA where it is available.
         verbose: Whether progress is printed.
 
@@ -47,7 +45,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         classes_: Classes [K], sorted.
         n_features_in_: Number of numbers in a row, D or C * H * W.
         transduction_: Class [N] of each row of the last fit, as given or as predicted.
-        model_: The `scnf.TrainedModel` of standardised vectors or of images.
+        model_: The `scnf.TrainedModel` of the rows.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(60, 2)) + 4 * (np.arange(60) % 2)[:, None]
@@ -61,7 +59,6 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     n_features_in_: int
     transduction_: Array
     model_: TrainedModel
-    _standardisation: Standardisation | None
 
     def __init__(
         self,
@@ -112,18 +109,17 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             raise ValueError("every class needs a labelled row with a sample weight above 0")
         if is_warm and not np.array_equal(classes, self.classes_):
             raise ValueError(f"with warm_start the classes must stay {self.classes_.tolist()}, not {classes.tolist()}")
-        standardisation = self._standardised(x, copies, is_warm)
-        dataset = self._dataset(x, labels, copies, tuple(map(str, classes.tolist())), standardisation)
+        dataset = _dataset(x, labels, copies, tuple(map(str, classes.tolist())))
         is_vectors, log = x.ndim == 2, print_line if self.verbose else no_line
         try:
-            settings, _ = settings_for(dataset, self.recipe, self._options(is_vectors), self.steps, is_vectors)
+            settings, _ = settings_for(dataset, self.recipe, self._options(is_vectors), self.steps)
             model = train_in_memory(settings, dataset, self.model_.model.state_dict() if is_warm else None, log)
         except UserError as error:
             raise ValueError(str(error)) from error
         if is_vectors:
             model.model.double()  # so that the density of a row does not depend on the number of other rows
         self.classes_, self.model_ = classes, model
-        self._recipe, self._standardisation = settings.model, standardisation
+        self._recipe = settings.model
         predicted = self._answers(x)[0].argmax(axis=1)
         self.transduction_ = classes[np.where(labels == UNLABELLED, predicted, labels)]
         return self
@@ -151,7 +147,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     def score_samples(self, X: Any) -> Array:
         """Return log p(x) [N] in nats.
 
-        It is the density of the original vectors without their constant columns, or of images on [0, 1)^D.
+        It is the density of the original vectors, or of images on [0, 1)^D.
 
         Raises:
             ValueError: The rows differ from the rows of the fit in shape or type, or the recipe has no p(x).
@@ -160,8 +156,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         check_is_fitted(self, "model_")
         if not self.model_.has_density:
             raise InvalidArgument("recipe", "must know p(x), and a plain classifier does not")
-        x = self._checked(X, reset=False)
-        return self._answers(x)[1] + (self._standardisation.logabsdet if self._standardisation else 0.0)
+        return self._answers(self._checked(X, reset=False))[1]
 
     def sample(self, label: Any, num: int = 1, seed: int = 0) -> Array:
         """Draw rows of a class.
@@ -182,8 +177,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         matches = np.flatnonzero(self.classes_ == label)
         if len(matches) != 1:
             raise InvalidArgument("label", f"must be one of {self.classes_.tolist()}, not {label!r}")
-        rows = self.model_.sample(int(matches[0]), num, seed)
-        return self._standardisation.inverse(rows.astype(np.float64)) if self._standardisation else rows
+        return self.model_.sample(int(matches[0]), num, seed)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to a safetensors file, with a JSON header and without pickle.
@@ -241,30 +235,17 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         self.n_features_in_ = int(np.prod(images.shape[1:]))
         return np.asarray(images)
 
-    def _standardised(self, x: Array, copies: Array, is_warm: bool) -> Standardisation | None:
-        """Return the standardisation of vectors (ValueError where fewer than two columns vary), None for images."""
-        if x.ndim != 2:
-            return None
-        result = self._standardisation if is_warm else Standardisation.of(np.repeat(x, copies, axis=0))
-        if result is None or result.varying.sum() < 2:
-            number = 0 if result is None else int(result.varying.sum())
-            raise ValueError(
-                f"X has {number} feature(s) that vary in {len(x)} sample(s), while a minimum of 2 is required"
-            )
-        return result
-
-    def _dataset(
-        self, x: Array, labels: Array, copies: Array, names: tuple[str, ...], standardisation: Standardisation | None
-    ) -> Dataset:
-        """Return the rows as often as they count; vectors are standardised and sorted."""
-        levels = 256 if standardisation is None else None
-        if standardisation is not None:
-            order = np.lexsort(np.column_stack([labels, x]).T)
-            x, labels, copies = standardisation.forward(x[order]).astype(np.float32), labels[order], copies[order]
-        rows, y = torch.from_numpy(np.repeat(x, copies, axis=0)), torch.from_numpy(np.repeat(labels, copies))
-        return Dataset("arrays", rows, y, rows[:0], y[:0], len(names), levels, names)
-
     def _answers(self, x: Array) -> tuple[Array, Array]:
-        """Return p(y | x) [N, K] and log p [N] of standardised vectors or images."""
-        rows = self._standardisation.forward(x) if self._standardisation else x
-        return self.model_.answers(torch.from_numpy(np.ascontiguousarray(rows)))
+        """Return p(y | x) [N, K] and log p [N] of rows."""
+        return self.model_.answers(torch.from_numpy(np.ascontiguousarray(x)))
+
+
+def _dataset(x: Array, labels: Array, copies: Array, names: tuple[str, ...]) -> Dataset:
+    """Return the rows as often as they count; vectors are sorted."""
+    levels = None if x.ndim == 2 else 256
+    if levels is None:
+        order = np.lexsort(np.column_stack([labels, x]).T)
+        with np.errstate(over="ignore"):  # the dataset refuses numbers beyond float32
+            x, labels, copies = x[order].astype(np.float32), labels[order], copies[order]
+    rows, y = torch.from_numpy(np.repeat(x, copies, axis=0)), torch.from_numpy(np.repeat(labels, copies))
+    return Dataset("arrays", rows, y, rows[:0], y[:0], len(names), levels, names)

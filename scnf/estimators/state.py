@@ -8,7 +8,6 @@ import torch
 
 from scnf.data.inputs import Inputs
 from scnf.errors import InvalidArgument, UserError
-from scnf.estimators.standard import Standardisation
 from scnf.experiment import empty_model
 from scnf.recipes import recipe_of
 from scnf.trained import TrainedModel
@@ -56,8 +55,6 @@ def write(path: Path, state: dict[str, Any]) -> None:
     classes = state["classes_"]
     indices = np.searchsorted(classes, state["transduction_"])
     tensors["transduction"] = torch.from_numpy(indices)
-    if standardisation := state["_standardisation"]:
-        tensors |= {"mean": torch.from_numpy(standardisation.mean), "scale": torch.from_numpy(standardisation.scale)}
     parameters = {name: state[name] for name in _PARAMETERS}
     if not isinstance(parameters["random_state"], int | np.integer | None):
         parameters["random_state"] = None
@@ -89,8 +86,6 @@ def read(path: Path) -> dict[str, Any]:
         }
         if about["feature_names_in"] is not None:
             state["feature_names_in_"] = np.array(about["feature_names_in"], dtype=object)
-        is_vectors = "mean" in tensors
-        scaling = Standardisation(tensors["mean"].numpy(), tensors["scale"].numpy()) if is_vectors else None
-        return {**state, "_standardisation": scaling}
+        return state
     except (KeyError, TypeError, IndexError, InvalidArgument) as error:
         raise UserError(f"{path} is damaged: {error!r}. Restore the file") from error

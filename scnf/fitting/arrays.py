@@ -93,7 +93,7 @@ def fit(
         >>> x = np.random.default_rng(0).normal(size=(60, 2)) + 3 * np.arange(60)[:, None] % 2
         >>> y = ["even", "odd", None] * 20
         >>> result = fit(x, y, max_steps=2, root=tempfile.mkdtemp(), verbose=False)
-        >>> result.model.predict(x[:4]).shape, result.run.name.endswith("arrays-scnf-toy")
+        >>> result.model.predict(x[:4]).shape, result.run.name.endswith("arrays-scnf-vectors")
         ((4,), True)
     """
     log = print_line if verbose else no_line
@@ -115,7 +115,7 @@ def fit(
 
 
 def settings_for(
-    dataset: Dataset, recipe: str, settings: Mapping[str, Any], steps: int | None = None, standardised: bool = False
+    dataset: Dataset, recipe: str, settings: Mapping[str, Any], steps: int | None = None
 ) -> tuple[Settings, dict[str, str]]:
     """Choose the settings for data in memory, which a recipe and settings by name override.
 
@@ -124,7 +124,6 @@ def settings_for(
         recipe: Name of a recipe; "auto" chooses one.
         settings: Settings by name.
         steps: Number of optimiser steps; None chooses it.
-        standardised: Whether vectors are standardised.
 
     Returns:
         All settings, and those that were chosen, by name.
@@ -135,7 +134,7 @@ def settings_for(
     for name in ("data.name", "data.root"):
         if name in settings:
             raise InvalidArgument("settings", f"must leave {name} out, for the data are x and y")
-    chosen = choose(dataset, steps, standardised)
+    chosen = choose(dataset, steps)
     if recipe != "auto":
         chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
         chosen["model.recipe"] = recipe

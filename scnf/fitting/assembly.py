@@ -141,7 +141,9 @@ def components(
     model, subject = experiment.model, WholeModel(experiment.model)
     if train_settings.adapt:
         if not isinstance(model, SemiConditionalFlow) or isinstance(model, ReaderFlow):
-            raise UserError(f"the recipe {settings.model.name} has no class-conditional part to adapt: set train.adapt to false")
+            raise UserError(
+                f"the recipe {settings.model.name} has no class-conditional part to adapt: set train.adapt to false"
+            )
         subject = ClassConditionalPart(model)
     batches = experiment.batches()
     if train_settings.compile:

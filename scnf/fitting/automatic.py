@@ -9,7 +9,6 @@ _STEPS = 3000
 """Number of optimiser steps that a training takes at least."""
 _SHARE_UNLABELLED = 0.75
 """Share of unlabelled rows in a batch."""
-_VECTOR_STEPS = 2000
 _PHOTOS = {
     "model.recipe": "scnf-reader",
     "data.augment": "1",
@@ -26,22 +25,26 @@ _SMALL_IMAGES = {
     "objective.consistency_weight": "30",
     "objective.temperature": "4",
 }
-_STANDARDISED = {
-    "model.recipe": "scnf-toy",
-    "model.conditional": "gaussian",
-    "model.steps": "2",
-    "model.channels": "32",
-    "data.augment": "0.8",
+_VECTORS = {
+    "model.recipe": "scnf-vectors",
+    "model.prior": "empirical",
+    "data.augment": "1",
     "objective.classifier_weight": "100",
-    "objective.consistency_weight": "100",
+    "objective.consistency_weight": "1000",
+    "objective.consistency_ramp": "0",
     "objective.temperature": "8",
-    "objective.confidence": "0.8",
-    "train.lr": "5e-3",
+    "objective.confidence": "1",
+    "objective.propagations": "10",
+    "objective.neighbours": "posterior",
+    "train.lr": "1e-2",
 }
-"""The settings of standardised vectors, chosen on validation rows, see benchmarks/vectors.py."""
+"""The settings of vectors, chosen on validation rows, see benchmarks/vectors.py."""
+_FEW_VECTORS = 1000
+"""Number of vectors below which the flow is linear, and the training takes `_LINEAR_STEPS`."""
+_LINEAR_STEPS = 800
 
 
-def choose(dataset: Dataset, steps: int | None = None, standardised: bool = False) -> dict[str, str]:
+def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     """Return settings by name for data of this size and with this number of labels.
 
     With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
@@ -50,7 +53,6 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
     Args:
         dataset: Data of the training.
         steps: Number of optimiser steps; None chooses it.
-        standardised: Whether vectors have columns of mean 0 and standard deviation 1, so that noise may move them.
     """
     labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
     held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
@@ -62,12 +64,11 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
         "train.lr": "2e-3",
         "train.ema": "0.998",
     }
-    if dataset.levels is None and standardised:
-        chosen |= _STANDARDISED
-        steps = _VECTOR_STEPS if steps is None else steps
-    elif dataset.levels is None:
-        chosen["model.recipe"] = "scnf-toy"
-        chosen["objective.classifier_weight"] = "1"
+    least = _STEPS
+    if dataset.levels is None:
+        is_linear = rows < _FEW_VECTORS
+        chosen |= _VECTORS | {"model.steps": "0" if is_linear else "2", "train.ema": "0.99" if is_linear else "0.998"}
+        least = _LINEAR_STEPS if is_linear else _STEPS
     else:
         channels, *size = dataset.train_x.shape[1:]
         large = min(size) >= 16 and all(side % 2 == 0 for side in size)
@@ -76,9 +77,10 @@ def choose(dataset: Dataset, steps: int | None = None, standardised: bool = Fals
             chosen["data.augmentation"] = "affine"
     per_step = round(_SHARE_UNLABELLED * int(chosen["train.batch_size"]))
     if steps is not None:
-        return chosen | _length(rows - held_out, per_step, steps, 10 if held_out else 1)
+        in_epochs = held_out or dataset.levels is None  # which evaluate, or renew the pseudo-labels
+        return chosen | _length(rows - held_out, per_step, steps, 10 if in_epochs else 1)
     per_pass = max(1, (rows - held_out) // per_step)
-    passes = max(1, -(-_STEPS // (10 * per_pass)))
+    passes = max(1, -(-least // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
 
 

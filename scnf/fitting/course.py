@@ -25,6 +25,7 @@ from scnf.training.loop import OPTIMIZERS, Plan, trial_step
 from scnf.training.loop import train as train_model
 from scnf.training.metrics import metrics_text
 from scnf.training.state import Binding, Progress, State, restore
+from scnf.transforms import standardize
 
 
 def complete(training: Training) -> Progress | None:
@@ -196,6 +197,8 @@ def _initial_state(training: Training, batches: Batches, optimizer: Any) -> Stat
     """Return the state before the first step, after layers have been initialised from data."""
     subject = training.subject
     if subject.starts_from_data(training.is_initialized):
+        if batches.columns is not None:
+            standardize(subject.model, batches.columns.mean, batches.columns.scale)
         first = next(batches.epoch(0))
         subject.model.initialize(first.x, first.y)
     return State(subject.model, optimizer)

@@ -130,3 +130,40 @@ def most_certain(labels: Tensor, certainty: Tensor, share: float) -> Tensor:
         best = rows[certainty[rows].argsort(descending=True)[: round(share * len(rows))]]
         selection[best] = k
     return torch.where(certainty > 0, selection, UNLABELLED)
+
+
+def surest_of_classes(log_posterior: Tensor, y: Tensor, share: float) -> Tensor:
+    """Return the most probable class of the rows that are surest of it, in the mix of classes of the labels.
+
+    A class of n_k among n labels gets at most `share` N (n_k + 1) / (n + K) rows, those of the largest p(y = k | x)
+    among the rows whose most probable class it is. A classifier that trains itself therefore cannot give nearly all
+    rows to one class. Labelled rows have their own label and come first.
+
+    Args:
+        log_posterior: Logarithm [N, K] of p(y | x), in nats.
+        y: Labels [N], UNLABELLED where hidden.
+        share: Share of the rows that get a label, in [0, 1].
+
+    Returns:
+        Labels [N], UNLABELLED for the other rows.
+
+    Raises:
+        InvalidArgument: y does not hold labels of the rows, or `share` lies outside [0, 1].
+
+    Example:
+        >>> posterior = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
+        >>> surest_of_classes(posterior.log(), torch.tensor([0, -1, -1, -1]), 0.75)
+        tensor([ 0,  0, -1,  1])
+    """
+    check_tensor("log_posterior", log_posterior)
+    check_labels(y, log_posterior.shape[1], rows=len(log_posterior))
+    check_share("share", share)
+    labelled, classes = y != UNLABELLED, log_posterior.shape[1]
+    certainty, labels = log_posterior.max(dim=1)
+    labels, certainty = torch.where(labelled, y, labels), torch.where(labelled, torch.inf, certainty)
+    counts = torch.bincount(y[labelled], minlength=classes) + 1.0
+    selection = torch.full_like(y, UNLABELLED)
+    for label, quota in enumerate((share * len(y) * counts / counts.sum()).round().int().tolist()):
+        rows = (labels == label).nonzero().squeeze(1)
+        selection[rows[certainty[rows].argsort(descending=True, stable=True)[:quota]]] = label
+    return selection

@@ -12,10 +12,10 @@ from scnf.models.base import JointModel
 from scnf.propagation.distortion import distortion_labels
 from scnf.propagation.oriented_gradients import oriented_gradients
 from scnf.propagation.self_training import self_trained_features
-from scnf.propagation.spread import most_certain, propagate
-from scnf.training.metrics import representations
+from scnf.propagation.spread import most_certain, propagate, surest_of_classes
+from scnf.training.metrics import evaluate_draws, representations
 
-Neighbours = Literal["pixels", "gradients", "distortion", "self-training"]
+Neighbours = Literal["pixels", "gradients", "distortion", "self-training", "posterior"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Propagation:
     https://arxiv.org/abs/1904.04717). Each propagation keeps the most certain share of the pseudo-labels of each class.
     For pixels and gradients the share starts at 0.6 and reaches 1 in the middle of the training. For self-training and
     image distortion it is 1 from the start.
+
+    With "posterior" there are no neighbours. The model's own p(y | x) gives the pseudo-labels, see
+    :func:`~scnf.propagation.spread.surest_of_classes`, for a share of the rows that rises from 0 to 0.9
+    in the first two thirds of the training.
 
     Args:
         x: Grey levels [N, C, H, W] of all rows, on the device of the training; codes [N, D] where `fixed`.
@@ -70,14 +74,24 @@ class Propagation:
 
     def __call__(self, model: JointModel, epoch: int) -> Tensor | None:
         """Return pseudo-labels [N] before an epoch, UNLABELLED where uncertain, or None where none is due."""
-        if epoch and (self.fixed or epoch * self.times // self.epochs == (epoch - 1) * self.times // self.epochs):
+        if epoch and (self._is_once or epoch * self.times // self.epochs == (epoch - 1) * self.times // self.epochs):
             return None
+        if self.neighbours == "posterior":
+            return surest_of_classes(self._log_posterior(model), self.y, 0.9 * min(1.0, 1.5 * epoch / self.epochs))
         if not epoch and not self.fixed and self.neighbours == "distortion":
             self.log("searching neighbours by image distortion before the first epoch")
             return most_certain(*distortion_labels(self.x, self.y), 1.0)
         features = self._first_features() if not (epoch or self.fixed) else self._codes(model)
         initial_share = 1.0 if self.fixed or self.neighbours in ("distortion", "self-training") else 0.6
         return most_certain(*propagate(features, self.y), min(1.0, initial_share + 0.8 * epoch / self.epochs))
+
+    @property
+    def _is_once(self) -> bool:
+        """Whether one propagation is enough, because what defines the neighbours does not change."""
+        return self.fixed and self.neighbours != "posterior"
+
+    def _log_posterior(self, model: JointModel) -> Tensor:
+        return evaluate_draws(model, self.x, self.levels, self.batch_size, draws=1).class_log_probs
 
     def _codes(self, model: JointModel) -> Tensor:
         return representations(model, self.x, self.levels, self.batch_size)
@@ -90,7 +104,8 @@ class Propagation:
         if self.neighbours != "self-training" or self.levels is None:
             raise InvalidArgument(
                 "neighbours",
-                f"must be pixels, gradients, distortion or, for grey levels, self-training; not {self.neighbours!r}",
+                "must be pixels, gradients, distortion, posterior or, for grey levels, self-training; not "
+                f"{self.neighbours!r}",
             )
         self.log(f"self-training: {self.networks} networks before the first epoch")
         return self_trained_features(self.x, self.y, self.levels, self.networks, self.augment, self.autocast)

@@ -5,7 +5,7 @@ from scnf.recipes.coarse_to_fine import ScnfDigits, ScnfFast, ScnfGmm
 from scnf.recipes.one_band import ScnfHybrid, ScnfReader
 from scnf.recipes.paper import ScnfPaper
 from scnf.recipes.parts import ClassConditionalPart, FlowRecipe, ImageFlow
-from scnf.recipes.points import ScnfToy
+from scnf.recipes.points import ScnfToy, ScnfVectors, VectorFlow
 from scnf.recipes.variational import (
     ADGMRecipe,
     ClassifierRecipe,
@@ -38,6 +38,8 @@ __all__ = [
     "ScnfPaper",
     "ScnfReader",
     "ScnfToy",
+    "ScnfVectors",
+    "VectorFlow",
     "build",
     "recipe_of",
     "register_recipe",

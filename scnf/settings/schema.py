@@ -60,8 +60,8 @@ class DataSettings:
     """Share of labelled rows in a batch."""
     augment: Annotated[float, Range(0, 3)] = 0.0
     """Strength of the random maps that move images in the cross-entropies; 0 for none. The maps move labelled rows,
-    which count unmoved in the likelihood, and the views of the consistency term. Points are moved by Gaussian noise of
-    this standard deviation."""
+    which count unmoved in the likelihood, and the views of the consistency term. Points are moved by Gaussian noise,
+    whose standard deviation is this multiple of the standard deviation of each column."""
     augmentation: Literal["affine", "photo"] = "affine"
     """Kind of the maps that move images. affine turns, stretches, shears and shifts them, as suits digits. photo flips
     them left to right as well, changes their colours and covers a part of them, as suits photos."""
@@ -84,7 +84,8 @@ class ObjectiveSettings(Objective):
     """Features that define the neighbours in the first propagation. pixels compares pixels, and gradients compares
     histograms of oriented gradients. distortion searches for small pieces of one image in another, moved a little.
     self-training compares features of small networks that train themselves. With train.adapt, the latents always define
-    the neighbours."""
+    the neighbours. posterior, in all propagations, takes no neighbours, but the rows of which the model itself is
+    surest, in the mix of classes of the labels."""
     self_training_networks: Annotated[int, Range(1, 1_000)] = 3
     """Number of networks that self-training neighbours take, trained one after the other."""
 

@@ -13,7 +13,7 @@ from scnf.transforms.linear import (
     haar_matrix,
     register_transform,
 )
-from scnf.transforms.normalization import ActNorm, initialize_from_data
+from scnf.transforms.normalization import ActNorm, Standardize, initialize_from_data, standardize
 from scnf.transforms.pixels import GreyLevels, Logit
 from scnf.transforms.planar import Planar
 from scnf.transforms.shape import FactorOut, Flatten, Permutation, Squeeze, Unsqueeze
@@ -38,10 +38,12 @@ __all__ = [
     "Planar",
     "QRLinear",
     "Squeeze",
+    "Standardize",
     "Transform",
     "Unsqueeze",
     "haar_matrix",
     "initialize_from_data",
     "register_transform",
+    "standardize",
     "two_way_coupling",
 ]

@@ -68,6 +68,71 @@ def initialize_from_data(module: nn.Module, *inputs: Any) -> None:
             handle.remove()
 
 
+class Standardize(Transform):
+    """Compute y = (x - mean) / scale per column of vectors [N, D], with fixed statistics of all training rows.
+
+    The statistics are buffers, which :meth:`start` sets once, before the training. No gradient moves them. Until then
+    the layer is the identity.
+
+    Args:
+        size: Number of columns, D.
+
+    Example:
+        >>> layer = Standardize(2)
+        >>> layer.start(torch.tensor([3.0, 0.0]), torch.tensor([2.0, 0.5]))
+        >>> layer(torch.tensor([[5.0, 1.0]]))
+        (tensor([[1., 2.]]), tensor([-0.]))
+    """
+
+    mean: Tensor
+    scale: Tensor
+    started: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("started", torch.tensor(False))
+
+    def start(self, mean: Tensor, scale: Tensor) -> None:
+        """Set mean [D] and scale [D], unless they are set, or were loaded as set.
+
+        Raises:
+            InvalidArgument: A mean is not finite, or a scale is not above 0 and finite.
+        """
+        if not bool(mean.isfinite().all()):
+            raise InvalidArgument("mean", "must be finite")
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise InvalidArgument("scale", "must be above 0 and finite")
+        if not self.started:
+            self.mean.copy_(mean)
+            self.scale.copy_(scale)
+            self.started.fill_(True)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to noise and return (outputs like `inputs`, logabsdet [N])."""
+        return (inputs - self.mean) / self.scale, -self.scale.log().sum().expand(inputs.shape[0])
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
+        return inputs * self.scale + self.mean, self.scale.log().sum().expand(inputs.shape[0])
+
+    def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> UndoResult:
+        """Return inputs and gradients from outputs, without another pass."""
+        return UndoResult(outputs * self.scale + self.mean, grad_outputs / self.scale, {})
+
+
+def standardize(module: nn.Module, mean: Tensor, scale: Tensor) -> None:
+    """Start each :class:`Standardize` in a module from the mean [D] and scale [D] of all training rows.
+
+    Raises:
+        InvalidArgument: A mean is not finite, or a scale is not above 0 and finite.
+    """
+    for layer in module.modules():
+        if isinstance(layer, Standardize):
+            layer.start(mean, scale)
+
+
 class ActNorm(DataDependentTransform):
     """Compute y = (x + shift) * exp(log_scale) per channel; a first batch gives y mean 0 and variance 1.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scnf import native
 from scnf.batch import Batch
+from scnf.data.columns import Columns
 from scnf.distributions import LIKELIHOODS, ClassPrior
 from scnf.distributions.labels import LABEL_DRAWS
 from scnf.errors import InvalidArgument
@@ -17,22 +18,24 @@ from scnf.machine import compile_for
 from scnf.models import SemiConditionalFlow
 from scnf.models.base import JointModel
 from scnf.objectives import semi_supervised_loss
-from scnf.recipes import RECIPES, FlowRecipe, ScnfDigits, ScnfPaper, build
+from scnf.recipes import RECIPES, FlowRecipe, ScnfDigits, ScnfPaper, VectorFlow, build
 from scnf.recipes.variational import POSTERIORS
-from scnf.transforms import AffineCoupling
+from scnf.transforms import AffineCoupling, standardize
 
 FLOWS = [name for name, recipe in RECIPES.items() if issubclass(recipe, FlowRecipe)]
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 27, 27), (3, 30, 30), (1, 14, 21), (2, 5, 5)]
 POINTS = [(2,), (5,)]
+VECTORS = [name for name in FLOWS if issubclass(RECIPES[name], VectorFlow)]
 EVEN = [shape for shape in IMAGES if shape[1] % 2 == 0 and shape[2] % 2 == 0]
-SHAPES = {recipe: POINTS if recipe == "scnf-toy" else EVEN if recipe == "scnf-hybrid" else IMAGES for recipe in FLOWS}
+SHAPES = {recipe: POINTS if recipe in VECTORS else EVEN if recipe == "scnf-hybrid" else IMAGES for recipe in FLOWS}
 FAMILIES = [(recipe, shape) for recipe in FLOWS for shape in SHAPES[recipe]]
-SMALL = {recipe: (2,) if recipe == "scnf-toy" else (1, 8, 8) for recipe in FLOWS}
+SMALL = {recipe: (2,) if recipe in VECTORS else (1, 8, 8) for recipe in FLOWS}
 
 
-def started(model: SemiConditionalFlow, shape: tuple[int, ...], noise: float = 0.02) -> SemiConditionalFlow:
+def started(model: SemiConditionalFlow, inputs: Tensor | tuple[int, ...], noise: float = 0.02) -> SemiConditionalFlow:
+    """The model, started from eight inputs, or random ones of a shape, and then perturbed."""
     y = torch.arange(8) % model.num_classes
-    model.initialize(torch.rand(8, *shape), y)
+    model.initialize(inputs if isinstance(inputs, Tensor) else torch.rand(8, *inputs), y)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter) * parameter.abs().mean().clamp(0.1, 1))
@@ -268,6 +271,32 @@ def test_hybrid_posterior_depends_on_all_pixels_but_not_the_auxiliary_flow() -> 
     assert all(parameter.grad is None for parameter in model.auxiliary.parameters())
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_vectors_density_moves_by_the_log_of_the_scale_alone(steps: int) -> None:
+    x = torch.randn(40, 4, dtype=torch.float64)
+    factor, offset = torch.tensor([0.01, 3.0, 1e4, 1.0]).double(), torch.tensor([5.0, 0.0, -1e6, 0.1]).double()
+    densities, samples = [], []
+    for rows in (x, factor * x + offset):
+        torch.manual_seed(0)
+        model = build("scnf-vectors", (4,), 3, levels=None, steps=steps).double()
+        columns = Columns.of(rows)
+        standardize(model, columns.mean, columns.scale)
+        model = started(model, rows[:8])
+        densities.append(model.log_likelihood(rows))
+        torch.manual_seed(1)
+        samples.append(model.sample(torch.arange(3)))
+    torch.testing.assert_close(densities[1], densities[0] - factor.log().sum(), rtol=1e-9, atol=1e-8)
+    torch.testing.assert_close(samples[1], factor * samples[0] + offset, rtol=1e-9, atol=1e-6)
+
+
+def test_vectors_without_steps_have_a_linear_posterior() -> None:
+    model = started(build("scnf-vectors", (3,), 2, levels=None, steps=0), torch.rand(8, 3)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    middle = model.class_log_probs(torch.stack([x[0], x.mean(dim=0), x[1]]))
+    logits = middle[:, 1] - middle[:, 0]
+    torch.testing.assert_close(logits[1], logits[[0, 2]].mean(), rtol=1e-9, atol=1e-9)
+
+
 IMAGE = (1, 8, 8)
 ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
     "points-for-images": ("scnf-fast", (2,), {}, r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-toy"),
@@ -337,7 +366,7 @@ def every_recipe() -> list[tuple[str, dict[str, object]]]:
 def built(recipe: str, arguments: dict[str, object]) -> tuple[JointModel, tuple[int, ...]]:
     shape = SMALL.get(recipe, (1, 8, 8))
     parts = {"m1": build("m1", shape, 3, levels=17, hidden=8, latent=4)} if recipe == "m1-m2" else {}
-    return build(recipe, shape, 3, levels=None if recipe == "scnf-toy" else 17, **arguments, **parts), shape
+    return build(recipe, shape, 3, levels=None if recipe in VECTORS else 17, **arguments, **parts), shape
 
 
 @pytest.mark.parametrize(("recipe", "arguments"), every_recipe(), ids=str)

@@ -33,6 +33,7 @@ from scnf.transforms import (
     Planar,
     PLULinear,
     Squeeze,
+    Standardize,
     Transform,
     Unsqueeze,
     haar_matrix,
@@ -77,6 +78,12 @@ def spline() -> Transform:
     return PiecewiseRationalQuadraticCouplingTransform([1, 0, 1, 0], net, num_bins=4, tails="linear", tail_bound=3.0)
 
 
+def standardize() -> Transform:
+    layer = Standardize(4)
+    layer.start(torch.tensor([3.0, -1.0, 0.0, 20.0]), torch.tensor([0.1, 1.0, 7.0, 3.0]))
+    return layer
+
+
 def random_permutation(size: int) -> Permutation:
     return Permutation(torch.randperm(size))
 
@@ -103,6 +110,7 @@ CASES |= {
     "plu-haar": Case(lambda: PLULinear(8, haar_matrix(2)), (8, 2, 2)),
     "actnorm-vector": Case(lambda: ActNorm(4), (4,)),
     "actnorm-image": Case(lambda: ActNorm(3), (3, 2, 4)),
+    "standardize": Case(standardize, (4,)),
     "squeeze": Case(Squeeze, (2, 4, 6)),
     "unsqueeze": Case(Unsqueeze, (8, 2, 3)),
     "flatten": Case(lambda: Flatten((2, 3, 4)), (2, 3, 4)),
@@ -290,6 +298,14 @@ ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "factor-out-one-channel": (
         lambda: FactorOut(Flatten((1, 2, 2)), (1, 2, 2)),
         "leave channels in both parts: 0 of 1",
+    ),
+    "standardize-mean": (
+        lambda: Standardize(2).start(torch.tensor([0.0, torch.nan]), torch.ones(2)),
+        "mean must be finite",
+    ),
+    "standardize-scale": (
+        lambda: Standardize(2).start(torch.zeros(2), torch.tensor([1.0, 0.0])),
+        "scale must be above 0 and finite",
     ),
     "unknown-scale": (
         lambda: AffineCoupling(nn.Identity(), ChannelPartition(2), scale="exp"),
