@@ -4,9 +4,9 @@
     python benchmarks/ship.py --refresh scnf-fast   # evaluate what ships again, and write its card anew
     python benchmarks/ship.py --check scnf-fast     # evaluate it again; exit code 1 where its card says otherwise
 
-What ships is in pretrained/<recipe>/: config.yaml, model.safetensors and its sha256, split.json, and two files that are
-made here. card.json has what the run says of its training, and figures, always from an evaluation of what ships;
-README.md, the card, is made from all of these.
+What ships is in pretrained/<recipe>/: config.yaml, model.safetensors and its sha256, split.json, and three files that
+are made here. card.json has what the run says of its training, and figures, always from an evaluation of what ships;
+README.md, the card, is made from all of these. unusual.json has what is usual among the images of the training.
 """
 
 import argparse
@@ -24,11 +24,13 @@ import torch
 from scnf import cli
 from scnf.data.sources import load
 from scnf.errors import UserError
-from scnf.experiment import INPUTS
+from scnf.experiment import INPUTS, load_trained
 from scnf.files import write_bytes, write_text
+from scnf.fitting.unusual import write_usual
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings, to_yaml
 from scnf.training.metrics import NOISE_DRAWS, metrics_text
+from scnf.weights import Weights
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 SPLITS = ("validation", "test")
@@ -118,7 +120,14 @@ def refresh(folder: Path, root: Path, facts: Mapping[str, Any]) -> None:
     facts = {**facts, **measure(folder, root)}
     write_text(folder / "card.json", json.dumps(facts, indent=1) + "\n")
     write_text(folder / "README.md", render(folder))
+    remember_usual(folder, root)
     print(f"{folder.name}: test {metrics_text(facts['figures']['test'])}")
+
+
+def remember_usual(folder: Path, root: Path) -> None:
+    """Write what is usual among the images on which the weights in `folder` were trained."""
+    experiment = load_trained(str(folder), Path("logs"), ["--data.root", str(root), "--device", "cpu"])
+    write_usual(experiment, Weights(folder, folder / "model.safetensors"))
 
 
 def ship(run: Run, command: str, machine: str, root: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scnf.analysis import unusual
 from scnf.analysis.calibration import Calibration
 from scnf.data.batches import add_noise, binarize
 from scnf.data.inputs import Inputs
@@ -25,6 +26,8 @@ from scnf.weights import Weights, find_weights
 
 CALIBRATION = "calibration.json"
 """File in a run, or beside weights, with the calibration of the weights and their checksum."""
+UNUSUAL = "unusual.json"
+"""File in a run, or beside weights, with the statistics of usual images and the checksum of the weights."""
 _LOCK = threading.Lock()
 """The lock of torch's generator, which all threads share."""
 
@@ -45,6 +48,7 @@ class TrainedModel:
         draws: Number of draws of the noise over which answers are averaged.
         batch_size: Number of images that are computed at once.
         calibration: Temperature and prediction sets of the model; None where it is not calibrated.
+        usual: Statistics of usual images; None where there are none.
 
     Attributes:
         noise: Draws [draws, C, H, W] of the noise in [0, 1), or [draws, D] for points.
@@ -65,8 +69,10 @@ class TrainedModel:
         draws: int = NOISE_DRAWS,
         batch_size: int = 256,
         calibration: Calibration | None = None,
+        usual: unusual.Usual | None = None,
     ) -> None:
         self.model, self.inputs, self.batch_size, self.calibration = model.eval(), inputs, batch_size, calibration
+        self.usual = usual
         self._device = next((each.device for each in model.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         self.noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)
@@ -144,6 +150,29 @@ class TrainedModel:
         if not self.has_density:
             raise InvalidArgument("model", "must know p(x), and a plain classifier does not")
         return self.answers(self.inputs.rows(images))[1]
+
+    def unusual(self, images: Any) -> np.ndarray:
+        """Return the share [N] of the images of the training that are less unusual than each image, in [0, 1).
+
+        Of images that are drawn as those of the training, one in a hundred scores 0.99 or more. See
+        :class:`scnf.analysis.unusual.Usual`.
+
+        Raises:
+            InvalidArgument: The model does not take these images, has no p(x), or does not know what is usual.
+
+        Example:
+            >>> load("scnf-digits").unusual(np.full((1, 8, 8), 0.5)).round(2)
+            array([1.])
+        """
+        if self.usual is None:
+            reason = "run `scnf train` with --pretrained RUN and --epochs 0 on its data" if self.has_density else ""
+            raise InvalidArgument("model", f"must know what is usual: {reason or 'a plain classifier has no p(x)'}")
+        rows = self.inputs.rows(images)
+        return self.usual.scores(self.unusual_statistics(rows, self.answers(rows)[1]))
+
+    def unusual_statistics(self, rows: Tensor, log_probs: np.ndarray) -> np.ndarray:
+        """Return the statistics [N, T] by which rows with log p(x) [N] are usual or not."""
+        return unusual.statistics(log_probs, rows, self.inputs.levels)
 
     def answers(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return p(y | x) [N, K] and log p(x) [N] of the rows that :meth:`scnf.data.inputs.Inputs.rows` returns.
@@ -268,7 +297,28 @@ def load(
     """
     model, inputs = load_model(str(ref), Path(logs), ["--device", device])
     path = None if calibration is None else Path(calibration)
-    return TrainedModel(model, inputs, calibration=_calibration(find_weights(str(ref), Path(logs)), path))
+    weights = find_weights(str(ref), Path(logs))
+    return TrainedModel(model, inputs, calibration=_calibration(weights, path), usual=read_usual(weights))
+
+
+def read_usual(weights: Weights) -> unusual.Usual | None:
+    """Return the statistics of usual images beside weights, or None where there are none, or those of other weights.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = weights.directory / UNUSUAL
+    try:
+        values = json.loads(read_text(path))
+        usual = unusual.Usual.from_json(values)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore or remove it") from error
+    if values.get("weights") != weights.sha256:
+        print(f"note: {path} is of other weights than {weights.path}; unusual is left out", file=sys.stderr)
+        return None
+    return usual
 
 
 def _calibration(weights: Weights, path: Path | None) -> Calibration | None:

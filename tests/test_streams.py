@@ -84,7 +84,16 @@ def test_closed_pipe_ends_a_command_as_sigpipe_would(place: Path, words: str) ->
 
 
 TRAIN = f"SCNF train --config digits.yaml {' '.join(TINY)} --max_steps 20"
-FILES = {"config.yaml", "split.json", "env.json", "metrics.csv", "summary.json", "samples.png", "curves.png"}
+FILES = {
+    "config.yaml",
+    "split.json",
+    "env.json",
+    "metrics.csv",
+    "summary.json",
+    "samples.png",
+    "curves.png",
+    "unusual.json",
+}
 
 
 def check_whole(folder: Path, reference: Path) -> None:

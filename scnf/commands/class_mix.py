@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scnf.errors import InvalidArgument, UserError
 
@@ -12,8 +12,16 @@ if TYPE_CHECKING:
 
     from scnf.trained import TrainedModel
 
-Prediction = tuple[str, "np.ndarray", float]
-"""Name of an image, p(y | x) [K] and log p(x) in nats."""
+
+class Densities(NamedTuple):
+    """The density log p(x) in nats, and how unusual an image is; None where the model does not know."""
+
+    log_prob: float
+    unusual: float | None = None
+
+
+Prediction = tuple[str, "np.ndarray", Densities]
+"""Name of an image, p(y | x) [K], and its densities."""
 
 
 def add_options(parser: Any) -> None:

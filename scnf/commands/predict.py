@@ -45,8 +45,8 @@ def predict(words: Sequence[str]) -> int:
     with atomic_write(arguments.out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         table = _Table(text, model, arguments.out.suffix.lower() == ".jsonl", sets_hold)
-        for name, posterior, log_prob in predictions:
-            counts[table.write(name, posterior, log_prob)] += 1
+        for prediction in predictions:
+            counts[table.write(*prediction)] += 1
         text.detach()
         if not sum(counts.values()):
             raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
@@ -67,29 +67,31 @@ class _Table:
         if not as_json:
             self._writer = csv.writer(file, lineterminator="\n")
             columns = ["file", "class", "confidence", *(f"p({name})" for name in self._names), "log_prob"]
+            columns += ["unusual"] if model.usual is not None else []
             self._writer.writerow([*columns, *(["set"] if self._has_sets else [])])
 
-    def write(self, name: str, posterior: "np.ndarray", log_prob: float) -> str:
+    def write(self, name: str, posterior: "np.ndarray", densities: class_mix.Densities) -> str:
         """Write the line of an image, and return the name of its class."""
         label = self._names[int(posterior.argmax())]
         probabilities = [round(float(each), 6) for each in posterior]
+        log_prob, unusual = densities
         density = None if log_prob != log_prob else round(float(log_prob), 3)
+        score = None if unusual is None else round(unusual, 4)
         sets = self._model.named_sets(posterior[None]) if self._has_sets else []
         if self._as_json:
             line = {"file": name, "class": label, "confidence": max(probabilities)}
             line |= {"p": dict(zip(self._names, probabilities, strict=True)), "log_prob": density}
-            line |= {"set": list(sets[0])} if sets else {}
+            line |= ({} if score is None else {"unusual": score}) | ({"set": list(sets[0])} if sets else {})
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         else:
             row = [name, label, max(probabilities), *probabilities, "" if density is None else density]
+            row += [] if score is None else [score]
             self._writer.writerow([*row, *("|".join(names) for names in sets)])
         return label
 
 
-def _predictions(
-    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]
-) -> Iterator[tuple[str, "np.ndarray", float]]:
-    """Yield name, p(y | x) [K] and log p(x) of each image, in batches."""
+def _predictions(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]) -> Iterator[class_mix.Prediction]:
+    """Yield name, p(y | x) [K] and densities of each image, in batches."""
     from tqdm import tqdm
 
     names, batches = _batches(model, path, skipped)
@@ -98,7 +100,10 @@ def _predictions(
         for batch_names, rows in batches:
             posterior, log_prob = model.answers(rows)
             bar.update(len(batch_names))
-            yield from zip(batch_names, posterior, log_prob.tolist(), strict=True)
+            unusual = [None] * len(rows)
+            if model.usual is not None:
+                unusual = model.usual.scores(model.unusual_statistics(rows, log_prob)).tolist()
+            yield from zip(batch_names, posterior, map(class_mix.Densities, log_prob.tolist(), unusual), strict=True)
 
 
 def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]) -> tuple[int, Iterator[Any]]:

@@ -31,7 +31,8 @@ from scnf.settings import (
     setting_errors,
 )
 from scnf.streams import no_line, print_line
-from scnf.trained import TrainedModel
+from scnf.trained import TrainedModel, read_usual
+from scnf.weights import Weights
 
 _LOCK = Lock()
 """The lock of torch's generator, which a training seeds."""
@@ -111,7 +112,9 @@ def fit(
             error = Interrupted(progress.stopped_by)
             error.add_note(f"resume with: scnf train --resume {training.run.path}")
             raise error
-    return FitResult(model_of(training), training.run.path, training.run.read_json("summary.json"))
+    model, weights = model_of(training), Weights(training.run.path, training.run.weights)
+    model.usual = read_usual(weights)
+    return FitResult(model, training.run.path, training.run.read_json("summary.json"))
 
 
 def settings_for(

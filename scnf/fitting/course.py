@@ -15,17 +15,20 @@ from scnf.experiment import Experiment
 from scnf.failures import traceback_in
 from scnf.fitting.assembly import Log, Training, write_inputs
 from scnf.fitting.baseline import add_baseline, baseline_text
+from scnf.fitting.unusual import write_usual
 from scnf.machine import FreedMemory, peak_memory_mb
 from scnf.propagation.strategy import Propagation
 from scnf.runs import Run
 from scnf.settings import SMALLER_STEPS, fixed_settings, not_finite_errors, setting_errors, to_yaml
 from scnf.threads import Threads
+from scnf.trained import UNUSUAL
 from scnf.training.checkpoint import save_tensors
 from scnf.training.loop import OPTIMIZERS, Plan, trial_step
 from scnf.training.loop import train as train_model
 from scnf.training.metrics import metrics_text
 from scnf.training.state import Binding, Progress, State, restore
 from scnf.transforms import standardize
+from scnf.weights import Weights
 
 
 def complete(training: Training) -> Progress | None:
@@ -188,7 +191,13 @@ def _restored_state(training: Training, optimizer: Any, binding: Binding, steps:
     # written only after the checkpoint has accepted the settings
     run.write_text("config.yaml", to_yaml(settings))
     if remaining_steps > 0:
-        for name in ("summary.json", run.weights.name, "samples.png", "curves.png"):  # results of an earlier end
+        for name in (
+            "summary.json",
+            run.weights.name,
+            "samples.png",
+            "curves.png",
+            UNUSUAL,
+        ):  # results of an earlier end
             (run.path / name).unlink(missing_ok=True)
     return state
 
@@ -245,6 +254,7 @@ def _finish(training: Training, summary: dict[str, Any]) -> None:
     if model.likelihood_of != "labels":
         classes = list(range(experiment.dataset.num_classes))
         sample_picture(model, run.path / "samples.png", classes, 10, experiment.dataset.inputs())
+    write_usual(experiment, Weights(run.path, run.weights))
     plots.curves(run.read_metrics(), run.path / "curves.png")
     run.write_json("summary.json", summary)  # written last, because it marks the run as finished
     _log_summary(run, summary, training.log)

@@ -82,6 +82,7 @@ def test_finished_run_has_its_files(finished: Path) -> None:
         "split.json",
         "inputs.json",
         "summary.json",
+        "unusual.json",
     }
     for name in ("curves.png", "samples.png"):
         assert (finished / name).read_bytes()[:4] == b"\x89PNG"
