@@ -146,7 +146,7 @@ class Experiment:
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
         with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
-                self.dataset.train_x[rows].to(self.device),
+                self.dataset.train_x.to(self.device),
                 self.visible[rows].to(self.device),
                 train.batch_size,
                 data.labelled_share,
@@ -156,6 +156,7 @@ class Experiment:
                 views,
                 train.passes,
                 in_place,
+                rows if len(self.split.validation) else None,
             )
         if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(
