@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,145 @@ def test_vectors_of_an_array_file_train(scnf: Callable[..., Any], tmp_path: Path
     assert "200 vectors of 3 numbers in" in outcome.out and "scnf-toy" in outcome.out
     outcome = scnf("predict last", tmp_path / "points.npz")
     assert outcome.code == 0 and "200 images" not in outcome.err
+
+
+ROWS = "0.png,cat\n1.png,dog\n"
+FOLDERS: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
+    "no images": ({"a.txt": "x"}, "data.root holds no images (png, jpg"),
+    "one class": ({"cat/0.png": (8, 8)}, "data.root needs two classes or more and has one, 'cat'"),
+    "no labels": ({"0.png": (8, 8)}, "data.root holds no labels: put the images of each class into a folder"),
+    "unknown files": (
+        {"0.png": (8, 8), "labels.csv": "file,label\n" + ROWS},
+        "lists files that do not exist (1): 1.png",
+    ),
+    "two labels": ({"0.png": (8, 8), "labels.csv": "file,label\n0.png,cat\n0.png,dog\n"}, "twice and differently"),
+    "another delimiter": ({"0.png": (8, 8), "labels.csv": "file|label\n0.png|cat\n"}, "not 'file|label'"),
+    "both conventions": (
+        {"cat/0.png": (8, 8), "dog/0.png": (8, 8), "3_0.png": (8, 8)},
+        "with a number prefix (3_0.png)",
+    ),
+    "small images": ({"cat/0.png": (5, 5), "dog/0.png": (7, 9)}, "(0.png: it has 5x5 pixels (height x width), less"),
+    "unreadable files": (
+        {"cat/0.png": b"x", "dog/0.png": b""},
+        "holds no image that can be decoded: skipped 2 files (",
+    ),
+    "names that differ in case": ({"cat/0.png": (8, 8), "Cat/0.png": (8, 8)}, "'Cat' and 'cat', which are easily"),
+    "names that differ in encoding": (
+        {"caf\u00e9/0.png": (8, 8), "cafe\u0301/0.png": (8, 8)},
+        "which are easily confused: give them one name",
+    ),
+}
+
+
+def write_folder(root: Path, files: Mapping[str, str | bytes | tuple[int, int]]) -> None:
+    """Write files by name, with a text, bytes, or an image of a height and width for content."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, tuple):
+            Image.new("RGB", content[::-1]).save(path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize(("files", "message"), FOLDERS.values(), ids=FOLDERS)
+def test_train_command_on_an_unusable_folder_says_what_to_do(
+    scnf: Callable[..., Any], tmp_path: Path, image_cache: Path, files: Any, message: str
+) -> None:
+    write_folder(tmp_path / "bad", files)
+    outcome = scnf("train bad", *SMALL)
+    assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    assert message in outcome.err and "\\n" not in outcome.err and not (tmp_path / "logs").exists()
+
+
+USABLE: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
+    "a class with one label": ({"fox/0.png": (8, 8)}, "note: fox has fewer than two labels"),
+    "more classes than labels": (
+        {"labels.csv": "\ufefffile;label\r\n" + "".join(f"{i}.png;{i}\r\n" for i in range(6)), "6.png": (8, 8)}
+        | {f"{i}.png": (8, 8) for i in range(6)},
+        "note: 0, 1, 2, 3, 4, 5 have fewer than two labels",
+    ),
+    "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 files (broken.png: it is not an image of a known"),
+}
+
+
+@pytest.mark.parametrize(("files", "note"), USABLE.values(), ids=USABLE)
+def test_train_command_says_what_is_odd_of_a_usable_folder(
+    scnf: Callable[..., Any], tmp_path: Path, photos: Path, files: Any, note: str
+) -> None:
+    root = tmp_path / "new" if "labels.csv" in files else photos
+    write_folder(root, files)
+    outcome = scnf("train", root, *SMALL, "--max_steps 1")
+    assert outcome.code == 0 and note in outcome.out, outcome.err + outcome.out
+
+
+def test_predict_and_evaluate_commands_say_what_is_converted(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    write_folder(tmp_path / "new", {"day/0.png": (20, 30), "day/1.png": (8, 8), "day/2.png": (5, 5)})
+    Image.new("L", (8, 9)).save(tmp_path / "new" / "day" / "grey.png")
+    Image.new("1", (11000, 10000)).save(tmp_path / "new" / "day" / "large.png")
+    note = "2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB\n"
+    for command in ("predict", "evaluate"):
+        outcome = scnf(command, "last new")
+        assert outcome.code == 0 and note in outcome.err, outcome.err
+        assert "skipped 2 files (" in outcome.err and "more than 100 megapixels" in outcome.err
+        assert "Warning" not in outcome.err
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 20, 30), np.uint8))
+    assert (
+        "3 images are resized to 8x8 (height x width), and cropped to the centre; 3 images"
+        in scnf("predict last a.npz").err
+    )
+    assert scnf("predict last photos").err == ""
+
+
+def test_evaluate_command_takes_files_of_one_class(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    write_folder(tmp_path / "one", {"day/0.png": (8, 8), "day/1.png": (8, 8)})
+    np.savez(tmp_path / "one.npz", x=np.zeros((2, 8, 8, 3), np.uint8), y=["day", "day"])
+    for files in ("one", "one.npz"):
+        outcome = scnf("evaluate last --classes", files)
+        assert outcome.code == 0 and outcome.out.startswith("files       accuracy"), outcome.err
+
+
+def test_train_command_knows_arguments_of_the_recipe_that_it_chooses(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    outcome = scnf("train photos --model.semantic_share 0.5 --model.channels 8 --print_config")
+    assert outcome.code == 0 and "recipe: scnf-digits" in outcome.out and "semantic_share: 0.5" in outcome.out
+    outcome = scnf("train photos --model.hidden 8")
+    assert outcome.code == 2 and "the recipe scnf-digits takes no argument 'hidden'" in outcome.err
+    for word, message in (("--model.semantic_hsare 1", "did you mean"), ("--epoch 1", "did you mean train.epochs?")):
+        outcome = scnf("train photos", word)
+        assert outcome.code == 2 and message in outcome.err and not outcome.out  # before images are decoded
+
+
+def test_train_command_moves_no_images_where_nothing_learns_from_them(
+    scnf: Callable[..., Any], photos: Path, last_run: Callable[[], Run]
+) -> None:
+    words = "train photos --model.channels 8 --model.steps 1 --max_steps 1 --threads 1 --ema 0 --consistency_weight 0"
+    outcome = scnf(words, "--classifier_weight 0")
+    assert outcome.code == 0 and "data.augment" not in outcome.out, outcome.err
+    assert "augment: 0.0" in (last_run().path / "config.yaml").read_text()
+    outcome = scnf(words, "--classifier_weight 0 --augment 1")
+    assert outcome.code == 2 and "moved images count in cross-entropies alone" in outcome.err
+    assert "data.augment 1" in scnf(words, "--classifier_weight 1").out
+
+
+def test_runs_command_shows_the_folder_and_the_number_of_labels(scnf: Callable[..., Any], photos: Path) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    assert "  photos      24  " in scnf("runs").out
+    assert "000001" in scnf("runs --where data=photos --where labels=24").out
+
+
+def test_wrong_value_in_a_file_of_settings_names_the_file(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "data: {name: digits}\ntrain: {lr: abc}\nmodel: {recipe: scnf-digits, blocks: 3}\n"
+    )
+    assert "error: c.yaml: wrong setting: train.lr must be a number" in scnf("train --config c.yaml").err
+    assert "error: c.yaml: wrong setting: model.blocks has an effect" in scnf("train --config c.yaml --lr 1").err
+    assert "error: wrong setting: train.lr must be" in scnf("train --config c.yaml --lr xyz").err
 
 
 @pytest.mark.parametrize(
