@@ -296,13 +296,17 @@ def differences(root: Path = ROOT) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something differs")
-    if parser.parse_args().check:
-        lines = differences()
-        print("\n".join(lines) if lines else "docs/results.md and README.md are what docs/results.yaml says")
-        return 1 if lines else 0
-    for path, text in render().items():
-        write_text(path, text)
-        print(path)
+    try:
+        if parser.parse_args().check:
+            lines = differences()
+            print("\n".join(lines) if lines else "docs/results.md and README.md are what docs/results.yaml says")
+            return 1 if lines else 0
+        for path, text in render().items():
+            write_text(path, text)
+            print(path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        print(f"error: docs/results.yaml, a card or a page is damaged: {error!r}", file=sys.stderr)
+        return 2
     return 0
 
 

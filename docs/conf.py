@@ -48,7 +48,7 @@ add_module_names = False  # the section says which module it is
 nitpicky = True
 nitpick_ignore_regex = [
     # other projects, whose documentation an offline build does not see
-    ("py:.*", r"(torch|nflows|numpy|PIL|sklearn|contextlib|os|typing|collections|pathlib|signal|subprocess)\..*"),
+    ("py:.*", r"(torch|nflows|numpy|mmap|PIL|sklearn|contextlib|os|typing|collections|pathlib|signal|subprocess)\..*"),
     # annotations by short or internal names
     ("py:exc", r"NotFittedError"),
     ("py:class", r"scnf\.training\.subject\.WholeModel"),

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("scnf").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, and of a size that scnf checks itself
     try:
         with interrupt.watch():
             try:

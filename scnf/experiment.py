@@ -146,11 +146,10 @@ class Experiment:
                 f"no row of class {', '.join(map(str, sorted(unlabelled)))} has a label to propagate: set "
                 "data.balanced to true, raise data.num_labels, or set objective.propagations to 0"
             )
-        x = self.dataset.train_x[rows].to(self.device)
         views, in_place = objective.consistency_weight > 0, self.model.likelihood_of == "labels"
         with setting_errors(settings.model, self.dataset.name):
             batches = Batches(
-                x,
+                self.dataset.train_x.to(self.device),
                 self.visible[rows].to(self.device),
                 train.batch_size,
                 data.labelled_share,
@@ -160,7 +159,8 @@ class Experiment:
                 views,
                 train.passes,
                 in_place,
-                Columns.of(x) if self.dataset.levels is None else None,
+                Columns.of(self.dataset.train_x[rows].to(self.device)) if self.dataset.levels is None else None,
+                rows if len(self.split.validation) else None,
             )
         if self.augmentation and not (views or in_place or objective.classifier_weight or train.eval_views):
             raise UserError(

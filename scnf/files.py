@@ -1,10 +1,12 @@
 """Write files atomically, so that readers get the old or the new content, and read regular files alone."""
 
 import errno
+import mmap
 import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ from scnf.errors import FileError, UserError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_NO_RESERVE = 0x4000
+"""MAP_NORESERVE of Linux, which Python's mmap does not name."""
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a directory",
@@ -101,6 +105,24 @@ def read_bytes(path: Path) -> bytes:
     """
     require_file(path)
     return path.read_bytes()
+
+
+def map_private(file: BinaryIO, length: int) -> mmap.mmap:
+    """Map the start of an open file to memory copy on write, so that what is written stays in this process.
+
+    The file may be larger than memory. Linux would refuse to map it, unless it reserves no memory for copies.
+
+    Args:
+        file: File that is open for reading; it may be closed afterwards.
+        length: Number of bytes, 1 or more.
+
+    Raises:
+        OSError: The file cannot be mapped.
+    """
+    if sys.platform == "linux":
+        flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(file.fileno(), length, flags, access)
+    return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY)
 
 
 def read_text(path: Path) -> str:

@@ -5,13 +5,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scnf.cli import main
 from scnf.interrupt import WATCHED
@@ -136,6 +138,32 @@ def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
 def last_run(tmp_path: Path) -> Callable[[], Run]:
     """The latest run in logs/ of the test's directory."""
     return lambda: Run.find(tmp_path / "logs", "last")
+
+
+def write_photos(folder: Path, low: int, numbers: Iterable[int]) -> None:
+    """Write photos of 8x8 pixels with these numbers for names, whose grey levels are from `low` to `low` + 127."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(low)
+    for number in numbers:
+        pixels = rng.integers(low, low + 128, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def image_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of decoded images of the test's own; kernels stay where they are."""
+    monkeypatch.setattr("scnf.data.cache._directory", lambda cache: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, image_cache: Path) -> Path:
+    """A folder of 12 bright photos, 12 dark ones, and 30 without a label, of which those of odd numbers are bright."""
+    write_photos(tmp_path / "photos" / "day", 128, range(12))
+    write_photos(tmp_path / "photos" / "nuit, étoilée", 0, range(12))
+    write_photos(tmp_path / "photos" / "unlabelled", 128, range(1, 30, 2))
+    write_photos(tmp_path / "photos" / "unlabelled", 0, range(0, 30, 2))
+    return tmp_path / "photos"
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_predict_command_writes_the_sets_of_a_calibrated_run(
     assert outcome.code == 0, outcome.err
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     expected = package.load(run).prediction_sets(load("digits").test_x)
-    assert [tuple(row["set"].split("|")) for row in rows] == expected and list(rows[0])[-1] == "set"
+    assert [tuple(json.loads(row["set"])) for row in rows] == expected and list(rows[0])[-1] == "set"
     assert scnf("predict last", digits_file, "--out p.jsonl").code == 0
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [tuple(line["set"]) for line in lines] == expected

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from PIL import Image
 
-from conftest import TINY
+from conftest import TINY, write_photos
 from scnf.data.sources import load
 from scnf.runs import Run
 
@@ -23,12 +23,6 @@ SMALL = [
 """A model that trains in no time."""
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of images of the test's own."""
-    monkeypatch.setattr("scnf.data.cache._directory", lambda cache: tmp_path / "cache")
-
-
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Run:
     """The finished run on digits as number 1 in logs/ of the test's directory."""
@@ -37,21 +31,13 @@ def copied(finished: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def pets(scnf: Callable[..., Any], tmp_path: Path) -> Path:
+def pets(scnf: Callable[..., Any], image_cache: Path, tmp_path: Path) -> Path:
     """A folder of photos in which a tiny model was trained, without validation and test rows."""
     for name, low in (("cat", 128), ("dog", 0)):
-        write_photos(tmp_path / "pets" / name, low, 12)
+        write_photos(tmp_path / "pets" / name, low, range(12))
     outcome = scnf("train pets", *SMALL)
     assert outcome.code == 0, outcome.err
     return tmp_path / "pets"
-
-
-def write_photos(folder: Path, low: int, number: int) -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(low)
-    for index in range(number):
-        pixels = rng.integers(low, low + 128, (8, 8, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
 def test_evaluate_classes_prints_a_table_a_matrix_and_draws_a_picture(scnf: Callable[..., Any], copied: Run) -> None:
@@ -100,9 +86,9 @@ def test_evaluate_says_where_a_split_has_no_rows(scnf: Callable[..., Any], pets:
 def test_evaluate_on_a_folder_needs_no_data_of_the_training(
     scnf: Callable[..., Any], pets: Path, tmp_path: Path
 ) -> None:
-    write_photos(tmp_path / "new" / "dog", 0, 7)
-    write_photos(tmp_path / "new" / "cat", 128, 5)
-    write_photos(tmp_path / "new" / "unlabelled", 60, 3)
+    write_photos(tmp_path / "new" / "dog", 0, range(7))
+    write_photos(tmp_path / "new" / "cat", 128, range(5))
+    write_photos(tmp_path / "new" / "unlabelled", 60, range(3))
     Image.new("L", (30, 20)).save(tmp_path / "new" / "dog" / "large.gif")
     (tmp_path / "new" / "dog" / "broken.png").write_bytes(b"\x89PNG")
     shutil.rmtree(pets)
@@ -119,8 +105,8 @@ def test_evaluate_on_a_folder_needs_no_data_of_the_training(
 
 def test_evaluate_on_files_counts_their_test_split_alone(scnf: Callable[..., Any], pets: Path, tmp_path: Path) -> None:
     for split, number in (("train", 3), ("test", 2)):
-        write_photos(tmp_path / "both" / split / "cat", 128, number)
-        write_photos(tmp_path / "both" / split / "dog", 0, number)
+        write_photos(tmp_path / "both" / split / "cat", 128, range(number))
+        write_photos(tmp_path / "both" / split / "dog", 0, range(number))
     outcome = scnf("evaluate last both --json")
     assert json.loads(outcome.out)["splits"]["files"]["rows"] == 4
     assert "note: the test split counts, and 6 training rows do not" in outcome.err
@@ -166,9 +152,9 @@ CLASSIFIER = ["--labelled_share", "1", "--propagations", "0", "--consistency_wei
 def test_evaluate_on_unusable_files_says_what_is_wrong(
     scnf: Callable[..., Any], pets: Path, tmp_path: Path, words: str, message: str
 ) -> None:
-    write_photos(tmp_path / "other" / "horse", 0, 2)
-    write_photos(tmp_path / "other" / "dog", 0, 2)
-    write_photos(tmp_path / "loose" / "unlabelled", 0, 2)
+    write_photos(tmp_path / "other" / "horse", 0, range(2))
+    write_photos(tmp_path / "other" / "dog", 0, range(2))
+    write_photos(tmp_path / "loose" / "unlabelled", 0, range(2))
     np.savez(tmp_path / "points.npz", x=np.zeros((2, 3)), y=["cat", "dog"])
     outcome = scnf("evaluate", words)
     assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scnf.errors import UserError
-from scnf.files import atomic_write, sweep, write_text
+from scnf.files import atomic_write, map_private, sweep, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -153,3 +153,26 @@ def test_write_text_to_an_impossible_place_is_a_user_error(tmp_path: Path, place
 def test_write_text_to_a_read_only_place_is_a_user_error() -> None:
     with pytest.raises(UserError, match="cannot write /proc/self/note"):
         write_text(Path("/proc/self/note.txt"), "text")
+
+
+def test_map_private_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "numbers").write_bytes(b"0123456789")
+    with (tmp_path / "numbers").open("rb") as file:
+        content = map_private(file, 4)
+    content[:2] = b"xx"
+    assert content[:] == b"xx23" and (tmp_path / "numbers").read_bytes() == b"0123456789"
+
+
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+
+
+@pytest.mark.skipif(
+    not OVERCOMMIT.exists() or OVERCOMMIT.read_text().strip() == "2", reason="the system reserves memory by its policy"
+)
+def test_map_private_takes_a_file_larger_than_memory(tmp_path: Path) -> None:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    memory = sum(int(line.split()[1]) for line in lines if line.startswith(("MemTotal", "SwapTotal")))
+    with (tmp_path / "sparse").open("wb+") as file:
+        file.truncate(2 * 1024 * memory)
+        content = map_private(file, 2 * 1024 * memory)
+    assert len(content) == 2 * 1024 * memory and content[-1] == 0

@@ -150,3 +150,14 @@ def messages(source: str) -> list[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.append(node.value)
     return found
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "rows: 3", "rows: [1]\nreadme: []", "rows: [{card: nowhere}]", "a: ["])
+def test_results_script_reports_a_damaged_file(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.yaml").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["results.py", "--check"])
+    monkeypatch.setattr(results.differences, "__defaults__", (tmp_path,))
+    assert results.main() == 2 and capsys.readouterr().err.startswith("error: docs/results.yaml")

@@ -24,25 +24,6 @@ SHORT = ["--passes", "1", "--epochs", "1", "--device", "cpu", "--threads", "1", 
 """What a training with the model of another run needs to be short."""
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of images of the test's own; kernels stay where they are."""
-    monkeypatch.setattr("scnf.data.cache._directory", lambda cache: tmp_path / "cache")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Bright and dark photos, of which some have a label."""
-    rng = np.random.default_rng(0)
-    for name, low, number in (("day", 128, 12), ("nuit, étoilée", 0, 12), ("unlabelled", 0, 30)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for index in range(number):
-            base = low if name != "unlabelled" else 128 * (index % 2)
-            pixels = rng.integers(base, base + 128, (8, 8, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
-    return tmp_path / "photos"
-
-
 @pytest.fixture
 def trained(scnf: Callable[..., Any], photos: Path) -> Path:
     """The photos, on which a run has trained."""

@@ -256,17 +256,11 @@ def measure(log_probs: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def risk_coverage(log_probs: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coverages [N] and the error rates [N] among that share of the rows, the surest first.
+    """Return coverages [N] and the error rates [N] among that share of the rows [N, K], the surest first.
 
-    The area under the curve is the mean of the error rates (Geifman, Uziel and El-Yaniv 2019,
-    https://arxiv.org/abs/1805.08206). Rows of equal confidence count by their mean error, whatever their order.
-
-    Args:
-        log_probs: log p(y | x) [N, K] in nats.
-        y: Labels [N].
-
-    Raises:
-        InvalidArgument: There are no rows, the labels do not fit the rows, or a number is NaN.
+    Arguments and errors are those of :func:`measure`. The area under the curve is the mean of the error rates (Geifman,
+    Uziel and El-Yaniv 2019, https://arxiv.org/abs/1805.08206). Rows of equal confidence count by their mean error,
+    whatever their order.
     """
     log_probs, y = _checked(log_probs, y)
     errors = (log_probs.argmax(axis=1) != y).astype(float)

@@ -3,6 +3,7 @@
 import difflib
 import math
 import operator
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -128,8 +129,8 @@ def _overview(run: Run) -> dict[str, Any]:
         "id": run.id,
         "name": run.name,
         "recipe": config.get("model.recipe"),
-        "data": config.get("data.name"),
-        "labels": config.get("data.num_labels"),
+        "data": _data_of(config, run),
+        "labels": _labels_of(config, run),
         "epochs": None if epochs is None else int(epochs),
         "epochs_planned": config.get("train.epochs"),
         **scores,
@@ -137,6 +138,22 @@ def _overview(run: Run) -> dict[str, Any]:
         "status": str(summary.get("status") or "unfinished"),
         "provisional": provisional,
     }
+
+
+def _data_of(config: Mapping[str, Any], run: Run) -> Any:
+    """Return the name of the data, which is that of the folder or file for data of one's own."""
+    name, root = config.get("data.name"), config.get("data.root")
+    if name not in ("folder", "npz") or not isinstance(root, str):
+        return name
+    return "arrays" if os.path.dirname(root) == os.path.abspath(run.path) else os.path.basename(root.rstrip("/"))
+
+
+def _labels_of(config: Mapping[str, Any], run: Run) -> Any:
+    """Return the number of labels, which the split knows where all are taken."""
+    number = config.get("data.num_labels")
+    split = _read_or(lambda: run.read_json("split.json"), None) if number == "all" else None
+    labelled = split.get("labelled") if isinstance(split, dict) else None
+    return len(labelled) if isinstance(labelled, list) else number
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

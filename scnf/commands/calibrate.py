@@ -124,12 +124,12 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
 
     try:
         if path.suffix.lower() == ".npz":
-            arrays = load_arrays(path)
+            arrays = load_arrays(path, one_class=True)
             known = arrays.y != UNLABELLED
             names = [arrays.class_names[label] for label in arrays.y[known].tolist()]
             parts = [inputs.rows(arrays.x[known])] if names else []
         else:
-            listed = list_images(path)
+            listed = list_images(path, one_class=True)
             pairs = [pair for pair in zip(listed.files, listed.labels, strict=True) if pair[1] is not None]
             parts, names, skipped = [], [], 0
             for file, name in pairs:

@@ -10,8 +10,8 @@ from scnf.commands import options
 from scnf.data.sources import Dataset
 from scnf.errors import UserError
 from scnf.experiment import INPUTS, read_inputs
-from scnf.fitting.automatic import choose
-from scnf.settings import Settings, load_settings
+from scnf.fitting.automatic import choose, with_effect
+from scnf.settings import Settings, load_settings, without_arguments
 from scnf.settings.schema import values_of
 from scnf.settings.text import in_yaml
 from scnf.settings_data import load_data
@@ -55,11 +55,16 @@ def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset
     """
     own, overrides = own_data(files), with_full_names(overrides)
     streams.make_output_optional()
-    first = load_settings(None, [*own, *overrides])
-    weights = _weights_of(first)
+
+    def but_model(values: Mapping[str, str]) -> Settings:
+        others = {name: value for name, value in values.items() if not name.startswith("model.")}
+        return load_settings(None, [*own, *_words(others), *without_arguments(overrides)])
+
+    weights = _weights_of(but_model({}))
     fixed = {} if weights is None else _settings_of_weights(weights)
-    dataset = _load(load_settings(None, [*own, *_words(fixed), *overrides]), weights)
+    dataset = _load(but_model(fixed), weights)
     chosen = choose(dataset)
+    chosen = with_effect(chosen, but_model(chosen | fixed))
     if weights is not None:
         chosen = {name: value for name, value in chosen.items() if name.startswith(("data.num_", "train."))}
     settings = load_settings(None, [*own, *_words(chosen | fixed), *overrides])

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from scnf.files import atomic_write
 if TYPE_CHECKING:
     import numpy as np
 
+    from scnf.data.decode import Header
     from scnf.trained import TrainedModel
 
 _LISTED = 3  # damaged files that a message names
@@ -33,12 +35,14 @@ def predict(words: Sequence[str]) -> int:
     if arguments.out.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"predictions are written as .csv or .jsonl: name the file {arguments.out.with_suffix('.csv')}")
 
+    from scnf.data.decode import conversions
     from scnf.trained import load
 
     model = load(arguments.weights, arguments.logs, arguments.device, arguments.calibration)
     skipped: list[tuple[Path, str]] = []
+    headers: Counter[Header] = Counter()
     counts = dict.fromkeys(model.class_names, 0)
-    predictions = class_mix.reweighted(model, _predictions(model, arguments.path, skipped), arguments)
+    predictions = class_mix.reweighted(model, _predictions(model, arguments.path, skipped, headers), arguments)
     sets_hold = arguments.prior is None
     if model.calibration is not None and not sets_hold:
         print("note: prediction sets hold for the mix of classes of training, and are left out", file=sys.stderr)
@@ -52,6 +56,8 @@ def predict(words: Sequence[str]) -> int:
             raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     print(f"{sum(counts.values()):,} images: {listed}")
+    if headers and (converted := conversions(headers, model.inputs.shape[1:], model.inputs.shape[0])):
+        print(f"note: {converted}", file=sys.stderr)
     if skipped:
         print(f"note: skipped {len(skipped):,} files{_reasons(skipped)}", file=sys.stderr)
     print(arguments.out)
@@ -86,15 +92,17 @@ class _Table:
         else:
             row = [name, label, max(probabilities), *probabilities, "" if density is None else density]
             row += [] if score is None else [score]
-            self._writer.writerow([*row, *("|".join(names) for names in sets)])
+            self._writer.writerow([*row, *(json.dumps(names, ensure_ascii=False) for names in sets)])
         return label
 
 
-def _predictions(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]) -> Iterator[class_mix.Prediction]:
-    """Yield name, p(y | x) [K] and densities of each image, in batches."""
+def _predictions(
+    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]], headers: "Counter[Header]"
+) -> Iterator[class_mix.Prediction]:
+    """Yield name, p(y | x) [K] and densities of each image, in batches, and count their headers."""
     from tqdm import tqdm
 
-    names, batches = _batches(model, path, skipped)
+    names, batches = _batches(model, path, skipped, headers)
     bar = tqdm(total=names, unit="image", desc="predict", disable=None, leave=False, dynamic_ncols=True)
     with bar:
         for batch_names, rows in batches:
@@ -106,14 +114,19 @@ def _predictions(model: "TrainedModel", path: Path, skipped: list[tuple[Path, st
             yield from zip(batch_names, posterior, map(class_mix.Densities, log_prob.tolist(), unusual), strict=True)
 
 
-def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]]) -> tuple[int, Iterator[Any]]:
+def _batches(
+    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]], headers: "Counter[Header]"
+) -> tuple[int, Iterator[Any]]:
     """Return the number of images, and an iterator over (names, rows) of batches."""
     from scnf.data.arrays import load_rows
+    from scnf.data.decode import Header
     from scnf.data.listing import image_files
 
     try:
         if path.suffix.lower() == ".npz":
             x = load_rows(path)
+            if x.dim() == 4:
+                headers[Header("array", (x.shape[2], x.shape[3]), x.shape[1] == 3)] += len(x)
             starts = range(0, len(x), model.batch_size)
             parts = ((start, x[start : start + model.batch_size]) for start in starts)
             return len(x), (
@@ -124,7 +137,7 @@ def _batches(model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]])
         raise UserError(f"{path} {error.problem}") from error
     if model.inputs.levels is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
-    return len(files), _decoded(model, path, files, skipped)
+    return len(files), _decoded(model, path, files, skipped, headers)
 
 
 def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
@@ -139,19 +152,25 @@ def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
 
 
 def _decoded(
-    model: "TrainedModel", path: Path, files: Sequence[Path], skipped: list[tuple[Path, str]]
+    model: "TrainedModel",
+    path: Path,
+    files: Sequence[Path],
+    skipped: list[tuple[Path, str]],
+    headers: "Counter[Header]",
 ) -> Iterator[tuple[list[str], Any]]:
     """Yield names and rows of the files that can be decoded."""
     import torch
 
-    from scnf.data.decode import DamagedImage
+    from scnf.data.decode import DamagedImage, image_header
 
     folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
     for start in range(0, len(files), model.batch_size):
         names, rows = [], []
         for file in files[start : start + model.batch_size]:
             try:
+                header = image_header(file)
                 rows.append(model.inputs.rows(file))
+                headers[header] += 1
                 names.append(str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file))
             except DamagedImage as error:
                 skipped.append((file, str(error)))

@@ -84,7 +84,7 @@ def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
     try:
         if root.suffix.lower() == ".npz":
             return _rows_of_arrays(model, root)
-        listed = list_images(root)
+        listed = list_images(root, one_class=True)
     except InvalidArgument as error:
         raise UserError(f"{root} {error.problem}") from error
     if model.inputs.levels is None:
@@ -103,7 +103,7 @@ def _rows_of_arrays(model: "TrainedModel", path: Path) -> _Images:
     from scnf.data.arrays import has_labels, load_arrays, load_rows
 
     if has_labels(path):
-        arrays = load_arrays(path)
+        arrays = load_arrays(path, one_class=True)
         x = arrays.x
         labels = [None if label < 0 else arrays.class_names[label] for label in arrays.y.tolist()]
     else:

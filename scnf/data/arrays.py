@@ -49,7 +49,7 @@ class Arrays:
     test_y: Tensor | None
 
 
-def load_arrays(path: Path) -> Arrays:
+def load_arrays(path: Path, one_class: bool = False) -> Arrays:
     """Load the arrays x, y and perhaps test_x, test_y and class_names of an .npz file.
 
     The names train_x, x_train, images and train_images mean x; y, test_x and test_y have such names, too. Further
@@ -59,6 +59,10 @@ def load_arrays(path: Path) -> Arrays:
     - y [N] holds integers, -1 where a row is unlabelled, or texts, "" where a row is unlabelled.
     - class_names [K] holds texts. Integers in y are its indices, and texts in y are its entries. Without it, each
       value in y or test_y is a class, in natural order: the integers 3 and 7 become the classes "3" and "7".
+
+    Args:
+        path: Path of the file.
+        one_class: Whether all labels may be of one class, which is enough to score a model.
 
     Raises:
         InvalidArgument: the file is no such file; the argument is "root".
@@ -87,7 +91,7 @@ def load_arrays(path: Path) -> Arrays:
     if names is None:
         labels = {text for values, _ in texts.values() for text in values if text}
         names = tuple(sorted(labels, key=natural_key))
-        check_class_names(names)
+        check_class_names(names, one_class)
     y = {split: _indices(f"{split}y", *texts[split], names) for split in splits}
     return Arrays(x[""], y[""], names, x.get("test_"), y.get("test_"))
 

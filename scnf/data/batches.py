@@ -72,9 +72,9 @@ class Batches:
     views, or without views the labels of the unlabelled rows. UNLABELLED marks a row without a pseudo-label.
 
     Args:
-        x: Images of whole numbers [N, C, H, W], uint8 for up to 256 levels, or points float32 [N, D], on the device
-            of the training.
-        y: Labels int64 [N], UNLABELLED where hidden.
+        x: Images of whole numbers [M, C, H, W], uint8 for up to 256 levels, or points float32 [M, D], on the device
+            of the training. Batches read their rows from x, which may be larger than memory and mapped from a file.
+        y: Labels int64 [N] of the rows that take part, UNLABELLED where hidden.
         batch_size: Number of rows in a batch.
         labelled_share: Share of labelled rows in a batch, in [0, 1].
         seed: Seed of the order of rows.
@@ -87,6 +87,7 @@ class Batches:
             likelihood of x.
         columns: Statistics of the columns of points, by which whole numbers get noise of one step; None for images, and
             for points that stay as they are.
+        rows: Rows [N] of x that take part, in the order of y; all rows of x by default.
 
     Attributes:
         num_labelled: Number of labelled rows in a batch.
@@ -121,13 +122,15 @@ class Batches:
         passes: int = 1,
         in_place: bool = False,
         columns: Columns | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self._check(x, levels)
-        check_labels(y, rows=len(x))
+        check_labels(y, rows=len(x) if rows is None else len(rows))
         check_count("batch_size", batch_size)
         check_count("passes", passes)
         check_share("labelled_share", labelled_share)
-        self.x, self.y, self.seed, self.levels, self.passes, self.in_place = x, y, seed, levels, passes, in_place
+        self._x, self._rows = x, None if rows is None else rows.to(x.device)
+        self.y, self.seed, self.levels, self.passes, self.in_place = y, seed, levels, passes, in_place
         self.guesses: Tensor | None = None
         self.columns = columns
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()
@@ -150,7 +153,21 @@ class Batches:
                 f"{self.num_labelled} labelled and {self.num_unlabelled} unlabelled rows. Raise it, or change "
                 "labelled_share",
             )
-        self.steps_per_epoch = max(1, passes * len(x) // (self.num_unlabelled or batch_size))
+        self.steps_per_epoch = max(1, passes * len(y) // (self.num_unlabelled or batch_size))
+
+    @property
+    def x(self) -> Tensor:
+        """The rows [N, ...] that take part, in memory where they are not all rows of the data."""
+        return self._x if self._rows is None else self._x[self._rows]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the training."""
+        return self._x.device
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return a copy of some of the rows that take part, by their positions [R] in y."""
+        return self._x[rows if self._rows is None else self._rows[rows]]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch from step `start` on.
@@ -159,8 +176,8 @@ class Batches:
         """
         generator = torch.Generator().manual_seed(int(self.seed * 1_000_003 + epoch))
         labelled = self._draw(self.labelled, self.num_labelled, generator)
-        unlabelled = self._draw(torch.arange(len(self.x)), self.num_unlabelled, generator)
-        rows = torch.cat([labelled, unlabelled], dim=1).to(self.x.device)
+        unlabelled = self._draw(torch.arange(len(self.y)), self.num_unlabelled, generator)
+        rows = torch.cat([labelled, unlabelled], dim=1).to(self.device)
         guesses = torch.full_like(self.y, UNLABELLED) if self.guesses is None else self.guesses
         for step in range(start, self.steps_per_epoch):
             with_label, without = rows[step].split([self.num_labelled, self.num_unlabelled])
@@ -178,7 +195,7 @@ class Batches:
 
     def _inputs(self, labelled: Tensor, unlabelled: Tensor, view_rows: Tensor) -> Tensor:
         """Return the inputs of a batch: labelled and unlabelled rows, moved labelled rows, and views, in this order."""
-        moved = self.x[torch.cat([labelled, view_rows])]
+        moved = self.take(torch.cat([labelled, view_rows]))
         if self.augment and len(moved):
             if self.levels is not None:
                 moved = self.augment(moved, self.levels)
@@ -189,9 +206,9 @@ class Batches:
         return dequantize(inputs, self.levels) if self.columns is None else self.columns.dequantize(inputs)
 
     def _arrange(self, labelled: Tensor, unlabelled: Tensor, moved: Tensor, views: Tensor) -> Tensor:
-        """Concatenate rows of `x`, moved rows and views in the order of :meth:`_inputs`."""
-        first = moved if self.in_place else self.x[labelled]
-        return torch.cat([first, self.x[unlabelled], moved if self.num_moved else moved[:0], views])
+        """Concatenate rows, moved rows and views in the order of :meth:`_inputs`."""
+        first = moved if self.in_place else self.take(labelled)
+        return torch.cat([first, self.take(unlabelled), moved if self.num_moved else moved[:0], views])
 
     def _check(self, x: Tensor, levels: int | None) -> None:
         check_data(x, levels)
@@ -222,7 +239,7 @@ class EncodedBatches(Batches):
     ) -> None:
         from tqdm import tqdm
 
-        rows, no_rows = torch.arange(len(batches.x)), torch.arange(0)
+        rows, no_rows = torch.arange(len(batches.y)), torch.arange(0)
         moved = batches.labelled.repeat(copies if batches.augment else 1)
         view_rows = rows if batches.num_views else no_rows
         total = len(rows) + len(moved) + len(view_rows)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, decode, image_header
 from scnf.errors import FileError, InvalidArgument
-from scnf.files import atomic_write, require_file
+from scnf.files import atomic_write, map_private, require_file
 from scnf.lock import exclusive_folder
 
 MAX_SIDE = 64
@@ -302,7 +302,8 @@ def _load(task: _Task, path: Path, reasons: dict[int, str] | None = None) -> Dec
             if index["key"] != task.key or start != math.prod(shape):
                 return None
             # Mapped copy on write: PyTorch warns of arrays that are read-only.
-            pixels = np.memmap(file, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+            pixels = np.frombuffer(map_private(file, start), np.uint8) if start else np.empty(0, np.uint8)
+            pixels = pixels.reshape(shape)
             if zlib.crc32(text, zlib.crc32(pixels.data)) != checksum:
                 return None
     except (OSError, ValueError, KeyError, TypeError, struct.error):

@@ -18,10 +18,14 @@ def natural_key(text: str) -> tuple[list[object], str]:
     return [(len(piece), piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
 
 
-def check_class_names(names: Iterable[str]) -> None:
+def check_class_names(names: Iterable[str], one_class: bool = False) -> None:
     """Refuse one class alone, and names that people or file systems confuse; no class at all is allowed.
 
     Names are confused where they differ only in case, spaces around them or the Unicode form of their characters.
+
+    Args:
+        names: Names of the classes.
+        one_class: Whether one class alone is allowed, which is enough to score a model.
 
     Raises:
         InvalidArgument: the names are refused; the argument is "root".
@@ -45,7 +49,7 @@ or names that differ in more than case, spaces or the encoding of accents
                 f"has classes {other!r} and {name!r}, which are easily confused: give them one name, or names that "
                 "differ in more than case, spaces or the encoding of accents",
             )
-    if len(by_form) == 1:
+    if len(by_form) == 1 and not one_class:
         raise InvalidArgument("root", f"needs two classes or more and has one, {next(iter(by_form.values()))!r}")
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -66,6 +66,30 @@ class Header(NamedTuple):
     mode: str
     size: tuple[int, int]
     has_colour: bool
+
+
+def conversions(headers: Mapping[Header, int], size: Sequence[int], channels: int) -> str:
+    """Return in words what is done to images that a model does not take as they are; "" where nothing is.
+
+    Args:
+        headers: Number of images by header.
+        size: Height and width that the model takes.
+        channels: Number of channels that the model takes.
+
+    Example:
+        >>> conversions({Header("RGB", (20, 30), True): 2, Header("greyscale", (8, 8), False): 1}, (8, 8), 3)
+        '2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB'
+    """
+    resized = sum(count for header, count in headers.items() if tuple(header.size) != tuple(size))
+    converted = sum(count for header, count in headers.items() if header.has_colour != (channels == 3))
+    parts = []
+    if resized:
+        verb = "image is" if resized == 1 else "images are"
+        parts.append(f"{resized:,} {verb} resized to {size[0]}x{size[1]} (height x width), and cropped to the centre")
+    if converted:
+        verb = "image becomes" if converted == 1 else "images become"
+        parts.append(f"{converted:,} {verb} {'RGB' if channels == 3 else 'greyscale'}")
+    return "; ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import Decoded, census, decode_all, resolve
-from scnf.data.decode import DamagedImage, Header, Preprocessing
+from scnf.data.decode import DamagedImage, Header, Preprocessing, conversions
 from scnf.data.inputs import Inputs
 from scnf.data.labelling import with_labels
 from scnf.data.listing import ImageFiles, list_images
@@ -48,14 +48,14 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
             labels.
     """
     reading = reading or Reading()
-    listed = in_folder = list_images(root)
+    listed = in_folder = list_images(root, one_class=reading.labels is not None)
     if reading.labels is not None:
         listed = with_labels(in_folder, root, reading.labels)
     names = _class_names(listed.class_names(), reading.classes, root)
     headers = census(listed.files)
     preprocessing = resolve(headers.headers, reading.preprocessing) if headers.headers else None
     if preprocessing is None or preprocessing.size is None or preprocessing.channels is None:
-        raise InvalidArgument("root", f"holds no image that can be decoded: {headers.text()}, in {root}")
+        raise InvalidArgument("root", _none_decoded(root, headers.skipped))
     parts = {in_test: _rows(listed, in_test) for in_test in (False, True)}
     if not parts[False]:
         raise InvalidArgument("root", f"holds test images alone, and none to train on: {root}")
@@ -67,7 +67,7 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
         indices = [UNLABELLED if (label := listed.labels[row]) is None else names.index(label) for row in rows]
         labels[in_test] = torch.tensor(indices)[decoded[in_test].rows]
     if not len(decoded[False].images):
-        raise InvalidArgument("root", f"holds no image that can be decoded: {headers.text()}, in {root}")
+        raise InvalidArgument("root", _none_decoded(root, decoded[False].skipped))
     x, y = decoded[False].images, labels[False]
     test_x, test_y = (decoded[True].images, labels[True]) if True in decoded else (x[:0], y[:0])
     dataset = Dataset(root.resolve().stem, x, y, test_x, test_y, len(names), 256, names, preprocessing.background)
@@ -151,7 +151,7 @@ def load_labelled(path: Path, inputs: Inputs) -> Labelled:
 
 
 def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, one_class=True)
     _check_classes(arrays.class_names, inputs, path)
     has_test = arrays.test_x is not None and arrays.test_y is not None and bool((arrays.test_y != UNLABELLED).any())
     x, y = (arrays.test_x, arrays.test_y) if has_test else (arrays.x, arrays.y)
@@ -176,7 +176,7 @@ def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
     """Decode the labelled images of a folder or CSV list, and no others."""
     if inputs.levels is None:
         raise InvalidArgument("path", f"must be an .npz file of points with {inputs.shape[0]} numbers, not {path}")
-    images = list_images(path)
+    images = list_images(path, one_class=True)
     _check_classes(images.class_names(), inputs, path)
     has_test = any(test and label is not None for test, label in zip(images.in_test, images.labels, strict=True))
     split = [row for row, test in enumerate(images.in_test) if test or not has_test]
@@ -188,6 +188,8 @@ def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
     report = _uncounted(len(split) - len(labels), len(images.files) - len(split))
     if decoded.skipped:
         report.append(_skipped_text(decoded.skipped))
+    if converted := conversions(census([images.files[row] for row in labels]).headers, size, channels):
+        report.append(converted)
     return inputs.from_256_levels(decoded.images), y, report
 
 
@@ -244,6 +246,10 @@ def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded]) -> list[str]:
     unscored = sum(test and label is None for label, test in zip(listed.labels, listed.in_test, strict=True))
     lines = [f"{unscored:,} test images without a label do not count"] if unscored else []
     return [*lines, _skipped_text(skipped)] if skipped else lines
+
+
+def _none_decoded(root: Path, skipped: Sequence[tuple[Path, str]]) -> str:
+    return f"holds no image that can be decoded: {_skipped_text(skipped)}, in {root}"
 
 
 def _skipped_text(skipped: Sequence[tuple[Path, str]]) -> str:

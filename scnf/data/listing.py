@@ -76,13 +76,14 @@ class _Entry(NamedTuple):
 _Entries = dict[Path, _Entry]
 
 
-def list_images(root: Path) -> ImageFiles:
+def list_images(root: Path, one_class: bool = False) -> ImageFiles:
     """List the image files in a folder or a CSV list with their labels; the module describes the layouts.
 
     No image is opened. Symbolic links are followed. All images may be unlabelled, in the test split too.
 
     Args:
         root: Folder of images, or a .csv file that lists them.
+        one_class: Whether all labels may be of one class, which is enough to score a model.
 
     Raises:
         InvalidArgument: there are no images, or labels are missing, ambiguous or contradict each other.
@@ -104,7 +105,14 @@ def list_images(root: Path) -> ImageFiles:
     labels, in_test = [entries[file].label for file in files], [entries[file].in_test for file in files]
     skipped = [item for item in sorted(skipped, key=lambda item: _path_key(item[0])) if item[0] not in entries]
     images = ImageFiles(files, labels, in_test, skipped, convention)
-    check_class_names(images.class_names())
+    names = images.class_names()
+    if len(names) == 1 and not one_class and convention.startswith("class folders"):
+        raise InvalidArgument(
+            "root",
+            f"needs two classes or more and has one, {names[0]!r}. If it is the folder of all images, give "
+            f"{root / names[0]}",
+        )
+    check_class_names(names, one_class)
     return images
 
 
@@ -254,27 +262,21 @@ def _read_folder(
     loose = {path: number for path, number in numbers.items() if path not in tops}
     labels, convention = loose, "labels in file names" if loose else "no labels"
     if folder_labels:
-        _check_class_folders(folder, sorted(set(folder_labels.values()), key=natural_key), loose, in_test)
+        _check_class_folders(sorted(set(folder_labels.values()), key=natural_key), loose)
         labels, convention = folder_labels, "class folders"
         if not numbers.keys().isdisjoint(folder_labels):
             convention += " (number prefixes of file names do not count)"
     return {path: _Entry(labels.get(path), bool(in_test)) for path in images}, convention
 
 
-def _check_class_folders(folder: Path, classes: list[str], loose: Collection[Path], in_test: bool | None) -> None:
-    """Refuse number prefixes beside class folders, and a sole class folder that looks like the folder of all images."""
+def _check_class_folders(classes: list[str], loose: Collection[Path]) -> None:
+    """Refuse number prefixes beside class folders."""
     if loose:
         names = sorted((path.name for path in loose), key=natural_key)
         raise InvalidArgument(
             "root",
             f"holds class folders ({_listed(classes, '/')}) beside loose images with a number prefix "
             f"({_listed(names)}): move these images into class folders, or into unlabelled/ where they are unlabelled",
-        )
-    if len(classes) == 1 and in_test is None:
-        raise InvalidArgument(
-            "root",
-            f"needs two classes or more and has one, {classes[0]!r}. If it is the folder of all images, give "
-            f"{folder / classes[0]}",
         )
 
 

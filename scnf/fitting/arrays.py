@@ -18,7 +18,7 @@ from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import atomic_write
 from scnf.fitting.assembly import Log, Training, components, start
-from scnf.fitting.automatic import choose
+from scnf.fitting.automatic import choose, with_effect
 from scnf.fitting.course import complete, optimize
 from scnf.interrupt import Interrupted
 from scnf.runs import Run
@@ -141,10 +141,15 @@ def settings_for(
     if recipe != "auto":
         chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
         chosen["model.recipe"] = recipe
-    words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    words += [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
+    own = ["--data.name", "npz", "--data.root", DATA]
+    words = [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
+
+    def load(chosen: Mapping[str, str]) -> Settings:
+        return load_settings(None, [*own, *(w for name, value in chosen.items() for w in (f"--{name}", value)), *words])
+
     try:
-        return load_settings(None, ["--data.name", "npz", "--data.root", DATA, *words]), chosen
+        chosen = with_effect(chosen, load(chosen))
+        return load(chosen), chosen
     except UserError as error:
         raise UserError(str(error).removeprefix("command line: ")) from error
 

@@ -1,7 +1,10 @@
 """Choose the settings of a training from the data, for people who name data and nothing else."""
 
+from collections.abc import Mapping
+
 from scnf import UNLABELLED
 from scnf.data.sources import Dataset
+from scnf.settings import Settings
 
 _FEW_LABELS = 500
 """Number of labels below which none is held out for validation."""
@@ -82,6 +85,14 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     per_pass = max(1, (rows - held_out) // per_step)
     passes = max(1, -(-least // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
+
+
+def with_effect(chosen: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return the chosen settings without moved images, where nothing of the settings in force learns from them."""
+    objective, recipe = settings.objective, settings.model.name
+    weights = objective.classifier_weight, objective.consistency_weight, settings.train.eval_views
+    moved = () if any(weights) or recipe == "classifier" else ("data.augment", "data.augmentation")
+    return {name: value for name, value in chosen.items() if name not in moved}
 
 
 def _length(rows: int, per_step: int, steps: int, epochs: int) -> dict[str, str]:

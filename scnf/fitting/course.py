@@ -165,7 +165,7 @@ def _announce(training: Training) -> int:
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     training.log(
         f"{training.run.path}: {training.settings.model.name} with {parameters:,} parameters on "
-        f"{experiment.dataset.name}, {len(batches.labelled)} labelled of {len(batches.x):,} training rows, "
+        f"{experiment.dataset.name}, {len(batches.labelled)} labelled of {len(batches.y):,} training rows, "
         f"{experiment.device}"
     )
     if batches.num_labelled == 0 and len(batches.labelled):

@@ -2,7 +2,7 @@
 
 from scnf.settings.fixed import check_fixed_settings, check_model, fixed_settings
 from scnf.settings.naming import OTHER_WEIGHTS, SMALLER_STEPS, not_finite_errors, section_errors, setting_errors
-from scnf.settings.parse import load_settings, runs_root
+from scnf.settings.parse import load_settings, runs_root, without_arguments
 from scnf.settings.schema import (
     DataSettings,
     ObjectiveSettings,
@@ -30,4 +30,5 @@ __all__ = [
     "section_errors",
     "setting_errors",
     "to_yaml",
+    "without_arguments",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 from scnf import files, strict_yaml
 from scnf.arguments import PATH, Argument, arguments_of, converted, takes_none
 from scnf.errors import InvalidArgument, UserError
-from scnf.recipes import Recipe, recipe_of
+from scnf.recipes import RECIPES, Recipe, recipe_of
 from scnf.settings import format1, messages
 from scnf.settings.schema import DEFAULT_RECIPE, NEVER_SHORT, SECTIONS, RunSettings, Settings, leaves
 from scnf.settings.text import FORMAT, to_yaml
@@ -52,9 +52,12 @@ def load_settings(config: Path | None, overrides: Sequence[str] = (), from_run: 
         raise SystemExit(0)
     values = {name: value for name, value in tree.items() if name != "model.recipe"}
     no_values = ("model.recipe", "print_config")
-    values |= {option.name: _value(option, known) for option in options if option.name not in no_values}
+    typed = {option.name: _value(option, known) for option in options if option.name not in no_values}
+    places = {name: f"{source}: " for name in values if name not in typed}
+    values |= typed
     explicit = {option.name for option in options} | (tree.keys() if is_manual else set())
-    settings = _settings(recipe, {name: _converted(name, value, known) for name, value in values.items()}, explicit)
+    converted = {name: _converted(name, value, known, places.get(name, "")) for name, value in values.items()}
+    settings = _settings(recipe, converted, explicit, places)
     _check_together(settings)
     if any(option.name == "print_config" for option in options):
         print(to_yaml(settings), end="")
@@ -69,6 +72,31 @@ def runs_root(overrides: Sequence[str]) -> Path:
     """
     texts = [option.text for option in _options(overrides) if option.name == "runs.root"]
     return Path(files.expand(texts[-1] or "") if texts else RunSettings().root)
+
+
+def without_arguments(overrides: Sequence[str]) -> list[str]:
+    """Return command-line words without arguments of the recipe, which is still to be chosen, and `--print_config`.
+
+    Raises:
+        UserError: A name is neither a setting nor an argument of the recipe, or of any recipe where none is named.
+
+    Example:
+        >>> without_arguments(["--epochs", "3", "--model.semantic_share", "0.5", "--print_config"])
+        ['--epochs=3']
+    """
+    options = _options(overrides)
+    recipe = _recipe({}, options, "")
+    is_named = any(option.name in ("recipe", "model.recipe") for option in options)
+    arguments = {name for kind in ([recipe] if is_named else RECIPES.values()) for name in leaves(kind)}
+    words = []
+    for option in options:
+        if option.name not in arguments and f"model.{option.name}" not in arguments:
+            name = _full_name(option.name, leaves(recipe), recipe)
+        else:
+            name = option.name if option.name in arguments else f"model.{option.name}"
+        if name != "print_config" and (name == "model.recipe" or not name.startswith("model.")):
+            words.append(f"--{name}" if option.text is None else f"--{name}={option.text}")
+    return words
 
 
 # --- the file
@@ -187,27 +215,32 @@ def _value(option: _Option, known: Mapping[str, Argument]) -> Any:
 # --- values
 
 
-def _converted(name: str, value: Any, known: Mapping[str, Argument]) -> Any:
-    """Convert a value to the type of its setting (UserError)."""
+def _converted(name: str, value: Any, known: Mapping[str, Argument], place: str) -> Any:
+    """Convert a value to the type of its setting (UserError); `place` is the file that holds it, for the message."""
     argument = known[name]
     if value is None and not takes_none(argument.kind):
-        raise UserError(f"{name} needs a value: replace null, or leave the setting out")
+        raise UserError(f"{place}{name} needs a value: replace null, or leave the setting out")
     if isinstance(value, str):
         if "\0" in value:
-            raise UserError(f"{name} contains a NUL character: remove it")
+            raise UserError(f"{place}{name} contains a NUL character: remove it")
         if not value:
-            raise UserError(f"{name} is empty: leave it out, or set the shell variable that should fill it")
+            raise UserError(f"{place}{name} is empty: leave it out, or set the shell variable that should fill it")
     try:
         value = converted(argument.kind, value, name)
         return files.expand(value) if PATH in argument.notes and isinstance(value, str) else value
     except InvalidArgument as error:
-        raise UserError(f"wrong setting: {error}") from error
+        raise UserError(f"{place}wrong setting: {error}") from error
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{place}{name}: {error}") from error
 
 
-def _settings(recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str]) -> Settings:
-    """Return the settings of these values. Settings that the user set, which `explicit` names, must have an effect."""
+def _settings(
+    recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str], places: Mapping[str, str]
+) -> Settings:
+    """Return the settings of these values. Settings that the user set, which `explicit` names, must have an effect.
+
+    A message begins with the place of a value, where `places` has one.
+    """
     model = {name.partition(".")[2]: value for name, value in values.items() if name.startswith("model.")}
     try:
         instance = recipe.from_arguments(
@@ -215,24 +248,26 @@ def _settings(recipe: type[Recipe], values: Mapping[str, Any], explicit: set[str
         )
         sections: dict[str, Any] = {"model": replace(instance, **model)}
     except InvalidArgument as error:
-        raise UserError(f"wrong setting: model.{error}") from error
+        place = places.get(f"model.{error.argument}", "")
+        raise UserError(f"{place}wrong setting: model.{error}") from error
     for section, kind in SECTIONS.items():
         if section != "model":
             fields = {name.partition(".")[2]: v for name, v in values.items() if name.startswith(section + ".")}
             sections[section] = kind(**fields)
-            _check_effects(section, sections[section], explicit)
+            _check_effects(section, sections[section], explicit, places)
     return Settings(**sections, **{name: value for name, value in values.items() if "." not in name})
 
 
-def _check_effects(section: str, instance: Any, explicit: set[str]) -> None:
+def _check_effects(section: str, instance: Any, explicit: set[str], places: Mapping[str, str]) -> None:
     """Refuse settings that the user changed and that have no effect beside the others (UserError)."""
     arguments = arguments_of(type(instance))
     values = {name: getattr(instance, name) for name in arguments}
     for name, argument in arguments.items():
         if not argument.has_effect(values) and f"{section}.{name}" in explicit and values[name] != argument.default:
             assert argument.condition is not None
+            place = places.get(f"{section}.{name}", "")
             raise UserError(
-                f"wrong setting: {section}.{name} has an effect with {section}.{argument.condition} alone, and "
+                f"{place}wrong setting: {section}.{name} has an effect with {section}.{argument.condition} alone, and "
                 f"{argument.condition.argument} is {values[argument.condition.argument]}: drop it"
             )
 

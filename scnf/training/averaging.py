@@ -67,7 +67,7 @@ def renormalize(model: JointModel, batches: Batches, count: int = 50) -> None:
         >>> model.network[0].running_mean
         tensor([5., 5.])
     """
-    training, device = model.training, batches.x.device
+    training, device = model.training, batches.device
     model.train()
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     momenta = [layer.momentum for layer in layers]

@@ -179,7 +179,7 @@ class _Loop:
 
         self.state, self.objective, self.batches, self.run, self.plan = state, objective, batches, run, plan
         self.binding, self.after_step, self.progress = binding, after_step, state.progress
-        self.device, self.total_steps = batches.x.device, plan.steps(batches)
+        self.device, self.total_steps = batches.device, plan.steps(batches)
         self.forward = compile_for(state.model, self.device) if plan.compile else state.model
         self.parameters = list(state.model.parameters())  # collected once, because it takes a millisecond
         self.update_average = averaging(state.averaged, state.model, plan.ema)

@@ -83,7 +83,7 @@ class ClassConditionalPart(WholeModel):
 
     def encoded(self, batches: Batches, seed: int, autocast: bool) -> Batches:
         """Return batches of latents, which are a function of the seed, and leave torch's generators unchanged."""
-        device = batches.x.device
+        device = batches.device
         copies = min(100, max(1, 10_000 // max(1, len(batches.labelled))))
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)

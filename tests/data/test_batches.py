@@ -50,6 +50,21 @@ def test_epoch_passes_once_over_all_rows_without_their_labels() -> None:
         assert sorted(row for batch in rows for row in batch[5:]) == list(range(120))
 
 
+def test_batches_of_some_rows_are_those_of_a_copy_of_these_rows(numbered: tuple[Tensor, Tensor]) -> None:
+    x, y = numbered
+    rows = torch.arange(39, -1, -3)
+    batches = [
+        Batches(images, y[rows], 4, 0.25, 0, 256, 0.5, views=True, rows=chosen)
+        for images, chosen in ((x, rows), (x[rows], None))
+    ]
+    assert torch.equal(batches[0].x, x[rows]) and batches[0].steps_per_epoch == batches[1].steps_per_epoch
+    epochs = []
+    for each in batches:
+        torch.manual_seed(0)
+        epochs.append([part for batch in each.epoch(0) for part in batch])
+    assert len(epochs[0]) > 10 and all(map(torch.equal, *epochs))
+
+
 def test_epoch_passes_several_times_over_all_rows() -> None:
     batches = make(passes=3)
     assert batches.steps_per_epoch == 24
