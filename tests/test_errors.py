@@ -185,7 +185,7 @@ BAD: list[Any] = [
     (f"{DIGITS} --propagations 1 --labelled_share 1", "no unlabelled rows for propagated labels"),
     (f"{DIGITS} --propagations 0 --consistency_weight 1 --labelled_share 1", "no unlabelled rows to take views of"),
     (f"{POINTS} --eval_views 2", "points have no views: set train.eval_views to 0"),
-    (f"{POINTS} --propagations 1", "set objective.propagations to 0"),
+    (f"{POINTS} --propagations 1", "set objective.neighbours to posterior, or objective.propagations to 0"),
     (f"{DIGITS} --prior [0.5,0.5]", "model.prior must be 10 positive numbers"),
     (f"{DIGITS} --prior even", "not 'even'"),
     pytest.param(f"{DIGITS} --device cuda", "use --device cpu", marks=NO_CUDA),

@@ -71,7 +71,7 @@ def test_predict_command_writes_a_line_for_each_image(scnf: Callable[..., Any], 
     assert outcome.code == 0 and "55 images: " in outcome.out and "predictions.csv" in outcome.out
     assert "note: skipped 1 files (broken.png: " in outcome.err
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8")))
-    assert [*rows[0]] == ["file", "class", "confidence", "p(day)", "p(nuit, étoilée)", "log_prob"]
+    assert [*rows[0]] == ["file", "class", "confidence", "p(day)", "p(nuit, étoilée)", "log_prob", "unusual"]
     assert len(rows) == 55 and {"day/0.png", "unlabelled/grey.jpg"} <= {row["file"] for row in rows}
     model = package.load("last", tmp_path / "logs")
     for row in rows[::16]:
@@ -236,7 +236,7 @@ def test_train_command_moves_no_images_where_nothing_learns_from_them(
     assert "augment: 0.0" in (last_run().path / "config.yaml").read_text()
     outcome = scnf(words, "--classifier_weight 0 --augment 1")
     assert outcome.code == 2 and "moved images count in cross-entropies alone" in outcome.err
-    assert "data.augment 1" in scnf(words, "--classifier_weight 1").out
+    assert "data.augment 0.5" in scnf(words, "--classifier_weight 1").out
 
 
 def test_runs_command_shows_the_folder_and_the_number_of_labels(scnf: Callable[..., Any], photos: Path) -> None:
@@ -306,7 +306,11 @@ sys.exit(scnf.cli.main(sys.argv[2:]))
 def test_training_reads_its_rows_from_the_cache_without_a_copy_of_them(
     tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"XDG_CACHE_HOME": str(tmp_path), "SCNF_NATIVE": "0", "MALLOC_ARENA_MAX": "1"}.items():
+    for name, value in {
+        "XDG_CACHE_HOME": str(tmp_path / "caches"),
+        "SCNF_NATIVE": "0",
+        "MALLOC_ARENA_MAX": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     rng = np.random.default_rng(0)
     for name, number in (("cat", 20), ("dog", 20), ("unlabelled", 8000)):
@@ -317,7 +321,7 @@ def test_training_reads_its_rows_from_the_cache_without_a_copy_of_them(
             os.link(folder / "0.bmp", folder / f"{index}.bmp")
     pixels = load_folder(tmp_path / "photos", Reading(Preprocessing((96, 96)))).train_x  # decodes into the cache
     words = ["train", "photos", *SMALL, "--data.size", "96", "--batch_size", "2", "--labelled_share", "0.5"]
-    words += ["--num_validation", "4", "--select", "last", "--max_steps", "1", "--ema", "0"]
+    words += ["--num_validation", "4", "--select", "last", "--max_steps", "1", "--ema", "0", "--baseline", "false"]
     words += ["--conditional_hidden", "1", "--model.channels", "1", "--detail_channels", "1", "--detail_steps", "1"]
     process = start("-c", LIMITED, str(pixels.nbytes + 270 * 2**20), *words)  # 212 MiB for the pixels, 160 for others
     assert process.wait() == 0, process.stderr.read()

@@ -10,6 +10,8 @@ _FEW_LABELS = 500
 """Number of labels below which none is held out for validation."""
 _STEPS = 3000
 """Number of optimiser steps that a training takes at least."""
+_LEAST_PASSES = 2
+"""Number of passes over the rows in each of ten epochs at least."""
 _SHARE_UNLABELLED = 0.75
 """Share of unlabelled rows in a batch."""
 _PHOTOS = {
@@ -83,7 +85,7 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
         in_epochs = held_out or dataset.levels is None  # which evaluate, or renew the pseudo-labels
         return chosen | _length(rows - held_out, per_step, steps, 10 if in_epochs else 1)
     per_pass = max(1, (rows - held_out) // per_step)
-    passes = max(1, -(-least // (10 * per_pass)))
+    passes = max(_LEAST_PASSES, -(-least // (10 * per_pass)))
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
 
 

@@ -18,15 +18,16 @@ from scnf.training.supervised import train_classifier
 FILE = "baseline.json"
 """File in a run with the metrics of its baseline."""
 STEPS = 2000
-"""Number of optimiser steps of the baseline, over all networks of a cross-validation."""
+"""Largest number of optimiser steps of the baseline, over all networks of a cross-validation."""
 _ROWS = 64
 _FOLDS = 3
 
 
-def add_baseline(training: Training) -> dict[str, Any]:
+def add_baseline(training: Training, steps: int) -> dict[str, Any]:
     """Train the labels-only network where the settings ask for it, and return its metrics for the summary.
 
-    A resumed run has them already. torch's generators are left unchanged.
+    It takes `STEPS` optimiser steps, or fewer if the training itself takes only `steps`. A resumed run has the metrics
+    already. torch's generators are left unchanged.
     """
     run, device = training.run, training.experiment.device
     if not training.settings.train.baseline:
@@ -34,7 +35,7 @@ def add_baseline(training: Training) -> dict[str, Any]:
     if not (run.path / FILE).is_file():
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(training.settings.seed)
-            run.write_json(FILE, _labels_only(training))
+            run.write_json(FILE, _labels_only(training, min(STEPS, steps)))
     result: dict[str, Any] = run.read_json(FILE)
     split = "validation" if result["validation"] else "cross_validation"
     if result[split]:
@@ -50,21 +51,25 @@ def baseline_text(result: dict[str, Any], split: str) -> str:
     )
 
 
-def _labels_only(training: Training) -> dict[str, Any]:
+def _labels_only(training: Training, steps: int) -> dict[str, Any]:
     """Train the network, and return its metrics on validation and test rows.
 
     Where there are neither, its accuracy comes from a cross-validation over the labelled rows.
     """
     experiment, started = training.experiment, time.perf_counter()
     labelled = experiment.split.labelled
-    result: dict[str, Any] = {"labels": len(labelled), "steps": STEPS, "cross_validation": {}}
+    result: dict[str, Any] = {"labels": len(labelled), "steps": steps, "cross_validation": {}}
     held_out = any(len(experiment.rows_of(split)[0]) for split in ("validation", "test"))
-    with tqdm(total=STEPS, unit="step", desc="labels alone", disable=True if training.is_quiet else None) as bar:
+    with tqdm(total=steps, unit="step", desc="labels alone", disable=True if training.is_quiet else None) as bar:
         if held_out:
-            model = _trained(training, labelled, STEPS, bar)
+            model = _trained(training, labelled, steps, bar)
             result |= {split: experiment.evaluate(split, model) for split in ("validation", "test")}
         else:
-            result |= {"validation": {}, "test": {}, "cross_validation": {"accuracy": _cross_validated(training, bar)}}
+            result |= {
+                "validation": {},
+                "test": {},
+                "cross_validation": {"accuracy": _cross_validated(training, steps, bar)},
+            }
     return result | {"minutes": round((time.perf_counter() - started) / 60, 3)}
 
 
@@ -81,7 +86,7 @@ def _trained(training: Training, rows: Tensor, steps: int, bar: "tqdm[Any]") -> 
     return model.eval()
 
 
-def _cross_validated(training: Training, bar: "tqdm[Any]") -> float:
+def _cross_validated(training: Training, steps: int, bar: "tqdm[Any]") -> float:
     """Return the accuracy on labelled rows, each by a network of the other folds' labels."""
     experiment, dataset = training.experiment, training.experiment.dataset
     labelled = experiment.split.labelled
@@ -89,7 +94,7 @@ def _cross_validated(training: Training, bar: "tqdm[Any]") -> float:
     fold = torch.arange(len(by_class)) % _FOLDS
     hits = 0.0
     for index in range(_FOLDS):
-        model = _trained(training, by_class[fold != index], STEPS // _FOLDS, bar)
+        model = _trained(training, by_class[fold != index], steps // _FOLDS, bar)
         rows = by_class[fold == index]
         x, y = (values[rows].to(experiment.device) for values in (dataset.train_x, experiment.visible))
         evaluation = evaluate_rows(model, x, y, dataset.levels, training.settings.train.eval_batch_size, draws=1)

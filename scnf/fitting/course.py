@@ -109,7 +109,7 @@ def optimize(training: Training) -> tuple[Progress, dict[str, Any]] | None:
         if threads is not None:
             threads()
 
-    summary: dict[str, Any] = {"status": "failed", "parameters": parameters, **add_baseline(training)}
+    summary: dict[str, Any] = {"status": "failed", "parameters": parameters, **add_baseline(training, steps)}
     try:
         progress = train_model(
             state or _initial_state(training, batches, optimizer),

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scnf.checks import check_choice
@@ -30,6 +31,15 @@ class _Skip(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = inputs + self.inner(inputs)
         return outputs
+
+
+class _Squeeze(nn.Module):
+    """Turn every 2x2 block into four channels."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows, channels, height, width = inputs.shape
+        # view: pixel_unshuffle does not change the shape of an empty batch
+        return F.pixel_unshuffle(inputs, 2).view(rows, 4 * channels, height // 2, width // 2)
 
 
 class _BatchNorm(nn.BatchNorm1d):
@@ -111,10 +121,11 @@ class Features(nn.Sequential):
 class ResidualFeatures(nn.Sequential):
     """Map images to features [N, 4 * channels] by a small residual network (He et al., https://arxiv.org/abs/1512.03385).
 
-    Three 3x3 convolutions, of `channels`, twice and four times as many channels, are each followed by ReLU and 2x2
-    maximum pooling. A residual block of two convolutions follows the second and the third. The features are the maxima
-    over all pixels. With batch normalisation, the rows of a batch depend on each other in training, but not in
-    evaluation.
+    Three 3x3 convolutions, of `channels`, twice and four times as many channels, are each followed by ReLU. Maximum
+    pooling of 2x2 pixels and a residual block of two convolutions follow the second and the third. Before the first
+    convolution, each block of 2x2 pixels becomes channels; where a side is odd, pooling follows it instead. The
+    features are the maxima over all pixels. With batch normalisation, the rows of a batch depend on each other in
+    training, but not in evaluation.
 
     Args:
         shape: Shape of one image, (C, H, W).
@@ -140,10 +151,12 @@ class ResidualFeatures(nn.Sequential):
             return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm), *norms, nn.ReLU(inplace=True)]
 
         layers: list[nn.Module] = [nn.BatchNorm2d(shape[0], affine=False)] if norm else []
-        for inputs, outputs in ((shape[0], channels), (channels, 2 * channels), (2 * channels, 4 * channels)):
+        squeezes = shape[1] % 2 == 0 and shape[2] % 2 == 0
+        first = [_Squeeze(), *conv(4 * shape[0], channels)] if squeezes else conv(shape[0], channels)
+        layers += first if squeezes else [*first, nn.MaxPool2d(2, ceil_mode=True)]
+        for inputs, outputs in ((channels, 2 * channels), (2 * channels, 4 * channels)):
             layers += [*conv(inputs, outputs), nn.MaxPool2d(2, ceil_mode=True)]
-            if outputs > channels:
-                layers.append(_Skip(nn.Sequential(*conv(outputs, outputs), *conv(outputs, outputs))))
+            layers.append(_Skip(nn.Sequential(*conv(outputs, outputs), *conv(outputs, outputs))))
         super().__init__(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
         self.width = 4 * channels
         self.to(memory_format=torch.channels_last)

@@ -120,16 +120,16 @@ class ScnfHybrid(OneBand, ImageFlow):
 class ScnfReader(OneBand):
     """A flow for photos, which reads the class by a residual network and models the image by scnf-fast.
 
-    See :class:`OneBand` for the bands. The residual network sees the bands z_aux, which are nearly the whole image. Its
-    logits are added to K - 1 numbers of the last band, see :class:`~scnf.models.reader.ReaderFlow`. The likelihood does
-    not train this network, and cross-entropies train nothing else.
+    See :class:`OneBand` for the bands. The residual network sees the image but for K - 1 numbers of the last band, to
+    which its logits are added, see :class:`~scnf.models.reader.ReaderFlow`. The likelihood does not train this network,
+    and cross-entropies train nothing else.
     """
 
     channels: Width = 64
     steps: Depth = 4
     reader_channels: Width = 32
     """Width of the first convolution in the network that reads the class; the last one is four times as wide."""
-    gain: Annotated[float, Range(0, 1e3, above=True)] = 4.0
+    gain: Annotated[float, Range(0, 1e3, above=True)] = 8.0
     """Factor of the logits in the band. A larger factor adds less noise to the posterior, and costs density."""
 
     def build(self, shape: Shape, num_classes: int, prior: ClassPrior, levels: int | None) -> ReaderFlow:
@@ -142,8 +142,7 @@ class ScnfReader(OneBand):
                 f"{list(shape)} gives {semantic} details that tell {num_classes} classes, and {self.name} needs "
                 f"{num_classes - 1}: use larger images, or the recipe scnf-fast",
             )
-        bands = (3 * shape[0], shape[1] // 2, shape[2] // 2)
-        features = ResidualFeatures(bands, self.reader_channels)
-        reader = Encoder(nn.Sequential(nn.Unflatten(1, bands), features), nn.Linear(features.width, num_classes))
+        features = ResidualFeatures(shape, self.reader_channels)
+        reader = Encoder(features, nn.Linear(features.width, num_classes))
         conditional = ClassConditionalSoftmax(num_classes, semantic, self.gain)
-        return ReaderFlow(transform, reader, self.bands_density(shape), conditional, prior, semantic)
+        return ReaderFlow(transform, reader, self.bands_density(shape), conditional, prior, semantic, levels)

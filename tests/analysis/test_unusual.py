@@ -66,7 +66,7 @@ def large_digits(number: int) -> np.ndarray:
 def test_unusual_score_finds_smooth_images_that_the_density_of_photos_prefers(tmp_path: Path) -> None:
     x = photos()
     y = np.where(np.arange(420) < 40, np.arange(420) % 2, -1)
-    options = SMALL | {"max_steps": 40, "batch_size": 32, "flip": False}
+    options = SMALL | {"max_steps": 40, "batch_size": 32, "baseline": False}
     model = scnf.fit(x[:420], y, "scnf-fast", options, root=tmp_path, verbose=False).model
     own, (plain, noise), digits = x[420:], plain_and_noise(100, 16, 16, 3), large_digits(100)
     assert density_auroc(model, own, blurred(own)) < 0.4
