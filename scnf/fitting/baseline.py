@@ -12,6 +12,7 @@ from scnf.distributions import ClassPrior
 from scnf.fitting.assembly import Training
 from scnf.models.classifier import Classifier
 from scnf.recipes import ClassifierRecipe, ScnfReader
+from scnf.training.averaging import renormalize
 from scnf.training.metrics import evaluate_rows
 from scnf.training.supervised import train_classifier
 
@@ -83,6 +84,7 @@ def _trained(training: Training, rows: Tensor, steps: int, bar: "tqdm[Any]") -> 
     x, y = (values[rows].to(experiment.device) for values in (dataset.train_x, experiment.visible))
     batches = Batches(x, y, _ROWS, 1.0, training.settings.seed, dataset.levels, experiment.augmentation, in_place=True)
     train_classifier(model, batches, steps, experiment.autocast, bar.update)
+    renormalize(model, batches)  # running averages of few steps still hold their start
     return model.eval()
 
 
