@@ -1,6 +1,7 @@
 """Apply trained weights to images: classes, posteriors, densities and samples."""
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class TrainedModel:
         model: Model, which this object keeps in evaluation mode.
         inputs: Inputs and classes of the model.
         draws: Number of draws of the noise over which answers are averaged.
-        batch_size: Number of images that are computed at once.
+        batch_size: Number of images that are computed at once; by default 256, or fewer where they are large.
         calibration: Temperature and prediction sets of the model; None where it is not calibrated.
         usual: Statistics of usual images; None where there are none.
 
@@ -67,12 +68,12 @@ class TrainedModel:
         model: JointModel,
         inputs: Inputs,
         draws: int = NOISE_DRAWS,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         calibration: Calibration | None = None,
         usual: unusual.Usual | None = None,
     ) -> None:
-        self.model, self.inputs, self.batch_size, self.calibration = model.eval(), inputs, batch_size, calibration
-        self.usual = usual
+        self.model, self.inputs, self.calibration, self.usual = model.eval(), inputs, calibration, usual
+        self.batch_size = batch_size or max(1, min(256, 2**20 // math.prod(inputs.shape)))
         self._device = next((each.device for each in model.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         self.noise = torch.rand(draws, *inputs.shape, generator=generator).to(self._device)

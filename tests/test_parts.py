@@ -119,7 +119,7 @@ def test_practitioner_page_example_trains_on_arrays(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     np.save(tmp_path / "photos/images.npy", random.integers(256, size=(800, 8, 8, 3), dtype=np.uint8))
     np.save(tmp_path / "photos/labels.npy", np.arange(800) % 4)
-    words = [*command[1].replace("\\\n", " ").split(), *TINY.split()]
+    words = [*command[1].replace("\\\n", " ").split(), *TINY.replace("--conditional_hidden 8 ", "").split()]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     done = subprocess.run(
         [sys.executable, "-m", "scnf", *words],

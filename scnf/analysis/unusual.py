@@ -142,15 +142,19 @@ def code_lengths(images: np.ndarray, levels: int) -> np.ndarray:
         >>> code_lengths(np.concatenate([grey, noise]), 256).round()
         array([127., 359.])
     """
-    pixels = images.astype(np.int64)
-    if pixels.shape[1] == 3:
-        red, green, blue = pixels.transpose(1, 0, 2, 3)
-        pixels = np.stack([green, red - green, blue - green], axis=1)
-    padded = np.pad(pixels, ((0, 0), (0, 0), (1, 0), (1, 0)))
-    left, above, corner = padded[:, :, 1:, :-1], padded[:, :, :-1, 1:], padded[:, :, :-1, :-1]
+    return np.array([_adaptive_length(_prediction_errors(image.astype(np.int64), levels), levels) for image in images])
+
+
+def _prediction_errors(pixels: np.ndarray, levels: int) -> np.ndarray:
+    """Return the errors [D] modulo `levels` of the prediction of each pixel of an image [C, H, W]."""
+    if len(pixels) == 3:
+        red, green, blue = pixels
+        pixels = np.stack([green, red - green, blue - green])
+    padded = np.pad(pixels, ((0, 0), (1, 0), (1, 0)))
+    left, above, corner = padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]
     least, most = np.minimum(left, above), np.maximum(left, above)
-    errors = (pixels - np.clip(left + above - corner, least, most)) % levels
-    return np.array([_adaptive_length(row, levels) for row in errors.reshape(len(errors), -1)])
+    errors: np.ndarray = (pixels - np.clip(left + above - corner, least, most)) % levels
+    return errors.ravel()
 
 
 def _adaptive_length(symbols: np.ndarray, levels: int) -> float:

@@ -82,7 +82,7 @@ def without_arguments(overrides: Sequence[str]) -> list[str]:
 
     Example:
         >>> without_arguments(["--epochs", "3", "--model.semantic_share", "0.5", "--print_config"])
-        ['--epochs=3']
+        ['--train.epochs=3']
     """
     options = _options(overrides)
     recipe = _recipe({}, options, "")

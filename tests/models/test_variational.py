@@ -17,10 +17,10 @@ from scnf.models.m2 import ADGM, M1M2, M2
 from scnf.models.vae import VAE
 from scnf.nn import ConvDecoder, Encoder, Features
 from scnf.objectives import Weights, semi_supervised_loss
-from scnf.recipes import RECIPES, FlowRecipe, build
+from scnf.recipes import RECIPES, FlowRecipe, ScnfReader, build
 from scnf.transforms import ActNorm
 
-VARIATIONAL = [name for name, recipe in RECIPES.items() if not issubclass(recipe, FlowRecipe)]
+VARIATIONAL = [name for name, recipe in RECIPES.items() if not issubclass(recipe, FlowRecipe | ScnfReader)]
 K = 4
 SHAPE = (1, 8, 8)
 LABELS = ["enumerate", *LABEL_DRAWS]
