@@ -65,3 +65,21 @@ def test_baseline_leaves_the_training_as_it_is_and_is_kept_by_a_resume(
     assert outcome.code == 0 and "labels alone: " in outcome.out, outcome.err
     assert (run.path / "baseline.json").read_bytes() == before
     assert run.read_json("summary.json")["baseline"]["steps"] == 2
+
+
+def test_baseline_with_a_single_label_of_a_class_is_not_cross_validated(
+    scnf: Callable[..., Any], photos: Path, last_run: Callable[[], Run]
+) -> None:
+    for number in range(1, 12):
+        (photos / "day" / f"{number}.png").rename(photos / "unlabelled" / f"day-{number}.png")
+    outcome = scnf("train photos", *SMALL, "--max_steps 2")
+    assert outcome.code == 0 and "labels alone" not in outcome.out, outcome.err
+    assert last_run().read_json("summary.json")["baseline"]["cross_validation"] == {}
+
+
+def test_baseline_of_points_or_without_labels(scnf: Callable[..., Any], photos: Path) -> None:
+    outcome = scnf("train --config moons.yaml --baseline --max_steps 1")
+    assert outcome.code == 2 and "set train.baseline to false" in outcome.err
+    words = "--num_labels 0 --labelled_share 0 --augment 0 --consistency_weight 0 --classifier_weight 0 --max_steps 1"
+    outcome = scnf("train photos", *SMALL, words)
+    assert outcome.code == 0 and "labels alone" not in outcome.out, outcome.err

@@ -136,6 +136,8 @@ def components(
     for line in experiment.dataset.report:
         log(line)
     experiment.check_views()
+    if train_settings.baseline and experiment.dataset.levels is None:
+        raise UserError("the baseline is a network of images, and these data are points: set train.baseline to false")
     if REGISTRATIONS:
         _probe(experiment)
     model, subject = experiment.model, WholeModel(experiment.model)

@@ -55,22 +55,21 @@ def baseline_text(result: dict[str, Any], split: str) -> str:
 def _labels_only(training: Training, steps: int) -> dict[str, Any]:
     """Train the network, and return its metrics on validation and test rows.
 
-    Where there are neither, its accuracy comes from a cross-validation over the labelled rows.
+    Where there are neither, its accuracy comes from a cross-validation over the labelled rows, if each class has two.
     """
     experiment, started = training.experiment, time.perf_counter()
     labelled = experiment.split.labelled
-    result: dict[str, Any] = {"labels": len(labelled), "steps": steps, "cross_validation": {}}
+    result: dict[str, Any] = {"labels": len(labelled), "steps": steps}
+    result |= {"validation": {}, "test": {}, "cross_validation": {}}
+    labels = torch.bincount(experiment.visible[labelled], minlength=experiment.dataset.num_classes)
+    folds = min(_FOLDS, int(labels.min()))
     held_out = any(len(experiment.rows_of(split)[0]) for split in ("validation", "test"))
     with tqdm(total=steps, unit="step", desc="labels alone", disable=True if training.is_quiet else None) as bar:
-        if held_out:
+        if held_out and len(labelled):
             model = _trained(training, labelled, steps, bar)
             result |= {split: experiment.evaluate(split, model) for split in ("validation", "test")}
-        else:
-            result |= {
-                "validation": {},
-                "test": {},
-                "cross_validation": {"accuracy": _cross_validated(training, steps, bar)},
-            }
+        elif not held_out and folds > 1:
+            result["cross_validation"] = {"accuracy": _cross_validated(training, steps, folds, bar)}
     return result | {"minutes": round((time.perf_counter() - started) / 60, 3)}
 
 
@@ -88,15 +87,15 @@ def _trained(training: Training, rows: Tensor, steps: int, bar: "tqdm[Any]") -> 
     return model.eval()
 
 
-def _cross_validated(training: Training, steps: int, bar: "tqdm[Any]") -> float:
+def _cross_validated(training: Training, steps: int, folds: int, bar: "tqdm[Any]") -> float:
     """Return the accuracy on labelled rows, each by a network of the other folds' labels."""
     experiment, dataset = training.experiment, training.experiment.dataset
     labelled = experiment.split.labelled
     by_class = labelled[experiment.visible[labelled].argsort(stable=True)]
-    fold = torch.arange(len(by_class)) % _FOLDS
+    fold = torch.arange(len(by_class)) % folds
     hits = 0.0
-    for index in range(_FOLDS):
-        model = _trained(training, by_class[fold != index], steps // _FOLDS, bar)
+    for index in range(folds):
+        model = _trained(training, by_class[fold != index], steps // folds, bar)
         rows = by_class[fold == index]
         x, y = (values[rows].to(experiment.device) for values in (dataset.train_x, experiment.visible))
         evaluation = evaluate_rows(model, x, y, dataset.levels, training.settings.train.eval_batch_size, draws=1)

@@ -136,7 +136,7 @@ class TrainSettings:
     baseline: bool = False
     """Whether to train a residual network on the labelled rows first, as a baseline for images. The summary names its
     accuracy on validation and test rows. Without such rows, a threefold cross-validation over the labelled rows takes
-    their place."""
+    their place, where each class has two of them."""
     eval_batch_size: Rows = 500
     """Number of rows in a batch of the evaluation."""
     eval_views: Times = 0
