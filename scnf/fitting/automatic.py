@@ -33,20 +33,30 @@ _SMALL_IMAGES = {
 _VECTORS = {
     "model.recipe": "scnf-vectors",
     "model.prior": "empirical",
-    "data.augment": "1",
     "objective.classifier_weight": "100",
+    "objective.temperature": "8",
+}
+_FEW_VECTORS = _VECTORS | {
+    "model.steps": "0",
+    "data.augment": "1",
     "objective.consistency_weight": "1000",
     "objective.consistency_ramp": "0",
-    "objective.temperature": "8",
     "objective.confidence": "1",
     "objective.propagations": "10",
     "objective.neighbours": "posterior",
     "train.lr": "1e-2",
+    "train.ema": "0.99",
 }
-"""The settings of vectors, chosen on validation rows, see benchmarks/vectors.py."""
-_FEW_VECTORS = 1000
-"""Number of vectors below which the flow is linear, and the training takes `_LINEAR_STEPS`."""
-_LINEAR_STEPS = 800
+"""The settings of a linear flow, see benchmarks/vectors.py, as are those of more vectors."""
+_MANY_VECTORS = _VECTORS | {
+    "model.steps": "2",
+    "data.augment": "0.8",
+    "objective.consistency_weight": "100",
+    "objective.confidence": "0.8",
+    "train.lr": "5e-3",
+}
+_MANY, _FEW_STEPS, _MANY_STEPS = 600, 800, 2000
+"""Number of vectors from which the flow is not linear, and the least numbers of steps below and from it."""
 
 
 def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
@@ -71,9 +81,9 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     }
     least = _STEPS
     if dataset.levels is None:
-        is_linear = rows < _FEW_VECTORS
-        chosen |= _VECTORS | {"model.steps": "0" if is_linear else "2", "train.ema": "0.99" if is_linear else "0.998"}
-        least = _LINEAR_STEPS if is_linear else _STEPS
+        is_linear = rows < _MANY
+        chosen |= _FEW_VECTORS if is_linear else _MANY_VECTORS
+        least = _FEW_STEPS if is_linear else _MANY_STEPS
     else:
         channels, *size = dataset.train_x.shape[1:]
         large = min(size) >= 16 and all(side % 2 == 0 for side in size)
