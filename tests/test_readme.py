@@ -41,9 +41,7 @@ def test_readme_has_at_most_150_lines() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_PYTHON)
-def test_pages_have_python_blocks_that_run_in_order(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_have_python_blocks_that_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where they may write files
     namespace: dict[str, object] = {"__name__": "__page__"}
     for number, block in enumerate(python_blocks(TEXTS[name]), start=1):

@@ -24,7 +24,7 @@ class ClassConditionalSoftmax(ClassConditional):
     gain in each logit.
 
     p0 is a mixture of isotropic Gaussians on the rays through the vertices, at four distances with four scales, which
-    are learned. p(b) is a :class:`DiagonalGaussian`.
+    are learned. p(b) is a :class:`~scnf.distributions.gaussian.DiagonalGaussian`.
 
     Args:
         num_classes: Number of classes, K.

@@ -15,11 +15,11 @@ class ReaderFlow(SemiConditionalFlow):
     """A reader flow is a semi-conditional flow whose last coupling adds the class logits of a network to z_f.
 
     `[z_aux, e] = f(x)` and `z_f = e + V^T r(x')` in the first K - 1 features, with the matrix V of
-    :meth:`ClassConditionalSoftmax.move <scnf.distributions.ClassConditionalSoftmax.move>`. The network r reads the
-    image x' of the same z_aux and e, but for these K - 1 numbers, which are 0: `x' = f^-1([z_aux, 0, e_K..])`, rounded
-    to grey levels. It differs from x in a few pixels. The coupling is additive, so its log-determinant is 0, and
-    `log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|` is exact. The classifier is Bayes' rule.
-    With a uniform prior it is the softmax of r(x'), plus noise of standard deviation 1 / gain that comes from e.
+    :meth:`ClassConditionalSoftmax.move <scnf.distributions.softmax.ClassConditionalSoftmax.move>`. The network r reads
+    the image x' of the same z_aux and e, but for these K - 1 numbers, which are 0: `x' = f^-1([z_aux, 0, e_K..])`,
+    rounded to grey levels. It differs from x in a few pixels. The coupling is additive, so its log-determinant is 0,
+    and `log p(x, y) = log p(y) + log p(z_aux) + log p(z_f | y) + log |det df/dx|` is exact. The classifier is Bayes'
+    rule. With a uniform prior it is the softmax of r(x'), plus noise of standard deviation 1 / gain that comes from e.
 
     In a training step, cross-entropies train the network r alone, and the likelihood trains everything else. The
     likelihood does not bend the network, which classifies, and the labels do not bend the density. Where a batch has

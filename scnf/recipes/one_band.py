@@ -85,8 +85,8 @@ class ScnfHybrid(OneBand, ImageFlow):
     """A flow for few labels, which finds the class by a network of the whole image and models the rest by scnf-fast.
 
     See :class:`OneBand` for the bands. The last band is scaled and shifted twice given the other bands, first by a
-    convolutional network and then by a :class:`~scnf.nn.GlobalConvNet`. The second coupling is meant to move the band
-    to where p(z_f | y) has its class.
+    convolutional network and then by a :class:`~scnf.nn.couplings.GlobalConvNet`. The second coupling is meant to move
+    the band to where p(z_f | y) has its class.
     """
 
     conditional: Literal["flow", "gaussian"] = "gaussian"
