@@ -325,3 +325,28 @@ def test_training_reads_its_rows_from_the_cache_without_a_copy_of_them(
     words += ["--conditional_hidden", "1", "--model.channels", "1", "--detail_channels", "1", "--detail_steps", "1"]
     process = start("-c", LIMITED, str(pixels.nbytes + 330 * 2**20), *words)  # 212 MiB for the pixels, 220 for others
     assert process.wait() == 0, process.stderr.read()
+
+
+def test_train_command_goes_on_with_weights_on_arrays_and_keeps_their_augmentation(
+    scnf: Callable[..., Any], tmp_path: Path, last_run: Callable[[], Run]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "arrays.npz", x=x, y=np.where(np.arange(60) < 30, np.arange(60) % 3, -1))
+    words = [*SMALL, "--classifier_weight 1 --augment 0.7 --augmentation photo"]
+    assert scnf("train arrays.npz", *words).code == 0
+    outcome = scnf("train arrays.npz --pretrained last --passes 1 --epochs 1 --max_steps 1 --threads 1")
+    assert outcome.code == 0, outcome.err
+    text = (last_run().path / "config.yaml").read_text()
+    assert "augment: 0.7" in text and "augmentation: photo" in text
+
+
+def test_train_command_chooses_no_arguments_for_a_recipe_that_is_named(
+    scnf: Callable[..., Any], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "points.npz", x=np.random.default_rng(0).normal(size=(40, 3)), y=np.arange(40) % 2)
+    outcome = scnf("train points.npz --recipe scnf-reader --max_steps 1")
+    assert outcome.code == 2 and "for points use the recipe" in outcome.err
+    outcome = scnf("train points.npz --recipe scnf-toy --lr 0.003 --max_steps 1 --threads 1")
+    assert outcome.code == 0, outcome.err
+    chosen = next(line for line in outcome.out.splitlines() if line.startswith("chosen for these data: "))
+    assert "model." not in chosen and "train.lr" not in chosen and "data.augment 1" in chosen

@@ -61,17 +61,27 @@ def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset
         return load_settings(None, [*own, *_words(others), *without_arguments(overrides)])
 
     weights = _weights_of(but_model({}))
-    fixed = {} if weights is None else _settings_of_weights(weights)
+    fixed = {} if weights is None else _settings_of_weights(weights, but_model({}).data.name)
     dataset = _load(but_model(fixed), weights)
     chosen = choose(dataset)
     chosen = with_effect(chosen, but_model(chosen | fixed))
     if weights is not None:
         chosen = {name: value for name, value in chosen.items() if name.startswith(("data.num_", "train."))}
+    elif _recipe_of(chosen, own, overrides) != chosen["model.recipe"]:
+        chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
     settings = load_settings(None, [*own, *_words(chosen | fixed), *overrides])
-    print("chosen for these data: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), flush=True)
+    kept, before = values_of(settings), values_of(load_settings(None, [*own, *_words(chosen | fixed)]))
+    shown = [f"{name} {value}" for name, value in chosen.items() if name in kept and kept[name] == before.get(name)]
+    print("chosen for these data: " + ", ".join(shown), flush=True)
     if weights is not None:
         print(f"model, objective and classes are those of {weights.path}", flush=True)
     return settings, dataset
+
+
+def _recipe_of(chosen: Mapping[str, str], own: Sequence[str], overrides: Sequence[str]) -> str:
+    """Return the name of the recipe, which is the chosen one unless an override names another."""
+    words = [*own, "--model.recipe", chosen["model.recipe"], *without_arguments(overrides)]
+    return load_settings(None, words).model.name
 
 
 def _weights_of(settings: Settings) -> Weights | None:
@@ -82,12 +92,13 @@ def _weights_of(settings: Settings) -> Weights | None:
     return weights if all((weights.directory / name).is_file() for name in ("config.yaml", INPUTS)) else None
 
 
-def _settings_of_weights(weights: Weights) -> dict[str, str]:
-    """Return settings of weights by name, as text, which a training on other labels keeps."""
+def _settings_of_weights(weights: Weights, data: str) -> dict[str, str]:
+    """Return settings of weights by name, as text, which a training on other labels of folder or npz `data` keeps."""
     settings, inputs = weights.settings(), read_inputs(weights)
     values = {name: value for name, value in values_of(settings).items() if name.startswith(("model.", "objective."))}
     values |= {"data.classes": inputs.class_names, "data.augment": settings.data.augment}
-    if inputs.levels is not None:
+    values |= {"data.augmentation": settings.data.augmentation}
+    if data == "folder" and inputs.levels is not None:
         values |= {"data.size": inputs.shape[1:], "data.channels": inputs.shape[0]}
         values |= {"data.background": inputs.background}
     return {name: in_yaml(value) for name, value in values.items()}
