@@ -38,6 +38,11 @@ TINY = [
     ],
 ]
 """A model that trains in no time, on one thread, where every run has the same bits; settings that tests count on."""
+TINY_DIGITS = [
+    *TINY[TINY.index("--batch_size") :],
+    *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
+]
+"""A model of small images that trains in no time, to which tests add the length."""
 
 
 # A shell that starts a job in the background has it ignore SIGINT, and nohup SIGHUP: this one and its children listen.

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from conftest import TINY
+from conftest import TINY_DIGITS
 from scnf.runs import Run
 
-SMALL = [
-    *TINY[TINY.index("--batch_size") :],
-    *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
-    *["--passes", "20", "--epochs", "2"],
-]
+SMALL = [*TINY_DIGITS, "--passes", "20", "--epochs", "2"]
 
 
 def test_baseline_without_held_out_rows_is_cross_validated(

@@ -11,15 +11,11 @@ import pytest
 from matplotlib import image
 from PIL import Image
 
-from conftest import TINY, write_photos
+from conftest import TINY_DIGITS, write_photos
 from scnf.data.sources import load
 from scnf.runs import Run
 
-SMALL = [
-    *TINY[TINY.index("--batch_size") :],
-    *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
-    *["--passes", "1", "--epochs", "1", "--max_steps", "4"],
-]
+SMALL = [*TINY_DIGITS, "--passes", "1", "--epochs", "1", "--max_steps", "4"]
 """A model that trains in no time."""
 
 

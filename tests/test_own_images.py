@@ -14,16 +14,12 @@ import pytest
 from PIL import Image
 
 import scnf as package
-from conftest import TINY
+from conftest import TINY_DIGITS
 from scnf.data.decode import Preprocessing
 from scnf.data.folder import Reading, load_folder
 from scnf.runs import Run
 
-SMALL = [
-    *TINY[TINY.index("--batch_size") :],
-    *["--recipe", "scnf-digits", "--model.channels", "8", "--model.steps", "1", "--conditional_hidden", "8"],
-    *["--passes", "1", "--epochs", "1"],
-]
+SMALL = [*TINY_DIGITS, "--passes", "1", "--epochs", "1"]
 """A model that trains in no time."""
 
 

@@ -73,6 +73,12 @@ def _labels_only(training: Training, steps: int) -> dict[str, Any]:
     return result | {"minutes": round((time.perf_counter() - started) / 60, 3)}
 
 
+def _rows(training: Training, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images and visible labels of rows, on the device."""
+    experiment = training.experiment
+    return experiment.dataset.train_x[rows].to(experiment.device), experiment.visible[rows].to(experiment.device)
+
+
 def _trained(training: Training, rows: Tensor, steps: int, bar: "tqdm[Any]") -> Classifier:
     """Return the network after a training on the labels of `rows`."""
     experiment, dataset = training.experiment, training.experiment.dataset
@@ -80,7 +86,7 @@ def _trained(training: Training, rows: Tensor, steps: int, bar: "tqdm[Any]") -> 
     channels = recipe.reader_channels if isinstance(recipe, ScnfReader) else ClassifierRecipe.reader_channels
     network = ClassifierRecipe(classifier="residual", reader_channels=channels)
     model = network.build(experiment.shape, classes, ClassPrior(classes), dataset.levels).to(experiment.device)
-    x, y = (values[rows].to(experiment.device) for values in (dataset.train_x, experiment.visible))
+    x, y = _rows(training, rows)
     batches = Batches(x, y, _ROWS, 1.0, training.settings.seed, dataset.levels, experiment.augmentation, in_place=True)
     train_classifier(model, batches, steps, experiment.autocast, bar.update)
     renormalize(model, batches)  # running averages of few steps still hold their start
@@ -97,7 +103,7 @@ def _cross_validated(training: Training, steps: int, folds: int, bar: "tqdm[Any]
     for index in range(folds):
         model = _trained(training, by_class[fold != index], steps // folds, bar)
         rows = by_class[fold == index]
-        x, y = (values[rows].to(experiment.device) for values in (dataset.train_x, experiment.visible))
+        x, y = _rows(training, rows)
         evaluation = evaluate_rows(model, x, y, dataset.levels, training.settings.train.eval_batch_size, draws=1)
         hits += len(rows) * evaluation.metrics["accuracy"]
     return hits / len(by_class)

@@ -72,6 +72,10 @@ class SemiConditionalFlow(JointModel):
             return z_f, logabsdet[:rows] + self.auxiliary.log_prob(z_aux[:rows])
         return z_f, logabsdet[:rows]
 
+    def _by_class(self, z_f: Tensor) -> Tensor:
+        """Return log p(z_f, y = k) [N, K]."""
+        return self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
+
     def log_joint(self, x: Tensor) -> Tensor:
         """Return log p(x, y = k) [N, K], in nats."""
         z_f, common = self._shared(x)
@@ -80,7 +84,7 @@ class SemiConditionalFlow(JointModel):
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return log p(x, y) where y is known and log p(x) where it is hidden, and log p(y | x); all are exact."""
         z_f, common = self._shared(x, len(y))
-        by_class = self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
+        by_class = self._by_class(z_f)
         table = common.unsqueeze(1) + by_class[: len(y)]
         return output_from_table(table, table, y).log_likelihood, torch.log_softmax(by_class, dim=1), None
 

@@ -91,10 +91,6 @@ class ReaderFlow(SemiConditionalFlow):
         log_q = torch.log_softmax(self._by_class(z_f), dim=1)
         return output_from_table(table, table, batch.y).log_likelihood, log_q, None
 
-    def _by_class(self, z_f: Tensor) -> Tensor:
-        """Return log p(z_f, y = k) [N, K]."""
-        return self.conditional.log_prob_all(z_f) + self.prior.log_prob_all()
-
     def representation(self, x: Tensor) -> Tensor:
         """Return the features [N, F] from which the network r computes its logits."""
         z_aux, e, _ = super().latents(x)
