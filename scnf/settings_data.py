@@ -3,16 +3,18 @@
 import os
 from pathlib import Path
 
+from scnf.data.backbone import LARGEST_INPUT
+from scnf.data.cache import MAX_SIDE
 from scnf.data.decode import Preprocessing
 from scnf.data.download import MissingData
 from scnf.data.folder import Reading
-from scnf.data.sources import DATASETS, Dataset, load
+from scnf.data.sources import DATASETS, Dataset, load, with_embeddings
 from scnf.errors import InvalidArgument, UserError
 from scnf.settings import DataSettings
 from scnf.settings.schema import OWN
 
-_READING = ("size", "channels", "background", "strict", "classes", "labels")
-"""Settings of images of one's own."""
+_READING = ("size", "channels", "background", "strict", "classes", "labels", "embeddings")
+"""Arguments of the functions that read data, which are settings."""
 
 
 def load_data(data: DataSettings) -> Dataset:
@@ -22,8 +24,11 @@ def load_data(data: DataSettings) -> Dataset:
             size = _both_sides(data.size)
             preprocessing = Preprocessing(size, data.channels, data.background)
             labels = None if data.labels is None else Path(data.labels)
-            return load(data.name, data.root, Reading(preprocessing, data.strict, data.classes, labels))
-        return load(data.name, data.root)
+            side = MAX_SIDE if data.features is None else LARGEST_INPUT
+            dataset = load(data.name, data.root, Reading(preprocessing, data.strict, data.classes, labels, side))
+        else:
+            dataset = load(data.name, data.root)
+        return dataset if data.features is None else with_embeddings(dataset, data.features)
     except InvalidArgument as error:
         if error.argument not in ("name", "root", *_READING):  # a bug, for example in a dataset of the user's own
             raise
@@ -34,7 +39,8 @@ def load_data(data: DataSettings) -> Dataset:
             advice = (
                 ". The data of --config digits.yaml need no files. `scnf train FOLDER` trains on images of your own"
             )
-        raise UserError(f"data.{error.argument} {error.problem}{advice}") from error
+        setting = "features" if error.argument == "embeddings" else error.argument
+        raise UserError(f"data.{setting} {error.problem}{advice}") from error
 
 
 def resolve(data: DataSettings, dataset: Dataset) -> None:
@@ -42,11 +48,12 @@ def resolve(data: DataSettings, dataset: Dataset) -> None:
     data.resolve_labels(dataset.num_classes)
     if data.name in OWN:
         data.classes = dataset.class_names
-    if data.name == "folder":
-        data.channels, *size = dataset.train_x.shape[1:]
-        data.size = tuple(size)
+    if data.name == "folder" and (shape := dataset.inputs().image_shape) is not None:
+        data.channels, data.size = shape[0], shape[1:]
     if data.labels is not None:
         data.labels = os.path.abspath(data.labels)
+    if data.features is not None and dataset.backbone is None:
+        data.features = os.path.abspath(data.features)
 
 
 def _both_sides(size: int | tuple[int, ...] | None) -> tuple[int, int] | None:

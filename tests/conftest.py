@@ -157,7 +157,8 @@ def write_photos(folder: Path, low: int, numbers: Iterable[int]) -> None:
 @pytest.fixture
 def image_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of decoded images of the test's own; kernels stay where they are."""
-    monkeypatch.setattr("scnf.data.cache._directory", lambda cache: tmp_path / "cache")
+    for module in ("cache", "backbone"):
+        monkeypatch.setattr(f"scnf.data.{module}.cache_folder", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache"
 
 

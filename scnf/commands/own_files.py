@@ -98,8 +98,10 @@ def _settings_of_weights(weights: Weights, data: str) -> dict[str, str]:
     values = {name: value for name, value in values_of(settings).items() if name.startswith(("model.", "objective."))}
     values |= {"data.classes": inputs.class_names, "data.augment": settings.data.augment}
     values |= {"data.augmentation": settings.data.augmentation}
-    if data == "folder" and inputs.levels is not None:
-        values |= {"data.size": inputs.shape[1:], "data.channels": inputs.shape[0]}
+    if settings.data.features is not None:
+        values |= {"data.features": settings.data.features}
+    if data == "folder" and (shape := inputs.image_shape) is not None:
+        values |= {"data.size": shape[1:], "data.channels": shape[0]}
         values |= {"data.background": inputs.background}
     return {name: in_yaml(value) for name, value in values.items()}
 

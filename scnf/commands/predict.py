@@ -56,7 +56,8 @@ def predict(words: Sequence[str]) -> int:
             raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     print(f"{sum(counts.values()):,} images: {listed}")
-    if headers and (converted := conversions(headers, model.inputs.shape[1:], model.inputs.shape[0])):
+    shape = model.inputs.image_shape
+    if shape and headers and (converted := conversions(headers, shape[1:], shape[0])):
         print(f"note: {converted}", file=sys.stderr)
     if skipped:
         print(f"note: skipped {len(skipped):,} files{_reasons(skipped)}", file=sys.stderr)
@@ -135,7 +136,7 @@ def _batches(
         files = image_files(path)
     except InvalidArgument as error:
         raise UserError(f"{path} {error.problem}") from error
-    if model.inputs.levels is None:
+    if model.inputs.image_shape is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
     return len(files), _decoded(model, path, files, skipped, headers)
 
@@ -169,13 +170,13 @@ def _decoded(
         for file in files[start : start + model.batch_size]:
             try:
                 header = image_header(file)
-                rows.append(model.inputs.rows(file))
+                rows.append(model.inputs.read(file))
                 headers[header] += 1
                 names.append(str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file))
             except DamagedImage as error:
                 skipped.append((file, str(error)))
         if rows:
-            yield names, torch.cat(rows)
+            yield names, model.inputs.embedded(torch.cat(rows))
 
 
 def _reasons(skipped: Sequence[tuple[Path, str]]) -> str:

@@ -58,7 +58,7 @@ class _Images:
         names: Name of each image [N], relative to the folder, or the number of its row.
         labels: Name of the class of each image [N]; None where it has no label.
         in_test: Whether each image is in the test split [N].
-        read: Function that returns the row of an image for the model.
+        read: Function that returns the row of an image for the model, before its backbone.
         skipped: Files that cannot be decoded, with the reason.
     """
 
@@ -87,7 +87,7 @@ def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
         listed = list_images(root, one_class=True)
     except InvalidArgument as error:
         raise UserError(f"{root} {error.problem}") from error
-    if model.inputs.levels is None:
+    if model.inputs.image_shape is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
     if table.exists():
         try:
@@ -96,7 +96,7 @@ def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
             raise UserError(f"--labels {error.problem}") from error
     folder, files = folder_of(root), listed.files
     names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file in files]
-    return _Images(root, names, listed.labels, listed.in_test, lambda row: model.inputs.rows(files[row]))
+    return _Images(root, names, listed.labels, listed.in_test, lambda row: model.inputs.read(files[row]))
 
 
 def _rows_of_arrays(model: "TrainedModel", path: Path) -> _Images:
@@ -110,7 +110,7 @@ def _rows_of_arrays(model: "TrainedModel", path: Path) -> _Images:
         x = load_rows(path)
         labels = [None] * len(x)
     names = [str(row) for row in range(len(x))]
-    return _Images(path, names, labels, [False] * len(x), lambda row: model.inputs.rows(x[row : row + 1]))
+    return _Images(path, names, labels, [False] * len(x), lambda row: model.inputs.read(x[row : row + 1]))
 
 
 def _answers(
@@ -138,7 +138,7 @@ def _answers(
                     raise UserError(f"{images.root} {error.problem}") from error
                 bar.update()
             if batch:
-                x = torch.cat(batch)
+                x = model.inputs.embedded(torch.cat(batch))
                 posteriors.append(model.answers(x)[0])
                 features.append(model.representation(x))
     if images.skipped:
@@ -219,10 +219,11 @@ def _draw(model: "TrainedModel", images: _Images, rows: Sequence[int], captions:
 
     from scnf.analysis import plots
 
-    levels, shown = model.inputs.levels, rows[: plots.CAPTIONED]
-    if levels is None:
+    shown = rows[: plots.CAPTIONED]
+    pixels = torch.cat([images.read(row) for row in shown])
+    if pixels.dim() == 2:
         return
-    pixels = torch.cat([images.read(row) for row in shown]).float() / (levels - 1)
+    pixels = pixels.float() / ((model.inputs.levels or 256) - 1)
     plots.captioned_grid(pixels, captions[: len(shown)], picture, _COLUMNS)
     print(picture)
 

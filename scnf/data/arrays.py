@@ -2,10 +2,10 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scnf.data.class_names import check_class_names, natural_key
 from scnf.errors import InvalidArgument
 from scnf.files import require_file
 
+T = TypeVar("T")
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 _KEYS = {
@@ -114,14 +115,39 @@ def has_labels(path: Path) -> bool:
     return "y" in _read(path, ("x",))
 
 
+def load_vectors(path: Path) -> Tensor:
+    """Load the vectors of an .npy file, float32 [N, D].
+
+    Raises:
+        InvalidArgument: the file is no such file; the argument is "root".
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "vectors.npy"
+        >>> np.save(path, np.zeros((3, 2)))
+        >>> load_vectors(path).shape
+        torch.Size([3, 2])
+    """
+    array = _open(path, lambda file: file)
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.size:
+        raise InvalidArgument("root", f"needs one array [N, D] of vectors in {path}: store it with np.save(path, x)")
+    return _vectors("the array", array)
+
+
 def _read(path: Path, required: tuple[str, ...] = ("x", "y")) -> dict[str, _Array]:
     """Read the arrays of a file by the keys of `_KEYS`, among which the required ones must be."""
+    arrays = _open(path, lambda file: _choose(file, path, required) if isinstance(file, np.lib.npyio.NpzFile) else None)
+    if arrays is None:
+        raise InvalidArgument("root", f"holds one array in {path}: store x and y with np.savez(path, x=x, y=y)")
+    return arrays
+
+
+def _open(path: Path, use: Callable[[Any], T]) -> T:
+    """Return what a function makes of the arrays of an .npz file or of the array of an .npy file."""
     try:
         require_file(path)
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.lib.npyio.NpzFile):
-                return _choose(file, path, required)
+            return use(np.load(stream, allow_pickle=False))
     except InvalidArgument:  # it is a ValueError, too
         raise
     except FileNotFoundError as error:
@@ -135,8 +161,8 @@ def _read(path: Path, required: tuple[str, ...] = ("x", "y")) -> dict[str, _Arra
                 f"holds Python objects in {path}, which scnf does not unpickle: store x as one uint8 array, and texts "
                 "with .astype(str)",
             ) from error
-        raise InvalidArgument("root", f"cannot be read as an .npz file: {path}: {error}") from error
-    raise InvalidArgument("root", f"holds one array in {path}: store x and y with np.savez(path, x=x, y=y)")
+        kind = ".npy" if path.suffix.lower() == ".npy" else ".npz"
+        raise InvalidArgument("root", f"cannot be read as an {kind} file: {path}: {error}") from error
 
 
 def _choose(file: Mapping[str, _Array], path: Path, required: tuple[str, ...]) -> dict[str, _Array]:

@@ -29,7 +29,7 @@ from scnf.files import atomic_write, map_private, require_file
 from scnf.lock import exclusive_folder
 
 MAX_SIDE = 64
-"""Largest height and width that :func:`resolve` chooses."""
+"""Largest height and width that :func:`resolve` chooses by default."""
 
 _log = logging.getLogger("scnf.data")
 _FORMAT = 1
@@ -121,15 +121,18 @@ def census(files: Sequence[Path], workers: int | None = None) -> Census:
     return Census(headers, skipped)
 
 
-def resolve(headers: Iterable[Header] | Mapping[Header, int], preprocessing: Preprocessing) -> Preprocessing:
+def resolve(
+    headers: Iterable[Header] | Mapping[Header, int], preprocessing: Preprocessing, max_side: int = MAX_SIDE
+) -> Preprocessing:
     """Return the preprocessing with a size and a number of channels for these images.
 
-    The size is the most common one, and the larger one among equally common sizes. A size above 64 is reduced to fit
-    into 64x64: the aspect ratio stays as far as even sides of 8 or more allow.
+    The size is the most common one, and the larger one among equally common sizes. A larger size than `max_side` is
+    reduced to fit into a square of this side. The aspect ratio stays as far as even sides of 8 or more allow.
 
     Args:
         headers: Headers of the images, or the number of images by header, as :class:`Census` has it.
         preprocessing: Preprocessing, whose given values stay unchanged.
+        max_side: Largest height and width that is chosen.
 
     Raises:
         InvalidArgument: there are no headers.
@@ -149,7 +152,7 @@ def resolve(headers: Iterable[Header] | Mapping[Header, int], preprocessing: Pre
     channels = 3 if any(header.has_colour for header in counts) else 1
     return replace(
         preprocessing,
-        size=preprocessing.size or _reduced(common),
+        size=preprocessing.size or _reduced(common, max_side),
         channels=preprocessing.channels or channels,
     )
 
@@ -191,7 +194,7 @@ def decode_all(
         )
     task = _Task(files, preprocessing, workers)
     try:
-        decoded = _cached(task, _directory(cache) / task.key[:32])
+        decoded = _cached(task, (cache_folder("images") if cache is None else cache) / task.key[:32])
     except (OSError, FileError) as error:
         _log.warning("decoded images stay in memory, and the next start decodes them again: %s", error)
         decoded = _in_memory(task)
@@ -236,15 +239,18 @@ class _Task:
 # A cache is one file, so that it is replaced as a whole: the pixels, an index in JSON, and an end of fixed length.
 
 
-def _directory(cache: Path | None) -> Path:
-    if cache is not None:
-        return cache
+def cache_folder(name: str) -> Path:
+    """Return the folder of a cache, `$XDG_CACHE_HOME/scnf/NAME` (`~/.cache/scnf/NAME`).
+
+    Raises:
+        OSError: There is no home directory, or it cannot be written.
+    """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
     except RuntimeError as error:
         raise OSError(f"{error}: set HOME or XDG_CACHE_HOME") from error
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # kernels are refused where others may write to this folder
-    return folder / "images"
+    return folder / name
 
 
 def _cached(task: _Task, folder: Path) -> Decoded:
@@ -382,9 +388,9 @@ def _listed(skipped: Skipped) -> str:
     return "; ".join(parts) + (f"; and {rest:,} more" if rest else "")
 
 
-def _reduced(size: tuple[int, int]) -> tuple[int, int]:
+def _reduced(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Return a size that fits into the largest one, with even sides where it is reduced."""
-    if max(size) <= MAX_SIDE:
+    if max(size) <= max_side:
         return size
-    height, width = (max(MIN_SIDE, 2 * round(side * MAX_SIDE / max(size) / 2)) for side in size)
+    height, width = (max(MIN_SIDE, 2 * round(side * max_side / max(size) / 2)) for side in size)
     return height, width

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
-from scnf.data.cache import Decoded, census, decode_all, resolve
+from scnf.data.cache import MAX_SIDE, Decoded, census, decode_all, resolve
 from scnf.data.decode import DamagedImage, Header, Preprocessing, conversions
 from scnf.data.inputs import Inputs
 from scnf.data.labelling import with_labels
@@ -29,12 +29,14 @@ class Reading:
         strict: Whether a file that cannot be decoded is an error. Otherwise it is skipped.
         classes: Names of the classes in the order of their labels; None for those of the folder in natural order.
         labels: CSV file with further labels of the images, see :func:`scnf.data.labelling.with_labels`.
+        max_side: Largest height and width to which images are brought where the preprocessing has no size.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     strict: bool = False
     classes: tuple[str, ...] | None = None
     labels: Path | None = None
+    max_side: int = MAX_SIDE
 
 
 def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
@@ -53,7 +55,7 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
         listed = with_labels(in_folder, root, reading.labels)
     names = _class_names(listed.class_names(), reading.classes, root)
     headers = census(listed.files)
-    preprocessing = resolve(headers.headers, reading.preprocessing) if headers.headers else None
+    preprocessing = resolve(headers.headers, reading.preprocessing, reading.max_side) if headers.headers else None
     if preprocessing is None or preprocessing.size is None or preprocessing.channels is None:
         raise InvalidArgument("root", _none_decoded(root, headers.skipped))
     parts = {in_test: _rows(listed, in_test) for in_test in (False, True)}
@@ -156,7 +158,7 @@ def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
     has_test = arrays.test_x is not None and arrays.test_y is not None and bool((arrays.test_y != UNLABELLED).any())
     x, y = (arrays.test_x, arrays.test_y) if has_test else (arrays.x, arrays.y)
     assert x is not None and y is not None
-    if x.dim() != len(inputs.shape) + 1:
+    if x.dim() != len(inputs.shape) + 1 and (x.dim() == 2 or inputs.image_shape is None):
         kind = f"points of {inputs.shape[0]} numbers" if inputs.levels is None else "images"
         raise InvalidArgument(
             "path", f"must hold {kind} in x, as the model takes, not rows of shape {list(x.shape[1:])}"
@@ -174,14 +176,14 @@ def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
 
 def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
     """Decode the labelled images of a folder or CSV list, and no others."""
-    if inputs.levels is None:
+    if inputs.image_shape is None:
         raise InvalidArgument("path", f"must be an .npz file of points with {inputs.shape[0]} numbers, not {path}")
     images = list_images(path, one_class=True)
     _check_classes(images.class_names(), inputs, path)
     has_test = any(test and label is not None for test, label in zip(images.in_test, images.labels, strict=True))
     split = [row for row, test in enumerate(images.in_test) if test or not has_test]
     labels = {row: label for row in split if (label := images.labels[row]) is not None}
-    channels, *size = inputs.shape
+    channels, *size = inputs.image_shape
     preprocessing = Preprocessing((size[0], size[1]), channels, inputs.background)
     decoded = decode_all([images.files[row] for row in labels], preprocessing)
     y = torch.tensor([inputs.class_names.index(label) for label in labels.values()], dtype=torch.int64)[decoded.rows]
@@ -190,7 +192,7 @@ def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
         report.append(_skipped_text(decoded.skipped))
     if converted := conversions(census([images.files[row] for row in labels]).headers, size, channels):
         report.append(converted)
-    return inputs.from_256_levels(decoded.images), y, report
+    return inputs.embedded(inputs.from_256_levels(decoded.images)), y, report
 
 
 def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scnf.data.backbone import Backbone
 from scnf.data.decode import decode
 from scnf.errors import InvalidArgument
 
@@ -25,6 +26,7 @@ class Inputs:
         levels: Number of grey levels; None for points.
         class_names: Names of the classes in the order of their labels.
         background: Colour under transparent pixels.
+        backbone: Network that turns images into these points; None where there is none.
 
     Example:
         >>> inputs = Inputs((1, 8, 8), 256, ("cat", "dog"))
@@ -36,6 +38,13 @@ class Inputs:
     levels: int | None
     class_names: tuple[str, ...]
     background: str = "white"
+    backbone: Backbone | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """The shape (C, H, W) of images that the model takes, perhaps by its backbone, or None for points alone."""
+        shape = self.shape if self.backbone is None else self.backbone.shape
+        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
 
     @property
     def num_classes(self) -> int:
@@ -44,12 +53,9 @@ class Inputs:
 
     def to_json(self) -> dict[str, Any]:
         """Return the inputs as they are written to `inputs.json`."""
-        return {
-            "shape": list(self.shape),
-            "levels": self.levels,
-            "class_names": list(self.class_names),
-            "background": self.background,
-        }
+        values: dict[str, Any] = {"shape": list(self.shape), "levels": self.levels}
+        values |= {"class_names": list(self.class_names), "background": self.background}
+        return values if self.backbone is None else values | {"backbone": self.backbone.to_json()}
 
     @classmethod
     def from_json(cls, values: Any) -> "Inputs":
@@ -60,14 +66,14 @@ class Inputs:
         """
         try:
             shape, levels, names = tuple(values["shape"]), values["levels"], tuple(values["class_names"])
-            background = values["background"]
+            background, backbone = values["background"], values.get("backbone")
         except (TypeError, KeyError):
-            shape, levels, names, background = (), None, (), ""
+            shape, levels, names, background, backbone = (), None, (), "", None
         sizes = len(shape) in (1, 3) and all(type(size) is int and size > 0 for size in shape)
         texts = len(names) > 1 and all(isinstance(name, str) for name in (*names, background))
         if not sizes or not texts or not (levels is None or (type(levels) is int and levels > 1)):
             raise InvalidArgument("values", f"must hold shape, levels, class_names and background, not {values!r:.80}")
-        return cls(shape, levels, names, background)
+        return cls(shape, levels, names, background, None if backbone is None else Backbone.from_json(backbone))
 
     def label_of(self, name: str | int) -> int:
         """Return the label of a class, which may be given by its name or by its label.
@@ -89,7 +95,8 @@ class Inputs:
             images: One image or several, as paths, Pillow images, NumPy arrays or tensors. Arrays have the shape
                 [N, C, H, W], [N, H, W, C] or [N, H, W], or that of one image. Arrays of whole numbers hold grey levels
                 0..levels-1, and arrays of floats hold pixels in [0, 1]. Images of another size are resized and cropped
-                to the centre, see :func:`scnf.data.decode.decode`. A model of points takes floats [N, D].
+                to the centre, see :func:`scnf.data.decode.decode`. A model of points takes floats [N, D], and with a
+                backbone images as well.
 
         Returns:
             Grey levels [N, C, H, W], uint8 for up to 256 levels, or points, float32 [N, D].
@@ -103,26 +110,41 @@ class Inputs:
             >>> inputs.rows(Image.new("RGB", (20, 10), "white")).shape, inputs.rows(np.zeros((5, 8, 8))).dtype
             (torch.Size([1, 1, 8, 8]), torch.uint8)
         """
+        return self.embedded(self.read(images))
+
+    def read(self, images: Any) -> Tensor:
+        """Return rows as :meth:`rows` does, but before a backbone, which :meth:`embedded` applies.
+
+        Raises:
+            InvalidArgument, DamagedImage: As :meth:`rows`.
+        """
         if isinstance(images, str | Path | Image.Image):
             images = [images]
         if isinstance(images, Sequence) and images and isinstance(images[0], str | Path | Image.Image):
             return self._decoded(images)
         if isinstance(images, Sequence) and images and hasattr(images[0], "shape"):
-            return torch.cat([self.rows(each) for each in images])
+            return torch.cat([self.read(each) for each in images])
         array = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images.detach().cpu())
+        if self.backbone is not None and array.shape[-1:] != self.shape:
+            return Inputs(self.backbone.shape, 256, self.class_names, self.background).read(array)
         return self._points(array) if self.levels is None else self._grey_levels(array)
 
+    def embedded(self, rows: Tensor) -> Tensor:
+        """Return the embeddings of images that :meth:`read` returned, or other rows unchanged."""
+        return rows if self.backbone is None or rows.dim() == 2 else self.backbone.embed(rows)
+
     def _decoded(self, images: Sequence[Any]) -> Tensor:
-        if self.levels is None:
+        if self.image_shape is None:
             raise InvalidArgument("images", f"must be points of {self.shape[0]} numbers, for the model knows no images")
-        channels, height, width = self.shape
+        channels, height, width = self.image_shape
         pixels = [decode(image, (height, width), channels, self.background) for image in images]
         return self.from_256_levels(torch.from_numpy(np.stack(pixels)))
 
     def from_256_levels(self, pixels: Tensor) -> Tensor:
-        """Return pixels 0..255 [N, C, H, W] in the grey levels of a model of images."""
-        assert self.levels is not None
-        return pixels if self.levels == 256 else self._stored(pixels.int() * self.levels // 256)
+        """Return pixels 0..255 [N, C, H, W] in the grey levels of a model of images or of a backbone."""
+        if self.levels is None or self.levels == 256:
+            return pixels
+        return self._stored(pixels.int() * self.levels // 256)
 
     def _stored(self, levels: Tensor) -> Tensor:
         return levels.to(torch.uint8 if self.levels is not None and self.levels <= 256 else torch.int32)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scnf.checks import check_count, check_data, check_labels
+from scnf.data.backbone import Backbone, load_embeddings
 from scnf.data.download import IDX_MD5, IDX_SHAPES, Attempt, find_folder, from_torchvision, idx_header, obtain
 from scnf.data.inputs import Inputs, numbered
 from scnf.data.mnist import WHEEL, from_debian, from_pip
@@ -38,6 +39,7 @@ class Dataset:
         levels: Number of grey levels that a pixel can take; None for points, which have no bits/dim.
         class_names: Names of the classes in the order of their labels; their numbers by default.
         background: Colour under transparent pixels of the images.
+        backbone: Network that turned images into these points; None where there is none.
         report: Lines for people on what was read.
     """
 
@@ -50,12 +52,14 @@ class Dataset:
     levels: int | None
     class_names: tuple[str, ...] = ()
     background: str = "white"
+    backbone: Backbone | None = None
     report: tuple[str, ...] = ()
 
     def inputs(self) -> Inputs:
         """Return the inputs and classes of a model of these data."""
         shape = tuple(self.train_x.shape[1:])
-        return Inputs(shape, self.levels, self.class_names or numbered(self.num_classes), self.background)
+        names = self.class_names or numbered(self.num_classes)
+        return Inputs(shape, self.levels, names, self.background, self.backbone)
 
 
 def load(name: str, root: str | Path = "data", reading: "Reading | None" = None) -> Dataset:
@@ -114,6 +118,43 @@ def check_dataset(dataset: Dataset) -> None:
         check_labels(y, dataset.num_classes, hidden=split == "train", rows=len(x), argument=f"{split}_y")
     if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
         raise InvalidArgument("test_x", f"must be shaped as train_x, {list(dataset.train_x.shape[1:])} for a row")
+
+
+def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
+    """Return a dataset of embeddings in place of images.
+
+    Args:
+        dataset: Dataset of images of 256 grey levels.
+        embeddings: Name of a network, see :class:`scnf.data.backbone.Backbone`, or path of an .npy file of embeddings
+            [N, D], which has a row for each training image and then for each test image.
+
+    Raises:
+        InvalidArgument: The dataset has no such images, or there are no such embeddings.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "embeddings.npy"
+        >>> digits = load("digits")
+        >>> np.save(path, np.zeros((1797, 5)))
+        >>> with_embeddings(digits, str(path)).test_x.shape
+        torch.Size([450, 5])
+    """
+    num, backbone = len(dataset.train_x), None
+    if Path(embeddings).suffix.lower() == ".npy":
+        x = load_embeddings(Path(embeddings), num + len(dataset.test_x))
+    elif dataset.levels != 256:
+        raise InvalidArgument(
+            "embeddings", f"must be left out for {dataset.name}, which has no images of 256 grey levels"
+        )
+    else:
+        backbone = Backbone.of(embeddings, tuple(dataset.train_x.shape[1:]))
+        parts = [part for part in (dataset.train_x, dataset.test_x) if len(part)]
+        x = torch.cat([backbone.embed_once(part) for part in parts])
+    line = f"{embeddings} stands for each image by {x.shape[1]} numbers"
+    report = (*dataset.report, line) if dataset.report else ()
+    embedded = replace(dataset, train_x=x[:num], test_x=x[num:], levels=None, backbone=backbone, report=report)
+    check_dataset(embedded)
+    return embedded
 
 
 def register_dataset(name: str) -> Callable[[Callable[[Path], Dataset]], Callable[[Path], Dataset]]:

@@ -149,9 +149,12 @@ def settings_for(
 
     try:
         chosen = with_effect(chosen, load(chosen))
-        return load(chosen), chosen
+        resolved = load(chosen)
     except UserError as error:
         raise UserError(str(error).removeprefix("command line: ")) from error
+    if resolved.data.features is not None:
+        raise InvalidArgument("settings", "must leave data.features out: give the embeddings as x")
+    return resolved, chosen
 
 
 def train_in_memory(

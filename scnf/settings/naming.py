@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scnf.arguments import arguments_of
+from scnf.arguments import PATH, arguments_of
 from scnf.errors import InvalidArgument, NotFinite, UserError
 from scnf.recipes import Recipe
 from scnf.settings.schema import SECTIONS
@@ -32,7 +32,12 @@ def section_errors(*sections: str) -> Iterator[None]:
         ...
         scnf.errors.UserError: train.batch_size must be 1 or more, not 0
     """
-    names = {name: f"{section}.{name}" for section in sections for name in arguments_of(SECTIONS[section])}
+    names = {
+        name: f"{section}.{name}"
+        for section in sections
+        for name, argument in arguments_of(SECTIONS[section]).items()
+        if PATH not in argument.notes  # files are read elsewhere, and the features of a layer are not data.features
+    }
     try:
         yield
     except InvalidArgument as error:

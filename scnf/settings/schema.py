@@ -33,7 +33,7 @@ class DataSettings:
     your own, the folder or file itself."""
     size: Annotated[Side | tuple[Side, ...] | None, _FOLDER] = None
     """Size to which images of your own are brought, one number or height and width. By default the most common size,
-    reduced to at most 64 pixels on a side."""
+    reduced to at most 64 pixels on a side, or 224 with features."""
     channels: Annotated[Annotated[int, Range(1, 3)] | None, _FOLDER] = None
     """Number of channels of images of your own, 1 (greyscale) or 3 (RGB). By default 3 where an image has colour."""
     background: Annotated[str, _FOLDER] = "white"
@@ -45,6 +45,11 @@ class DataSettings:
     labels: Annotated[str | None, PATH, _FOLDER] = None
     """CSV file with the columns file and label, which adds labels to those of the folder. Files are relative to the
     folder or to the CSV file. `scnf train FOLDER --labels FILE` sets it, too."""
+    features: Annotated[str | None, PATH] = None
+    """Embeddings that stand for the images, so that the flow models these, in nats. Either the name of a classification
+    network of torchvision, such as resnet18, whose trained weights are downloaded once, or an .npy file [N, D] of
+    embeddings by any network, with a row for each training image and then for each test image, in the order of the
+    paths of their files."""
     num_labels: Count | Literal["all"] = 100
     """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
     labels_per_class: Count | None = None

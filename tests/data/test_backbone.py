@@ -1,0 +1,157 @@
+"""Embeddings of images: by a network of torchvision, or from a file."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+
+import scnf as package
+from scnf.data import backbone
+from scnf.data.backbone import Backbone, load_embeddings
+from scnf.data.inputs import Inputs
+from scnf.errors import InvalidArgument
+from scnf.runs import Run
+
+NETWORK = "shufflenet_v2_x0_5"
+FILE = "shufflenetv2_x0.5-f707e7126e.pth"
+SMALL = f"--data.features {NETWORK} --steps 0 --passes 1 --epochs 1 --propagations 0"
+
+
+@pytest.fixture
+def network(tmp_path: Path, image_cache: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """Write weights of a network to where torchvision looks for them, and return the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    backbone._load.cache_clear()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(NETWORK, weights=None).eval()
+    weights = tmp_path / "torch" / "hub" / "checkpoints" / FILE
+    weights.parent.mkdir(parents=True)
+    torch.save(model.state_dict(), weights)
+    return model
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Return photos."""
+    return torch.randint(0, 256, (3, 3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_embeddings_are_what_the_last_layer_takes(network: nn.Module, images: torch.Tensor) -> None:
+    embeddings = Backbone.of(NETWORK, (3, 20, 30)).embed(images)
+    inputs = torchvision.models.get_model_weights(NETWORK).DEFAULT.transforms()(images)
+    with torch.no_grad():
+        logits = network(inputs)
+    torch.testing.assert_close(network.fc(embeddings), logits, rtol=1e-4, atol=1e-4)
+    assert embeddings.shape == (3, 1024) and embeddings.std(0).max() > 0
+
+
+def test_embeddings_are_computed_once(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    model = Backbone.of(NETWORK, (3, 20, 30))
+    embeddings = model.embed_once(images)
+    (tmp_path / "torch" / "hub" / "checkpoints" / FILE).unlink()
+    backbone._load.cache_clear()
+    assert torch.equal(model.embed_once(images), embeddings)
+    (kept,) = (tmp_path / "cache" / "embeddings").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-7])  # a damaged file does not count
+    (tmp_path / "torch" / "hub" / "checkpoints").rmdir()
+    torch.save(network.state_dict(), _place(tmp_path))
+    assert torch.equal(model.embed_once(images), embeddings)
+    assert torch.equal(load_embeddings(kept, 3), embeddings)
+
+
+def test_weights_are_not_unpickled(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    _place(tmp_path).write_bytes(pickle.dumps(Payload(), protocol=2))
+    with pytest.raises(InvalidArgument, match=rf"embeddings needs the trained weights of {NETWORK}, .* remove it"):
+        Backbone.of(NETWORK, (3, 20, 30)).embed(images)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("resnet19", "not 'resnet19'; did you mean resnet18"), ("fasterrcnn_resnet50_fpn", "classification network")],
+)
+def test_backbone_of_another_name_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        Backbone.of(name, (3, 8, 8))
+
+
+def test_inputs_with_a_backbone_survive_json() -> None:
+    inputs = Inputs((1024,), None, ("cat", "dog"), backbone=Backbone(NETWORK, "IMAGENET1K_V1", (3, 20, 30)))
+    assert Inputs.from_json(json.loads(json.dumps(inputs.to_json()))) == inputs
+    for damage in ({"network": 3}, {"shape": [3]}, {"weights": None}):
+        values = inputs.to_json()
+        values["backbone"] |= damage
+        with pytest.raises(InvalidArgument, match="network, weights and shape"):
+            Inputs.from_json(values)
+
+
+def test_train_and_predict_commands_embed_images(
+    network: nn.Module, scnf: Callable[..., Any], photos: Path, last_run: Callable[[], Run], tmp_path: Path
+) -> None:
+    outcome = scnf("train photos", SMALL)
+    assert outcome.code == 0, outcome.err
+    assert f"{NETWORK} stands for each image by 1024 numbers" in outcome.out
+    assert last_run().read_json("inputs.json")["backbone"]["network"] == NETWORK
+    files = sorted((photos / "unlabelled").iterdir())
+    model = package.load("last", tmp_path / "logs")
+    assert model.inputs.backbone is not None
+    embeddings = model.inputs.rows(files)
+    posterior = model.predict_proba(files)
+    np.testing.assert_allclose(posterior, model.predict_proba(embeddings), atol=1e-6)
+    np.testing.assert_allclose(posterior[:1], model.predict_proba(files[0]), atol=1e-4)
+    assert scnf("predict last photos/unlabelled --out p.csv").code == 0
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 1 + len(files)
+    outcome = scnf("suggest last photos --num 2 --labels more.csv")
+    assert outcome.code == 0 and (tmp_path / "suggestions.png").is_file()
+    outcome = scnf("train --resume last --epochs 2")
+    assert outcome.code == 0, outcome.err
+
+
+def test_train_command_takes_embeddings_of_a_file(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(54, 6))
+    np.save(tmp_path / "embeddings.npy", x)
+    words = SMALL.replace(NETWORK, "embeddings.npy")
+    outcome = scnf("train photos", words)
+    assert outcome.code == 0, outcome.err
+    assert "embeddings.npy stands for each image by 6 numbers" in outcome.out
+    outcome = scnf("predict last photos")
+    assert outcome.code == 2 and "the model takes vectors of 6 numbers, not images" in outcome.err
+    assert package.load("last", tmp_path / "logs").predict_proba(x).shape == (54, 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((53, 6)), "must have a row for each of the 54 images"),
+        (np.zeros((54, 6, 1)), "needs one array [N, D]"),
+        (np.full((54, 6), np.nan), "holds NaN"),
+        (np.full((54, 6), "a"), "needs vectors of numbers"),
+        (None, "does not exist"),
+    ],
+)
+def test_train_command_refuses_other_embeddings(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path, array: Any, message: str
+) -> None:
+    if array is not None:
+        np.save(tmp_path / "embeddings.npy", array)
+    outcome = scnf("train photos --data.features embeddings.npy")
+    assert outcome.code == 2 and "data.features" in outcome.err and message in outcome.err
+    assert not (tmp_path / "logs").exists()
+
+
+def _place(tmp_path: Path) -> Path:
+    path = tmp_path / "torch" / "hub" / "checkpoints" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
