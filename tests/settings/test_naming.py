@@ -17,7 +17,7 @@ def of_m2() -> AbstractContextManager[None]:
 @pytest.mark.parametrize(
     ("block", "error", "message"),
     [
-        (lambda: section_errors("data"), InvalidArgument("root", "is empty"), "data.root is empty"),
+        (lambda: section_errors("data"), InvalidArgument("num_labels", "is empty"), "data.num_labels is empty"),
         (lambda: section_errors("data", "train"), InvalidArgument("compile", "needs g++"), "train.compile needs g++"),
         (of_m2, InvalidArgument("batch_size", "is 0"), "train.batch_size is 0"),
         (of_m2, InvalidArgument("augment", "moves images"), "data.augment moves images"),
