@@ -20,8 +20,11 @@ _PHOTOS = {
     "data.augmentation": "photo",
     "objective.classifier_weight": "1",
     "objective.consistency_weight": "1",
+    "objective.consistency_ramp": "0.05",
     "objective.confidence": "adaptive",
     "train.batch_size": "128",
+    "train.optimizer": "adamw",
+    "train.weight_decay": "0.05",
 }
 _SMALL_IMAGES = {
     "model.recipe": "scnf-digits",
