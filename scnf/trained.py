@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scnf import UNLABELLED
 from scnf.analysis import unusual
 from scnf.analysis.calibration import Calibration
 from scnf.data.batches import add_noise, binarize
@@ -228,14 +229,22 @@ class TrainedModel:
         noises = self._noises()
         log_posterior = log_density = torch.full((), -torch.inf, device=rows.device)
         for draw, noise in enumerate(noises):
-            x = self._dequantised(rows, noise)
             with self._seeded(draw, not self.model.exact):
-                log_posterior = torch.logaddexp(log_posterior, self.model.class_log_probs(x).double())
-                if self.has_density:
-                    log_density = torch.logaddexp(log_density, self.model.log_likelihood(x).double())
+                posterior, density = self._answer(self._dequantised(rows, noise))
+            log_posterior = torch.logaddexp(log_posterior, posterior.double())
+            log_density = torch.logaddexp(log_density, density.double())
         log_draws = float(np.log(len(noises)))
-        density = log_density - log_draws if self.has_density else log_posterior.new_full((len(rows),), torch.nan)
-        return log_posterior - log_draws, density
+        return log_posterior - log_draws, log_density - log_draws
+
+    def _answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(y | x) [N, K] and log p(x) [N] of inputs, where the latter is NaN without a density."""
+        if not self.has_density:
+            return self.model.class_log_probs(x), torch.full((len(x),), torch.nan, device=x.device)
+        if not self.model.exact:
+            return self.model.class_log_probs(x), self.model.log_likelihood(x)
+        self.model.check(x)
+        density, posterior, _ = self.model.step(x, torch.full((len(x),), UNLABELLED, device=x.device))
+        return posterior, density
 
     def _representation(self, rows: Tensor) -> Tensor:
         """Return the features [N, D] of one batch of rows."""

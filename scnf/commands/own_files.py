@@ -10,7 +10,7 @@ from scnf.commands import options
 from scnf.data.sources import Dataset
 from scnf.errors import UserError
 from scnf.experiment import INPUTS, read_inputs
-from scnf.fitting.automatic import choose, with_effect
+from scnf.fitting.automatic import choose, for_recipe, with_effect
 from scnf.settings import Settings, load_settings, without_arguments
 from scnf.settings.schema import values_of
 from scnf.settings.text import in_yaml
@@ -60,15 +60,16 @@ def settings_of(files: str, overrides: Sequence[str]) -> tuple[Settings, Dataset
         others = {name: value for name, value in values.items() if not name.startswith("model.")}
         return load_settings(None, [*own, *_words(others), *without_arguments(overrides)])
 
-    weights = _weights_of(but_model({}))
-    fixed = {} if weights is None else _settings_of_weights(weights, but_model({}).data.name)
+    named = but_model({})
+    weights = _weights_of(named)
+    fixed = {} if weights is None else _settings_of_weights(weights, named.data.name)
     dataset = _load(but_model(fixed), weights)
     chosen = choose(dataset)
     chosen = with_effect(chosen, but_model(chosen | fixed))
     if weights is not None:
         chosen = {name: value for name, value in chosen.items() if name.startswith(("data.num_", "train."))}
-    elif _recipe_of(chosen, own, overrides) != chosen["model.recipe"]:
-        chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
+    else:
+        chosen = for_recipe(chosen, _recipe_of(chosen, own, overrides))
     settings = load_settings(None, [*own, *_words(chosen | fixed), *overrides])
     kept, before = values_of(settings), values_of(load_settings(None, [*own, *_words(chosen | fixed)]))
     shown = [f"{name} {value}" for name, value in chosen.items() if name in kept and kept[name] == before.get(name)]

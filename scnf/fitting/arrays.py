@@ -18,7 +18,7 @@ from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import atomic_write
 from scnf.fitting.assembly import Log, Training, components, start
-from scnf.fitting.automatic import choose, with_effect
+from scnf.fitting.automatic import choose, for_recipe, with_effect
 from scnf.fitting.course import complete, optimize
 from scnf.interrupt import Interrupted
 from scnf.runs import Run
@@ -139,8 +139,7 @@ def settings_for(
             raise InvalidArgument("settings", f"must leave {name} out, for the data are x and y")
     chosen = choose(dataset, steps)
     if recipe != "auto":
-        chosen = {name: value for name, value in chosen.items() if not name.startswith("model.")}
-        chosen["model.recipe"] = recipe
+        chosen = for_recipe(chosen, recipe) | {"model.recipe": recipe}
     own = ["--data.name", "npz", "--data.root", DATA]
     words = [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
 

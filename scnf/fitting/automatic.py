@@ -102,6 +102,12 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     return chosen | {"train.epochs": "10", "train.passes": str(passes)}
 
 
+def for_recipe(chosen: Mapping[str, str], recipe: str) -> dict[str, str]:
+    """Return the chosen settings, without those of the chosen model where a user names another recipe."""
+    kept = recipe == chosen["model.recipe"]
+    return {name: value for name, value in chosen.items() if kept or not name.startswith("model.")}
+
+
 def with_effect(chosen: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Return the chosen settings without moved images, where nothing of the settings in force learns from them."""
     objective, recipe = settings.objective, settings.model.name
