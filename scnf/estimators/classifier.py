@@ -237,7 +237,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
 
     def _answers(self, x: Array) -> tuple[Array, Array]:
         """Return p(y | x) [N, K] and log p [N] of rows."""
-        return self.model_.answers(torch.from_numpy(np.ascontiguousarray(x)))
+        return self.model_.answers(torch.from_numpy(np.require(x, requirements=["C", "W"])))
 
 
 def _dataset(x: Array, labels: Array, copies: Array, names: tuple[str, ...]) -> Dataset:
