@@ -10,7 +10,7 @@ from scnf.native.build import library
 from scnf.native.convolutions import conv3x3, conv_net, mix_channels
 from scnf.native.determinants import log_abs_det
 from scnf.native.operators import exporting
-from scnf.native.tables import look_up
+from scnf.native.tables import intervals, look_up
 from scnf.native.vectors import mlp
 
-__all__ = ["conv3x3", "conv_net", "exporting", "library", "log_abs_det", "look_up", "mix_channels", "mlp"]
+__all__ = ["conv3x3", "conv_net", "exporting", "intervals", "library", "log_abs_det", "look_up", "mix_channels", "mlp"]

@@ -1,5 +1,7 @@
-// Numbers looked up in a table, and its gradient: sums of the numbers that have the same index.
+// Numbers looked up in a table, its gradient, which is sums of the numbers that have the same index, and the search for
+// numbers in an ascending table.
 
+#include <algorithm>
 #include <cmath>
 
 #include "matrices.h"
@@ -42,6 +44,28 @@ void sums_by_index(const Sizes &of, int threads, const Real *values, const std::
     });
 }
 
+constexpr long kBlock = 64;  // values that are searched together, so that a step takes vectors of them
+
+// The number of entries that are at most each value; all of them for NaN. The entries ascend.
+template <typename Real>
+void intervals(const Sizes &of, int threads, const Real *table, const Real *values, std::int32_t *index) {
+    std::int32_t top = 1;
+    while (top <= of.entries) top *= 2;
+    std::vector<Real> padded(top, Real(INFINITY));  // for bisections without a test of the end
+    std::copy(table, table + of.entries, padded.begin() + 1);
+    const Real *entry = padded.data();  // the one that brings the count to its index
+    const auto entries = static_cast<std::int32_t>(of.entries);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long start = 0; start < of.count; start += kBlock) {
+        const long size = std::min(kBlock, of.count - start);
+        std::int32_t found[kBlock] = {};
+        for (std::int32_t step = top / 2; step; step /= 2)
+            for (long n = 0; n < size; n++)
+                found[n] += entry[found[n] + step] > values[start + n] ? 0 : step;
+        for (long n = 0; n < size; n++) index[start + n] = std::min(found[n], entries);
+    }
+}
+
 }  // namespace
 
 // Dense: the table and its sums [entries], values and indices [count].
@@ -53,6 +77,10 @@ void sums_by_index(const Sizes &of, int threads, const Real *values, const std::
     extern "C" void sums_by_index_##name(const Sizes *of, int threads, const Real *values, const std::int32_t *index,  \
                                          Real *sums) {                                                                 \
         sums_by_index<Real>(*of, threads, values, index, sums);                                                        \
+    }                                                                                                                  \
+    extern "C" void intervals_##name(const Sizes *of, int threads, const Real *table, const Real *values,              \
+                                     std::int32_t *index) {                                                            \
+        intervals<Real>(*of, threads, table, values, index);                                                           \
     }
 
 ENTRY_POINTS(float, float32)

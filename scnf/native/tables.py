@@ -37,8 +37,22 @@ def _sums_by_index(values: Tensor, index: Tensor, entries: int) -> Tensor:
     return sums
 
 
+@operator("intervals")
+def _intervals(table: Tensor, values: Tensor) -> Tensor:
+    if library() is None:
+        return _searched(table, values)
+    table, values = table.contiguous(), values.contiguous()
+    index = torch.empty(values.shape, dtype=torch.int32)
+    operators.call("intervals", table, (values.numel(), len(table)), pointer(values), pointer(index))
+    return index
+
+
 def _fake_values(table: Tensor, index: Tensor) -> Tensor:
     return table.new_empty(index.shape)
+
+
+def _fake_index(table: Tensor, values: Tensor) -> Tensor:
+    return values.new_empty(values.shape, dtype=torch.int32)
 
 
 def _fake_sums(values: Tensor, index: Tensor, entries: int) -> Tensor:
@@ -47,10 +61,15 @@ def _fake_sums(values: Tensor, index: Tensor, entries: int) -> Tensor:
 
 torch.library.register_fake("scnf::look_up", _fake_values)
 torch.library.register_fake("scnf::sums_by_index", _fake_sums)
+torch.library.register_fake("scnf::intervals", _fake_index)
 
 
 def _of_pytorch(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view_as(index)
+
+
+def _searched(table: Tensor, values: Tensor) -> Tensor:
+    return torch.searchsorted(table, values.contiguous(), right=True, out_int32=True)
 
 
 class _LookUp(torch.autograd.Function):
@@ -97,3 +116,23 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
         tensor([[2., 1., 2.]])
     """
     return cast(Tensor, _LookUp.apply(table, index)) if has_look_up(table, index) else _of_pytorch(table, index)
+
+
+def intervals(table: Tensor, values: Tensor) -> Tensor:
+    """Return, for each value, the number of entries of an ascending table that are at most this value.
+
+    Args:
+        table: Table [K], ascending.
+        values: Values of the same type, of any shape, without gradients.
+
+    Returns:
+        Numbers in [0, K], int32, in the shape of values. NaN gives K.
+
+    Example:
+        >>> intervals(torch.tensor([1.0, 2.0]), torch.tensor([[0.5, 1.0], [1.5, 3.0]]))
+        tensor([[0, 1],
+                [1, 2]], dtype=torch.int32)
+    """
+    table, values = table.detach(), values.detach()
+    fits = table.dim() == 1 and 0 < len(table) <= _LARGEST and operators.fit(table, (values,))
+    return cast(Tensor, _intervals(table, values)) if fits else _searched(table, values)

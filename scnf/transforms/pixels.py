@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scnf.checks import check_count
 from scnf.errors import InvalidArgument
-from scnf.native import exporting, look_up
+from scnf.native import exporting, intervals, look_up
 from scnf.transforms.base import Transform, sum_except_batch
 from scnf.transforms.normalization import DataDependentTransform
 
@@ -142,7 +142,7 @@ class GreyLevels(DataDependentTransform):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         begins, log_slopes = self._tables()
-        level = torch.searchsorted(begins[1:], inputs.detach().contiguous(), right=True, out_int32=True)
+        level = intervals(begins[1:], inputs)
         float_level, is_dark = _as_floats(level, inputs)
         share = (1 + torch.erf(inputs / math.sqrt(2))) / 2
         dark_outputs = (share - self.tail) / ((1 - 2 * self.tail) * self.levels)

@@ -85,6 +85,30 @@ def test_look_up_outside_of_the_table_gives_nan_and_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
+@pytest.mark.parametrize("entries", [1, 2, 3, 15, 16, 17, 255, 256])
+@DTYPES
+def test_intervals_count_the_entries_up_to_each_value(
+    with_or_without_kernel: None, entries: int, dtype: torch.dtype
+) -> None:
+    table = torch.randint(0, entries, (entries,)).sort().values.to(dtype) / 4  # some entries are equal
+    edges = torch.tensor([torch.nan, torch.inf, -torch.inf, -1, 0], dtype=dtype)
+    values = torch.cat([edges, table, table.nextafter(edges[1]), table.nextafter(edges[2]), torch.randn(300).to(dtype)])
+    expected = torch.tensor([int((~(table > value)).sum()) for value in values], dtype=torch.int32)
+    for threads in (1, 3):
+        with num_threads(threads):
+            assert torch.equal(native.intervals(table, values), expected)
+    columns = values[: len(values) // 3 * 3].view(-1, 3)
+    assert torch.equal(native.intervals(table, columns.T), native.intervals(table, columns).T)
+
+
+def test_intervals_take_any_types_and_empty_tables() -> None:
+    values = torch.tensor([[0.5, 1.5]])
+    assert native.intervals(torch.zeros(0), values).tolist() == [[0, 0]]
+    assert native.intervals(torch.tensor([1.0]).double(), values.double()).tolist() == [[0, 1]]
+    assert torch.func.vmap(lambda v: native.intervals(torch.tensor([1.0]), v))(values).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("with_or_without_kernel", KERNELS, indirect=True)
 def test_grey_levels_use_look_up_eager_and_compiled(with_or_without_kernel: None) -> None:
     torch._dynamo.reset()
     layer, x = GreyLevels(16).double(), torch.rand(6, 1, 5, 5).double()
@@ -164,6 +188,7 @@ def test_look_up_and_log_abs_det_operators_pass_opcheck() -> None:
     for operator, arguments in (
         (native.tables._look_up, [table, index]),
         (native.tables._sums_by_index, [values, index, 8]),
+        (native.tables._intervals, [table.float().sort().values, values]),
         (native.determinants._log_abs_det, [torch.randn(4, 4).T]),
     ):
         torch.library.opcheck(operator, arguments, test_utils=OPERATOR_TESTS)
