@@ -30,17 +30,30 @@ LABELS_ALONE = [
 """The network that reads the class in scnf-reader, on the labels alone, with the same augmentation."""
 
 
-def link_photos(source: Path, target: Path, kinds: list[str], number: int | None, labels: int, split: int) -> None:
-    """Make a folder of links, in which `labels` photos of each kind have a label. Names of the others begin with it."""
-    draw = random.Random(split)
-    (target / "unlabelled").mkdir(parents=True)
-    for kind in kinds:
-        files = sorted(os.listdir(source / kind))
+def link_photos(options: argparse.Namespace, split: int, target: Path) -> Path:
+    """Make a folder of links, in which some photos of each kind have a label, and return the folder of the others.
+
+    The names of the others begin with their kind. Where there are test photos, the folder has the parts train and test.
+    """
+    draw, train = random.Random(split), target
+    if options.test:
+        train = target / "train"
+        for kind in options.kinds:
+            (target / "test" / kind).mkdir(parents=True)
+            for file in sorted((options.test / kind).iterdir()):
+                (target / "test" / kind / file.name).symlink_to(file.resolve())
+    others = train / "unlabelled"
+    others.mkdir(parents=True)
+    for kind in options.kinds:
+        files = sorted(os.listdir(options.photos / kind))
         draw.shuffle(files)
-        (target / kind).mkdir()
-        for index, name in enumerate(files[:number]):
-            place = f"{kind}/{name}" if index < labels else f"unlabelled/{kind}-{index:05d}{Path(name).suffix}"
-            (target / place).symlink_to((source / kind / name).resolve())
+        (train / kind).mkdir()
+        for index, name in enumerate(files[: options.number]):
+            place = train / kind / name
+            if index >= options.labels:
+                place = others / f"{kind}-{index:05d}{Path(name).suffix}"
+            place.symlink_to((options.photos / kind / name).resolve())
+    return others
 
 
 def run(*words: str) -> None:
@@ -48,15 +61,17 @@ def run(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "scnf", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def accuracy(logs: Path, photos: Path, table: Path) -> float:
-    """Classify photos whose folders, or else whose names, begin with their kind, and return the share that is right."""
-    run("predict", "last", str(photos), "--logs", str(logs), "--out", str(table))
+def accuracy(run_directory: Path, photos: Path, table: Path) -> float:
+    """Classify photos whose names begin with their kind, and return the share that is right."""
+    run("predict", str(run_directory), str(photos), "--out", str(table))
     with table.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return statistics.fmean(
-        row["class"] == (row["file"].split("/")[0] if "/" in row["file"] else row["file"].rsplit("-", 1)[0])
-        for row in rows
-    )
+    return statistics.fmean(row["class"] == kind_of(Path(row["file"])) for row in rows)
+
+
+def kind_of(file: Path) -> str:
+    """Return the kind of an unlabelled photo."""
+    return file.name.rsplit("-", 1)[0]
 
 
 def pixels(files: list[Path]) -> np.ndarray:
@@ -64,30 +79,34 @@ def pixels(files: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=np.float32).ravel() / 255 for file in files])
 
 
-def regression(train: Path, unlabelled: list[Path], truth: list[str], kinds: list[str]) -> float:
+def regression(train: Path, scored: list[Path], truth: list[str], kinds: list[str]) -> float:
     """Return the accuracy of logistic regression on the pixels of the labelled photos."""
     from sklearn.linear_model import LogisticRegression
 
     labelled = [(file, kind) for kind in kinds for file in sorted((train / kind).iterdir())]
     model = LogisticRegression(C=0.01, max_iter=2000)
     model.fit(pixels([file for file, _ in labelled]), [kind for _, kind in labelled])
-    return float(np.mean(model.predict(pixels(unlabelled)) == np.array(truth)))
+    return float(np.mean(model.predict(pixels(scored)) == np.array(truth)))
 
 
 def measure(options: argparse.Namespace, split: int, folder: Path) -> dict[str, float]:
-    """Return accuracies and minutes of one split."""
-    train, logs = folder / "photos", folder / "logs"
-    link_photos(options.photos, train, options.kinds, options.number, options.labels, split)
-    scored = options.test or train / "unlabelled"
+    """Return accuracies, minutes and memory of one split."""
+    others, logs = link_photos(options, split, folder / "photos"), folder / "logs"
     result: dict[str, float] = {}
     for name, words in (("scnf train", options.options), ("labels alone", LABELS_ALONE)):
-        run("train", str(train), "--runs.root", str(logs), *words)
+        run("train", str(folder / "photos"), "--runs.root", str(logs), *words)
         last = max(logs.iterdir(), key=lambda path: path.name)
-        result[name] = accuracy(logs, scored, folder / "predictions.csv")
-        result[f"{name}, minutes"] = json.loads((last / "summary.json").read_text())["minutes"]
-    files = [file for kind in options.kinds for file in (scored / kind).glob("*")] or sorted(scored.iterdir())
-    truth = [file.parent.name if file.parent.name in options.kinds else file.name.rsplit("-", 1)[0] for file in files]
-    result["logistic regression"] = regression(train, files, truth, options.kinds)
+        summary = json.loads((last / "summary.json").read_text())
+        test = summary["test"]
+        result[name] = test["accuracy"] if test else accuracy(last, others, folder / "predictions.csv")
+        result |= {f"{name}, minutes": summary["minutes"], f"{name}, MB": summary["peak_memory_mb"]}
+        if test and "bits_per_dim" in test:
+            result["bits/dim"] = test["bits_per_dim"]
+    scored, truth = sorted(others.iterdir()), [kind_of(file) for file in sorted(others.iterdir())]
+    if options.test:
+        scored = [file for kind in options.kinds for file in sorted((folder / "photos" / "test" / kind).iterdir())]
+        truth = [file.parent.name for file in scored]
+    result["logistic regression"] = regression(others.parent, scored, truth, options.kinds)
     return result
 
 
