@@ -15,6 +15,7 @@ from scnf import UNLABELLED
 from scnf.data.class_names import check_class_names, natural_key
 from scnf.errors import InvalidArgument
 from scnf.files import require_file
+from scnf.words import counted
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -207,7 +208,8 @@ def _check_length(name: str, y: _Array, x_name: str, rows: int) -> None:
         if y.ndim == 2:
             hint = f": store {name}[:, 0]" if y.shape[1] == 1 else f": store {name}.argmax(1) of one-hot labels"
         raise InvalidArgument(
-            "root", f"needs labels {name} [N] for the {rows} rows of {x_name}, not of shape {list(y.shape)}{hint}"
+            "root",
+            f"needs labels {name} [N] for the {counted(rows, 'row')} of {x_name}, not of shape {list(y.shape)}{hint}",
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scnf.data.decode import decode
 from scnf.errors import InvalidArgument
+from scnf.words import counted, noun_of
 
 _CHANNELS = (1, 3, 4)
 
@@ -41,6 +42,21 @@ class Inputs:
     def num_classes(self) -> int:
         """The number of classes K."""
         return len(self.class_names)
+
+    @property
+    def noun(self) -> str:
+        """The word for one input, "image" or "vector"."""
+        return noun_of(self.levels)
+
+    def counted(self, rows: int) -> str:
+        """Return a number of inputs in words, with their shape.
+
+        Example:
+            >>> Inputs((3,), None, ("cat", "dog")).counted(2), Inputs((1, 8, 8), 256, ("cat", "dog")).counted(1)
+            ('2 vectors of 3 numbers', '1 image of [1, 8, 8]')
+        """
+        size = counted(self.shape[0], "number") if self.levels is None else list(self.shape)
+        return counted(rows, f"{self.noun} of {size}", f"{self.noun}s of {size}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the inputs as they are written to `inputs.json`."""

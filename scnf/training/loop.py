@@ -303,7 +303,7 @@ class _Loop:
         self.save()
         self.lacks_evaluation = False
         self.bar.clear()
-        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, metrics)
+        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, metrics, self.batches.noun)
 
     def save_best(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Save the weights unless an earlier score is higher. A score of NaN ranks lowest."""
@@ -344,12 +344,17 @@ def _validation_text(metrics: Mapping[str, float]) -> str:
 
 
 def _epoch_line(
-    progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], metrics: Mapping[str, float]
+    progress: Progress,
+    epochs: int,
+    total_steps: int,
+    means: Mapping[str, float],
+    metrics: Mapping[str, float],
+    noun: str,
 ) -> str:
     remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"{_validation_text(metrics)}  "
-        f"{progress.images / progress.train_seconds:.0f} images/s  "
+        f"{progress.images / progress.train_seconds:.0f} {noun}s/s  "
         f"{progress.minutes:.1f} min  ETA {remaining:.1f} min"
     )

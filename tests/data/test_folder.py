@@ -54,11 +54,36 @@ def test_folder_reports_what_it_understood(photos: Path) -> None:
         f"20 images in {photos}, labels from train/ with class folders, test/ with class folders",
         "19 RGB images of 8x10, 1 greyscale of 20x20 (height x width)",
         "2 test images without a label do not count",
-        "the model takes RGB images of 8x10 (height x width); 1 images are resized, and cropped to the centre",
+        "the model takes RGB images of 8x10 (height x width); 1 image is resized, and cropped to the centre",
         "9 labels (cat 4, dog 5), 4 images without a label, 4 test images",
     ):
         assert line in report, report
     assert re.search(r"skipped 2 files \(.*broken.png: it is truncated", report)
+
+
+def test_folder_of_one_thing_of_each_kind_is_reported_in_the_singular(photos: Path) -> None:
+    for path in photos.rglob("*.png"):
+        if path.stem != "0":
+            path.unlink()
+    (photos / "train" / "note.txt").write_text("hello")
+    Image.new("RGB", (20, 20)).save(photos / "train" / "unlabelled" / "0.png")
+    report = "\n".join(load_folder(photos).report)
+    for line in (
+        "1 test image without a label does not count",
+        "skipped 1 file (note.txt: no image)",
+        "; 1 image is resized, and cropped to the centre",
+        "2 labels (cat 1, dog 1), 1 image without a label, 2 test images",
+    ):
+        assert line in report, report
+
+
+def test_npz_of_vectors_is_reported_without_images(tmp_path: Path) -> None:
+    x = np.zeros((3, 2))
+    np.savez(tmp_path / "v.npz", x=x, y=["a", "b", ""], test_x=x[:1], test_y=["a"])
+    assert load_npz(tmp_path / "v.npz").report[:2] == (
+        f"4 vectors of 2 numbers in {tmp_path / 'v.npz'}",
+        "2 labels (a 1, b 1), 1 vector without a label, 1 test vector",
+    )
 
 
 def test_folder_refuses_damaged_files_where_reading_is_strict(photos: Path) -> None:
