@@ -131,6 +131,27 @@ def test_labels_option_of_a_folder_names_the_table_for_every_recipe(
     assert "more.csv" in scnf(f"train photos --labels=more.csv --model.labels gumbel {recipe}").out
 
 
+def test_suggest_command_on_the_unlabelled_folder_goes_on_with_the_whole_one(
+    scnf: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    outcome = scnf("suggest last photos/unlabelled --num 2")
+    assert outcome.code == 0 and "\n  scnf train photos --labels labels.csv --pretrained last\n" in outcome.out
+    fill_in(tmp_path / "labels.csv", true_label)
+    outcome = scnf("suggest last photos/unlabelled --num 1")
+    assert "1 of 28 images without a label" in outcome.out and "labels.csv: 1 line added." in outcome.out
+    outcome = scnf("train photos --labels labels.csv --pretrained last --max_steps 1", *SHORT)
+    assert outcome.code == 0 and "26 labels (day" in outcome.out, outcome.err
+
+
+def test_suggest_command_on_images_from_elsewhere_says_what_the_training_needs(
+    scnf: Callable[..., Any], trained: Path
+) -> None:
+    (trained / "unlabelled").rename(trained.parent / "new")
+    outcome = scnf("suggest last new --num 1")
+    assert "  scnf train FOLDER --labels labels.csv --pretrained last\n" in outcome.out, outcome.err
+    assert "where FOLDER holds these images and those with a label" in outcome.out
+
+
 def test_suggest_check_lists_the_wrong_label_first(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
     (photos / "day" / "3.png").rename(photos / "nuit, étoilée" / "wrong.png")
     assert scnf("train photos", *SMALL, "--epochs 6 --classifier_weight 10").code == 0

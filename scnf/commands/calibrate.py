@@ -106,9 +106,10 @@ def _labelled_rows(arguments: Any, overrides: Sequence[str]) -> "tuple[np.ndarra
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     rows, y = experiment.rows_of("validation")
     if not len(y):
+        noun = experiment.dataset.inputs().noun
         raise UserError(
-            f"{arguments.weights} has no validation rows to calibrate on: train with some, `scnf train photos "
-            "--num_validation N`, or give labelled images that were not trained on with --labels PATH"
+            f"{arguments.weights} has no validation rows to calibrate on: train with some, `scnf train FILES "
+            f"--num_validation N`, or give labelled {noun}s that were not trained on with --labels PATH"
         )
     experiment.set_threads(experiment.trial_evaluation, options.print_line)
     model = TrainedModel(experiment.model, experiment.dataset.inputs())
@@ -145,7 +146,10 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
     except InvalidArgument as error:
         raise UserError(f"--labels {path} {error.problem}") from error
     if not names:
-        raise UserError(f"--labels {path} holds no image with a label: put each into a folder of its class")
+        advice = (
+            "give rows their class in y" if path.suffix.lower() == ".npz" else "put each into a folder of its class"
+        )
+        raise UserError(f"--labels {path} holds no {inputs.noun} with a label: {advice}")
     if unknown := sorted(set(names) - set(inputs.class_names)):
         raise UserError(f"--labels {path} has a class that the model does not know: {', '.join(unknown[:3])}")
     return torch.cat(parts), torch.tensor([inputs.class_names.index(name) for name in names])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
 from scnf.commands.sample import NOT_WRITTEN
@@ -47,7 +47,7 @@ def suggest(words: Sequence[str]) -> int:
         return _check(model, images, arguments.num or 60, picture)
     _refuse_inside(arguments.labels, arguments.path)
     names = _suggest(model, images, arguments.num or 20, arguments.by, picture)
-    return _write_labels(images, names, arguments.labels, arguments.weights)
+    return _write_labels(images, names, arguments)
 
 
 @dataclass
@@ -238,24 +238,49 @@ def _draw(model: "TrainedModel", images: _Images, rows: Sequence[int], captions:
     print(picture)
 
 
-def _write_labels(images: _Images, names: Sequence[str], table: Path, weights: str) -> int:
+def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
     """Add the suggested files to a table with an empty label, and say how training goes on."""
     from scnf.data.labelling import listed_files
     from scnf.data.tables import add_files
 
+    table, is_array = arguments.labels, images.root.suffix.lower() == ".npz"
+    whole = images.root if is_array else _training_folder(images.root, images.labels, arguments)
+    if whole != images.root:  # names that do not depend on the folder
+        names = [str(images.path(name)) for name in names]
     try:
         present = listed_files(images.root, table) if table.exists() else set()
         added = add_files(table, [name for name in names if images.path(name) not in present])
     except InvalidArgument as error:
         raise UserError(f"--labels {error.problem}") from error
     filled = "" if added == len(names) else f", {len(names) - added} were there"
-    print(f"{table}: {added} lines added{filled}. Fill in the column label, then go on with")
-    if images.root.suffix.lower() == ".npz":
+    print(f"{table}: {counted(added, 'line')} added{filled}. Fill in the column label, then go on with")
+    if is_array:
         print(f"  these rows of y in {images.root}")
         return 0
-    words = ["scnf", "train", str(images.root), "--labels", str(table), "--pretrained", weights]
+    folder = "FOLDER" if whole is None else str(whole)
+    words = ["scnf", "train", folder, "--labels", str(table), "--pretrained", arguments.weights]
     print(f"  {shlex.join(words)}")
+    if whole is None:
+        print("where FOLDER holds these images and those with a label")
     return 0
+
+
+def _training_folder(root: Path, labels: Sequence[str | None], arguments: Any) -> Path | None:
+    """Return the folder or list on which a training goes on, which may be larger than that of the images.
+
+    It is the folder of the run, where that holds the images. Images of another place are trained on where some have a
+    label. None stands for a folder that nobody has named.
+    """
+    from scnf.data.labelling import folder_of
+    from scnf.weights import find_weights
+
+    data = find_weights(arguments.weights, arguments.logs).settings().data
+    whole, is_own_list = Path(data.root), root.is_file() and any(labels)
+    if data.name == "folder" and os.path.abspath(root) == data.root:
+        return root
+    if data.name == "folder" and whole.is_dir() and folder_of(root).is_relative_to(whole) and not is_own_list:
+        return Path(os.path.relpath(whole))
+    return root if any(labels) else None
 
 
 def _refuse_inside(table: Path, root: Path) -> None:

@@ -92,6 +92,11 @@ def load_arrays(path: Path, one_class: bool = False) -> Arrays:
     if names is None:
         labels = {text for values, _ in texts.values() for text in values if text}
         names = tuple(sorted(labels, key=natural_key))
+        if len(names) == 1 and not one_class:
+            raise InvalidArgument(
+                "root",
+                f"needs two classes or more and has one, {names[0]!r}: store labels of others in y, or class_names",
+            )
         check_class_names(names, one_class)
     y = {split: _indices(f"{split}y", *texts[split], names) for split in splits}
     return Arrays(x[""], y[""], names, x.get("test_"), y.get("test_"))

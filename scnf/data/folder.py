@@ -95,6 +95,10 @@ def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
         raise InvalidArgument(
             "size", f"must be left out for an .npz file, whose images have {list(arrays.x.shape[2:])}"
         )
+    if not arrays.class_names and reading.classes is None:
+        raise InvalidArgument(
+            "root", f'holds no labels: store integers or texts in y, -1 or "" where a row is unlabelled, in {path}'
+        )
     names = _class_names(arrays.class_names, reading.classes, path)
     order = torch.tensor([names.index(name) for name in arrays.class_names] + [UNLABELLED])  # -1 is the last entry
     x, y = arrays.x, order[arrays.y]

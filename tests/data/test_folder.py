@@ -92,6 +92,17 @@ def test_folder_refuses_damaged_files_where_reading_is_strict(photos: Path) -> N
         load_folder(photos, Reading(strict=True))
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [([-1, -1], 'holds no labels: store integers or texts in y, -1 or ""'), ([3, 3], "store labels of others in y")],
+)
+def test_npz_without_labels_of_two_classes_asks_for_an_array(y: list[int], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=y)
+    with pytest.raises(InvalidArgument) as refused:
+        load_npz(tmp_path / "v.npz")
+    assert message in str(refused.value) and "folder" not in str(refused.value)
+
+
 def test_folder_takes_size_channels_and_classes_as_given(photos: Path) -> None:
     dataset = load_folder(photos, Reading(Preprocessing((16, 16), 1), classes=("dog", "cow", "cat")))
     assert dataset.train_x.shape[1:] == (1, 16, 16)
