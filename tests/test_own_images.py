@@ -346,3 +346,12 @@ def test_train_command_chooses_no_arguments_for_a_recipe_that_is_named(
     assert outcome.code == 0, outcome.err
     chosen = next(line for line in outcome.out.splitlines() if line.startswith("chosen for these data: "))
     assert "model." not in chosen and "train.lr" not in chosen and "data.augment 1" in chosen
+
+
+def test_vectors_refuse_the_augmentation_of_images(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.eye(4), y=np.arange(4) % 2)
+    outcome = scnf("train v.npz --augmentation photo")
+    assert outcome.code == 2 and "data.augmentation has an effect on images alone" in outcome.err
+    assert not (tmp_path / "logs").exists()
+    outcome = scnf("train v.npz --augmentation affine --max_steps 2 --threads 1")
+    assert outcome.code == 0 and "image" not in outcome.out, outcome.err
