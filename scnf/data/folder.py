@@ -10,6 +10,7 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import Decoded, census, decode_all, resolve
+from scnf.data.class_names import comparable, confusable_names
 from scnf.data.decode import DamagedImage, Header, Preprocessing, conversions
 from scnf.data.inputs import Inputs
 from scnf.data.labelling import with_labels
@@ -202,6 +203,12 @@ def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:
     """Refuse classes that the model does not know (InvalidArgument)."""
     if other := [name for name in present if name not in inputs.class_names]:
         names = ", ".join(inputs.class_names[:10]) + (", ..." if inputs.num_classes > 10 else "")
+        if same := [name for name in inputs.class_names if comparable(name) == comparable(other[0])]:
+            raise InvalidArgument(
+                "path",
+                f"has the class {other[0]!r}, which differs from the model's {same[0]!r} in case, spaces or the "
+                "encoding of accents alone: give it that name",
+            )
         listed = ", ".join(map(repr, other[:_SHOWN])) + (", ..." if len(other) > _SHOWN else "")
         raise InvalidArgument("path", f"has the class {listed}, and the model knows {names} alone: {path}")
 
@@ -288,4 +295,4 @@ def _label_lines(dataset: Dataset) -> list[str]:
     lines = [f"{counted(sum(counts), 'label')} ({listed}{more}), {without}, {test}"]
     if few := [name for name, count in zip(names, counts, strict=True) if count < 2]:
         lines.append(f"note: {', '.join(few[:10])} {'has' if len(few) == 1 else 'have'} fewer than two labels")
-    return lines
+    return [*lines, *confusable_names(names)]

@@ -11,7 +11,9 @@ from PIL import Image
 
 from scnf import UNLABELLED
 from scnf.data.decode import Preprocessing
-from scnf.data.folder import Reading, load_folder, load_npz
+from scnf.data.folder import Reading, load_folder, load_labelled, load_npz
+from scnf.data.inputs import Inputs
+from scnf.data.memory import dataset_of
 from scnf.data.sources import check_dataset, load
 from scnf.errors import InvalidArgument
 
@@ -152,3 +154,21 @@ def test_npz_holds_vectors(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.eye(3), y=[0, 1, -1])
     dataset = load("npz", tmp_path / "a.npz")
     assert dataset.levels is None and dataset.train_x.dtype == torch.float32 and not len(dataset.test_x)
+
+
+def test_classes_that_differ_in_accents_alone_are_noted(photos: Path, tmp_path: Path) -> None:
+    (photos / "train" / "cat").rename(photos / "train" / "schon")
+    (photos / "train" / "dog").rename(photos / "train" / "sch\u00f6n")
+    (photos / "test").rename(tmp_path / "elsewhere")
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=["schon", "scho\u0308n"])
+    for dataset in (load_folder(photos), load_npz(tmp_path / "v.npz"), dataset_of(np.zeros((2, 2)), ["a", "\u00e1"])):
+        assert any(line.startswith("note: classes ") and "accents alone" in line for line in dataset.report)
+    np.savez(tmp_path / "same.npz", x=np.zeros((2, 2)), y=["sch\u00f6n", "scho\u0308n"])
+    with pytest.raises(InvalidArgument, match="easily confused"):
+        load_npz(tmp_path / "same.npz")
+
+
+def test_labelled_files_in_another_encoding_of_a_class_are_told_its_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=["cafe\u0301", ""])
+    with pytest.raises(InvalidArgument, match=r"differs from the model's 'caf\u00e9' in case, spaces or the encoding"):
+        load_labelled(tmp_path / "v.npz", Inputs((2,), None, ("caf\u00e9", "tea")))
