@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import LARGEST
 from scnf.data.class_names import check_class_names, natural_key
 from scnf.errors import InvalidArgument
 from scnf.files import require_file
@@ -196,12 +197,13 @@ def _vectors(name: str, x: _Array) -> Tensor:
         raise InvalidArgument("root", f"needs vectors of numbers in {name}, not {x.dtype}")
     with np.errstate(over="ignore"):  # numbers beyond float32 are refused below
         x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    fits = (np.abs(x) <= LARGEST).all(axis=1)  # NaN does not
+    if not fits.all():
+        rows = np.flatnonzero(~fits)
         raise InvalidArgument(
             "root",
-            f"holds NaN, infinite or too large numbers in {len(rows)} rows of {name}, first in row {rows[0]}: remove "
-            "these rows or fill in numbers",
+            f"holds NaN, infinite or too large numbers in {counted(len(rows), 'row')} of {name}, first in row "
+            f"{rows[0]}: remove these rows, or store finite numbers up to {LARGEST:g}",
         )
     return torch.from_numpy(x)
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scnf.checks import LARGEST
 from scnf.data.decode import decode
 from scnf.errors import InvalidArgument
 from scnf.words import counted, noun_of
@@ -147,8 +148,8 @@ class Inputs:
         points = array[None] if array.dim() == 1 else array
         if points.dim() != 2 or points.shape[1:] != self.shape or points.is_complex() or not len(points):
             raise InvalidArgument("images", f"must be points [N, {self.shape[0]}], not of shape {list(array.shape)}")
-        if not bool(points.isfinite().all()):
-            raise InvalidArgument("images", "must be finite, and some of these points are not")
+        if not bool((points.abs() <= LARGEST).all()):  # NaN is not
+            raise InvalidArgument("images", f"must be finite and up to {LARGEST:g}, and some of these points are not")
         return points.float()
 
     def _grey_levels(self, array: Tensor) -> Tensor:
