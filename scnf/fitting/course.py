@@ -123,6 +123,7 @@ def optimize(training: Training) -> tuple[Progress, dict[str, Any]] | None:
             binding=binding,
             log=training.log,
             after_step=after_step,
+            save_start="baseline" in summary,
         )
     except Exception:
         run.write_json("summary.json", summary)

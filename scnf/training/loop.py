@@ -88,6 +88,7 @@ def train(
     binding: Binding = Binding(),  # noqa: B008 (it is frozen)
     log: Callable[[str], None] = print,
     after_step: Callable[[], None] = lambda: None,
+    save_start: bool = False,
 ) -> Progress:
     """Train the model of `state`, load its best weights, and write metrics and checkpoints to `run`.
 
@@ -107,6 +108,7 @@ def train(
         binding: Binding of the checkpoints to this run.
         log: Function that prints a line, called once per epoch.
         after_step: Function to call after each step, see :class:`scnf.threads.Threads`.
+        save_start: Whether a checkpoint precedes the first step, so that a resume repeats no work that came before.
 
     Returns:
         The progress of the training, in which `stopped_by` is the signal that ended it.
@@ -121,6 +123,8 @@ def train(
     loop = _Loop(state, objective, batches, run, plan, binding, after_step)
     with run.locked(), watch() as signals, signals.deferred(), loop.bar:
         loop.truncate_metrics()
+        if save_start and not state.progress.total_step:
+            loop.save()
         while loop.is_unfinished():
             if guess is not None and not loop.update_guesses(guess, signals):
                 break
