@@ -14,6 +14,9 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.errors import InvalidArgument
 
+LARGEST = 1e36
+"""Largest magnitude of a number of a point, so that noise and differences stay finite in single precision."""
+
 
 def is_readable(values: Tensor) -> bool:
     """Return whether values can be read at once: on the CPU, unless a compiler traces the computation."""
@@ -167,8 +170,10 @@ def _check_points(x: Tensor, argument: str) -> None:
         )
     if not x.numel():
         raise InvalidArgument(argument, f"must hold at least one number, not points of shape {list(x.shape)}")
-    if not bool(x.isfinite().all()):
-        raise InvalidArgument(argument, "must hold finite points, and some are not finite")
+    if not bool((x.abs() <= LARGEST).all()):  # NaN is not
+        raise InvalidArgument(
+            argument, f"must hold finite points, and some are not finite, or hold numbers beyond {LARGEST:g}"
+        )
 
 
 def check_inputs(x: Tensor, low: float = -torch.inf, high: float = torch.inf) -> None:

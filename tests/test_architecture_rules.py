@@ -19,7 +19,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 
 ANYONE = {
     *("scnf", "scnf.arguments", "scnf.checks", "scnf.errors", "scnf.files", "scnf.interrupt", "scnf.lock"),
-    *("scnf.registry", "scnf.strict_yaml"),
+    *("scnf.registry", "scnf.strict_yaml", "scnf.words"),
 }
 """What every module may import."""
 

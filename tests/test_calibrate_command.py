@@ -238,7 +238,7 @@ def test_calibrate_command_without_validation_rows_says_how_to_get_some(
     words = "--recipe classifier --classifier_weight 0 --consistency_weight 0 --max_steps 2 --threads 1 --augment 0"
     assert scnf("train digits.npz --device cpu", *words.split()).code == 0
     outcome = scnf("calibrate last")
-    assert outcome.code == 2 and "`scnf train photos --num_validation N`" in outcome.err and "--labels" in outcome.err
+    assert outcome.code == 2 and "`scnf train FILES --num_validation N`" in outcome.err and "--labels" in outcome.err
     outcome = scnf("predict last digits.npz --prior em")
     assert outcome.code == 0 and "note: this model has no p(y)" in outcome.err and "estimated p(y)" in outcome.out
     assert "which is not calibrated: run `scnf calibrate` before" in outcome.err

@@ -93,7 +93,7 @@ def test_evaluate_on_a_folder_needs_no_data_of_the_training(
     figures = json.loads(outcome.out)["splits"]["files"]
     assert [(each["name"], each["rows"]) for each in figures["classes"]] == [("cat", 5), ("dog", 8)]
     assert "note: 3 rows without a label do not count" in outcome.err
-    assert "skipped 1 files (broken.png: " in outcome.err
+    assert "skipped 1 file (broken.png: " in outcome.err
     outcome = scnf("evaluate last new --classes --out new.png")
     assert outcome.code == 0 and outcome.out.startswith("files       accuracy ")
     assert "class  rows" in outcome.out and Path("new.png").is_file()

@@ -115,6 +115,50 @@ def test_fit_refuses_arrays_that_hold_no_labelled_images(x: Any, y: Any, message
     assert not (tmp_path / "logs").exists()
 
 
+_COLUMN = np.random.default_rng(0).normal(size=(40, 1)) + 3 * (np.arange(40) % 2)[:, None]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [1e30 * _COLUMN, 1e-30 * _COLUMN, 0 * _COLUMN + 7, 0 * _COLUMN + 1e30, (2.0**62 * (1 + _COLUMN)).astype(np.int64)],
+    ids=["huge", "tiny", "constant", "huge constant", "whole numbers beyond float32"],
+)
+def test_fit_takes_columns_of_any_scale(column: np.ndarray, tmp_path: Path) -> None:
+    x, y = np.hstack([_COLUMN, column]), np.arange(40) % 2
+    result = package.fit(x, y, settings={"threads": 1}, root=tmp_path, max_steps=20, verbose=False)
+    assert (result.run / "samples.png").is_file()
+    assert np.isfinite(result.model.log_prob(x)).all() and (result.model.predict(x) == y.astype(str)).mean() > 0.7
+
+
+def test_fit_takes_equal_rows_and_two_rows(tmp_path: Path) -> None:
+    for x in (np.ones((6, 3)), np.eye(2)):
+        y = np.arange(len(x)) % 2
+        result = package.fit(x, y, settings={"threads": 1}, root=tmp_path, max_steps=20, verbose=False)
+        assert np.isfinite(result.model.log_prob(x)).all()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300, 3e38, -1e37])
+def test_vectors_of_numbers_that_no_model_takes_are_refused(
+    scnf: Callable[..., Any], tmp_path: Path, number: float
+) -> None:
+    x, y = np.eye(4), np.arange(4) % 2
+    x[2, 1] = number
+    np.savez(tmp_path / "v.npz", x=x, y=y)
+    outcome = scnf("train v.npz --max_steps 20 --threads 1")
+    assert outcome.code == 2 and "numbers in 1 row of x, first in row 2" in outcome.err, outcome.err
+    with pytest.raises(InvalidArgument, match="must be finite and up to 1e"):
+        package.fit(x, y, root=tmp_path / "logs")
+    with pytest.raises(ValueError, match=r"finite|NaN|infinity|too large"):
+        package.SemiSupervisedClassifier(steps=2).fit(x, y)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_vectors_of_one_number_are_told_to_add_a_column(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.eye(4)[:, :1], y=np.arange(4) % 2)
+    outcome = scnf("train v.npz")
+    assert outcome.code == 2 and "add a column" in outcome.err and "image" not in outcome.err
+
+
 def test_fit_refuses_unknown_settings_and_other_data(tmp_path: Path) -> None:
     x, y = images()
     with pytest.raises(UserError, match=r"^there is no setting 'epoch'; did you mean"):

@@ -65,7 +65,7 @@ def test_predict_command_writes_a_line_for_each_image(scnf: Callable[..., Any], 
     Image.new("L", (30, 20), 255).save(photos / "unlabelled" / "grey.jpg")
     outcome = scnf("predict last photos")
     assert outcome.code == 0 and "55 images: " in outcome.out and "predictions.csv" in outcome.out
-    assert "note: skipped 1 files (broken.png: " in outcome.err
+    assert "note: skipped 1 file (broken.png: " in outcome.err
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8")))
     assert [*rows[0]] == ["file", "class", "confidence", "p(day)", "p(nuit, étoilée)", "log_prob", "unusual"]
     assert len(rows) == 55 and {"day/0.png", "unlabelled/grey.jpg"} <= {row["file"] for row in rows}
@@ -167,7 +167,7 @@ USABLE: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
         | {f"{i}.png": (8, 8) for i in range(6)},
         "note: 0, 1, 2, 3, 4, 5 have fewer than two labels",
     ),
-    "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 files (broken.png: it is not an image of a known"),
+    "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 file (broken.png: it is not an image of a known"),
 }
 
 
@@ -346,3 +346,12 @@ def test_train_command_chooses_no_arguments_for_a_recipe_that_is_named(
     assert outcome.code == 0, outcome.err
     chosen = next(line for line in outcome.out.splitlines() if line.startswith("chosen for these data: "))
     assert "model." not in chosen and "train.lr" not in chosen and "data.augment 1" in chosen
+
+
+def test_vectors_refuse_the_augmentation_of_images(scnf: Callable[..., Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.eye(4), y=np.arange(4) % 2)
+    outcome = scnf("train v.npz --augmentation photo")
+    assert outcome.code == 2 and "data.augmentation has an effect on images alone" in outcome.err
+    assert not (tmp_path / "logs").exists()
+    outcome = scnf("train v.npz --augmentation affine --max_steps 2 --threads 1")
+    assert outcome.code == 0 and "image" not in outcome.out, outcome.err

@@ -1,6 +1,7 @@
 """The round of labelling by commands: train, suggest, fill in labels, go on with them, check labels."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ def test_labels_option_of_a_folder_names_the_table_for_every_recipe(
     assert "more.csv" in scnf(f"train photos --labels=more.csv --model.labels gumbel {recipe}").out
 
 
+def test_suggest_command_on_the_unlabelled_folder_goes_on_with_the_whole_one(
+    scnf: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    outcome = scnf("suggest last photos/unlabelled --num 2")
+    assert outcome.code == 0 and "\n  scnf train photos --labels labels.csv --pretrained last\n" in outcome.out
+    fill_in(tmp_path / "labels.csv", true_label)
+    outcome = scnf("suggest last photos/unlabelled --num 1")
+    assert "1 of 28 images without a label" in outcome.out and "labels.csv: 1 line added." in outcome.out
+    outcome = scnf("train photos --labels labels.csv --pretrained last --max_steps 1", *SHORT)
+    assert outcome.code == 0 and "26 labels (day" in outcome.out, outcome.err
+
+
+def test_suggest_command_on_images_from_elsewhere_says_what_the_training_needs(
+    scnf: Callable[..., Any], trained: Path
+) -> None:
+    (trained / "unlabelled").rename(trained.parent / "new")
+    outcome = scnf("suggest last new --num 1")
+    assert "  scnf train FOLDER --labels labels.csv --pretrained last\n" in outcome.out, outcome.err
+    assert "where FOLDER holds these images and those with a label" in outcome.out
+
+
 def test_suggest_check_lists_the_wrong_label_first(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
     (photos / "day" / "3.png").rename(photos / "nuit, étoilée" / "wrong.png")
     assert scnf("train photos", *SMALL, "--epochs 6 --classifier_weight 10").code == 0
@@ -159,7 +181,10 @@ def test_suggest_command_reads_vectors_without_a_picture(scnf: Callable[..., Any
     x = rng.normal(size=(200, 3)) + 4 * y[:, None]
     np.savez(tmp_path / "points.npz", x=x, y=np.where(rng.random(200) < 0.2, y, -1))
     assert scnf("train points.npz --model.channels 8 --model.steps 1 --max_steps 2 --threads 1").code == 0
-    assert scnf("suggest last points.npz --num 3").code == 0
+    outcome = scnf("suggest last points.npz --num 3")
+    assert outcome.code == 0 and "image" not in outcome.out and outcome.out.splitlines()[1].startswith("row ")
+    assert re.match("3 of [0-9]+ vectors without a label", outcome.out)
+    assert "labelled vectors that have this label" in scnf("suggest last points.npz --check").out
     assert len(rows_of(tmp_path / "labels.csv")) == 3 and not (tmp_path / "suggestions.png").exists()
 
 
@@ -172,7 +197,7 @@ def test_suggest_command_leaves_test_images_and_damaged_files_out(
     (trained / "list.csv").write_text("\n".join(["file,label,split", *lines, ""]))
     outcome = scnf("suggest last photos/list.csv")
     assert outcome.code == 0, outcome.err
-    assert "2 of 2 images without a label" in outcome.out and "skipped 1 files (unlabelled/7.png" in outcome.err
+    assert "2 of 2 images without a label" in outcome.out and "skipped 1 file (unlabelled/7.png" in outcome.err
     assert {row["file"] for row in rows_of(tmp_path / "labels.csv")} == {"unlabelled/5.png", "unlabelled/6.png"}
 
 

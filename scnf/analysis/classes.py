@@ -13,6 +13,7 @@ from scnf.analysis import plots
 from scnf.checks import check_count, check_labels, check_share
 from scnf.errors import InvalidArgument
 from scnf.streams import printable
+from scnf.words import counted
 
 SHOWN = 20
 """Number of classes up to which text shows all of them, and the confusion matrix."""
@@ -133,8 +134,8 @@ class ClassReport:
         """Return lines on the pairs that are confused most often."""
         rows = {score.name: score.rows for score in self.scores}
         lines = [
-            f"{count:,} of {rows[true]:,} rows of {printable(true)} {'was' if count == 1 else 'were'} taken for "
-            f"{printable(other)} ({100 * count / rows[true]:.0f} %)"
+            f"{count:,} of {counted(rows[true], 'row')} of {printable(true)} {'was' if count == 1 else 'were'} taken "
+            f"for {printable(other)} ({100 * count / rows[true]:.0f} %)"
             for true, other, count in self.confused(_PAIRS)
         ]
         return "\n".join(lines) if lines else "no class was taken for another"

@@ -26,6 +26,7 @@ from scnf.training.metrics import (
     evaluation_mode,
     noisy_batches,
 )
+from scnf.words import noun_of
 
 _Result = TypeVar("_Result")
 
@@ -131,7 +132,7 @@ def measure(
     row |= {key: value for key, value in metrics.items() if key in row}
     row["brier"] = brier_score(draws.class_log_probs, y)
     total = (1 + density + bound) * len(x) + len(first)
-    bar = tqdm(total=total, desc=title, unit="image", dynamic_ncols=True, disable=None, leave=False)
+    bar = tqdm(total=total, desc=title, unit=noun_of(levels), dynamic_ncols=True, disable=None, leave=False)
     with evaluation_mode(model), bar:
         run(classify, first)  # warm-up, since the first call is slow
         outputs, row["posterior_images_per_second"] = run(classify)

@@ -134,7 +134,11 @@ def points(points: Tensor, labels: Tensor, path: Path, density: tuple[Tensor, Te
         axes.scatter(members[:, 0], members[:, 1], s=8, color=color, linewidths=0, alpha=0.8, label=name)
     if 0 < len(present) <= 12:
         axes.legend(title="class", markerscale=2, frameon=True, fontsize=8)
-    axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"{len(samples)} samples", aspect="equal")
+    axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"{len(samples)} samples")
+    low, high = axes.dataLim.get_points()
+    width, height = high - low
+    if 0.01 * width <= height <= 100 * width:  # else one axis would have no room
+        axes.set_aspect("equal")
     save(figure, path)
 
 

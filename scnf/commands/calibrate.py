@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
 from scnf.errors import InvalidArgument, UserError
+from scnf.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +40,19 @@ def calibrate(words: Sequence[str]) -> int:
     log_probs, y, source = _labelled_rows(arguments, overrides)
     if len(y) < _FEW_LABELS:
         print(
-            f"warning: {len(y)} labels are few for a calibration: its figures are uncertain below {_FEW_LABELS}",
+            f"warning: {counted(len(y), 'label is', 'labels are')} few for a calibration: its figures are "
+            f"uncertain below {_FEW_LABELS}",
             file=sys.stderr,
         )
     try:
         fitted = analysis.calibrate(log_probs, y, arguments.alpha)
         crossed = analysis.cross_fit(log_probs, y, arguments.alpha)
     except InvalidArgument as error:
-        raise UserError(f"these rows cannot be calibrated on: {error}. Give other labelled images") from error
+        raise UserError(f"these rows cannot be calibrated on: {error}. Give others") from error
     if not fitted.threshold:
         print(
-            f"note: {len(y)} labels are too few for sets that miss the class in {100 * arguments.alpha:g} % of the "
-            "images at most: the sets hold all classes",
+            f"note: {counted(len(y), 'label is', 'labels are')} too few for sets that miss the class in "
+            f"{100 * arguments.alpha:g} % of the rows at most: the sets hold all classes",
             file=sys.stderr,
         )
     figures = _figures(log_probs, crossed, y)
@@ -104,9 +106,10 @@ def _labelled_rows(arguments: Any, overrides: Sequence[str]) -> "tuple[np.ndarra
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     rows, y = experiment.rows_of("validation")
     if not len(y):
+        noun = experiment.dataset.inputs().noun
         raise UserError(
-            f"{arguments.weights} has no validation rows to calibrate on: train with some, `scnf train photos "
-            "--num_validation N`, or give labelled images that were not trained on with --labels PATH"
+            f"{arguments.weights} has no validation rows to calibrate on: train with some, `scnf train FILES "
+            f"--num_validation N`, or give labelled {noun}s that were not trained on with --labels PATH"
         )
     experiment.set_threads(experiment.trial_evaluation, options.print_line)
     model = TrainedModel(experiment.model, experiment.dataset.inputs())
@@ -139,11 +142,14 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
                 except DamagedImage:
                     skipped += 1
             if skipped:
-                print(f"note: skipped {skipped:,} files that cannot be decoded", file=sys.stderr)
+                print(f"note: skipped {counted(skipped, 'file')} that cannot be decoded", file=sys.stderr)
     except InvalidArgument as error:
         raise UserError(f"--labels {path} {error.problem}") from error
     if not names:
-        raise UserError(f"--labels {path} holds no image with a label: put each into a folder of its class")
+        advice = (
+            "give rows their class in y" if path.suffix.lower() == ".npz" else "put each into a folder of its class"
+        )
+        raise UserError(f"--labels {path} holds no {inputs.noun} with a label: {advice}")
     if unknown := sorted(set(names) - set(inputs.class_names)):
         raise UserError(f"--labels {path} has a class that the model does not know: {', '.join(unknown[:3])}")
     return torch.cat(parts), torch.tensor([inputs.class_names.index(name) for name in names])
@@ -174,12 +180,15 @@ def _text(fitted: "Calibration", figures: dict[str, Any], rows: int, source: str
         "aurc": ("area under risk-coverage", "{:.3f}"),
     }
     before, after = figures["before"], figures["after"]
-    of = "validation rows" if source == "validation" else f"labelled rows of {source}"
     coverage = figures["coverage"]
     deviation, goal = (coverage * (1 - coverage) / rows) ** 0.5, 100 * (1 - fitted.alpha)
+    words = (
+        ("validation row",) if source == "validation" else (f"labelled row of {source}", f"labelled rows of {source}")
+    )
     return "\n".join(
         [
-            f"{rows:,} {of}; `after` and the sets are cross-fitted: each of {figures['folds']} parts by the others",
+            f"{counted(rows, *words)}; `after` and the sets are cross-fitted: each of {figures['folds']} parts by "
+            "the others",
             f"{'':<26}{'before':>8}{'after':>8}",
             *(
                 f"{name:<26}{form.format(before[key]):>8}{form.format(after[key]):>8}"

@@ -12,6 +12,7 @@ from scnf.settings import OTHER_WEIGHTS, Settings, not_finite_errors
 from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.shipped import SHIPPED
 from scnf.weights import find_weights
+from scnf.words import counted, noun_of
 
 if TYPE_CHECKING:
     from scnf.experiment import Experiment
@@ -44,7 +45,7 @@ def compare(words: Sequence[str]) -> int:
 
     x, y = (rows[: arguments.limit or None] for rows in first.rows_of(split))
     if not len(x):
-        raise UserError(f"{first.dataset.name} has no {split} rows: compare on another split with --split")
+        raise UserError(f"{first.dataset.name} has no {split} rows: {_advice(first, arguments)}")
     # batches of one size give all models the same noise
     batch_size = min(settings.train.eval_batch_size for settings in trained.values())
     table: list[dict[str, Any]] = []
@@ -55,9 +56,10 @@ def compare(words: Sequence[str]) -> int:
                 experiment.model, *rows, first.dataset.levels, arguments.k, batch_size, title=names[ref]
             )
         table.append({"run": names[ref], "recipe": trained[ref].model.name, **metrics})
+    number = counted(len(x), f"{split} {noun_of(first.dataset.levels)}")
     caption = (
-        f"{len(x):,} {split} images of {first.dataset.name}. log p(x) in nats is the mean over {NOISE_DRAWS} draws of "
-        "the noise. It is exact, or the ELBO where the likelihood is a bound. IWAE is the bound from "
+        f"{number} of {first.dataset.name}. log p(x) in nats is the mean over {NOISE_DRAWS} draws of the "
+        "noise. It is exact, or the ELBO where the likelihood is a bound. IWAE is the bound from "
         f"{arguments.k} importance samples, and the gap is its gain over one draw. Bits/dim over draws use the mean of "
         "p(x) over the draws. Accuracy, ECE and Brier score use the mean of p(y | x)."
     )
@@ -65,6 +67,14 @@ def compare(words: Sequence[str]) -> int:
     print(comparison.write(table, out, caption))
     print(f"comparison.csv, .md and .png are in {out}")
     return 0
+
+
+def _advice(first: "Experiment", arguments: Any) -> str:
+    """Return what to do where the split has no rows."""
+    other = "test" if arguments.split == "validation" else "validation"
+    if len(first.rows_of(other)[0]) and not arguments.same_test_set:
+        return f"compare on its {other} rows, with --split {other}"
+    return "train with --num_validation N, or on data with a test split"
 
 
 def _settings_of(

@@ -47,6 +47,11 @@ def evaluate(words: Sequence[str]) -> int:
         reports = {split: _report(part, names) for split, part in evaluations.items() if part is not None}
         if not arguments.json:
             _print(evaluations, reports if arguments.classes else {})
+        if not reports:
+            print(
+                f"note: these data hold no rows out: `scnf evaluate {arguments.weights} FILES` scores labelled files",
+                file=sys.stderr,
+            )
         if arguments.classes or arguments.out:
             _draw(reports, arguments)
     if arguments.json:

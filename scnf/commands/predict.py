@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scnf.commands import class_mix, options
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import atomic_write
+from scnf.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +56,12 @@ def predict(words: Sequence[str]) -> int:
         if not sum(counts.values()):
             raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    print(f"{sum(counts.values()):,} images: {listed}")
+    print(f"{counted(sum(counts.values()), model.inputs.noun)}: {listed}")
     shape = model.inputs.image_shape
     if shape and headers and (converted := conversions(headers, shape[1:], shape[0])):
         print(f"note: {converted}", file=sys.stderr)
     if skipped:
-        print(f"note: skipped {len(skipped):,} files{_reasons(skipped)}", file=sys.stderr)
+        print(f"note: skipped {counted(len(skipped), 'file')}{_reasons(skipped)}", file=sys.stderr)
     print(arguments.out)
     return 0
 
@@ -104,7 +105,7 @@ def _predictions(
     from tqdm import tqdm
 
     names, batches = _batches(model, path, skipped, headers)
-    bar = tqdm(total=names, unit="image", desc="predict", disable=None, leave=False, dynamic_ncols=True)
+    bar = tqdm(total=names, unit=model.inputs.noun, desc="predict", disable=None, leave=False, dynamic_ncols=True)
     with bar:
         for batch_names, rows in batches:
             posterior, log_prob = model.answers(rows)

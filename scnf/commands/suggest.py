@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
 from scnf.commands.sample import NOT_WRITTEN
 from scnf.errors import InvalidArgument, UserError
+from scnf.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,7 @@ def suggest(words: Sequence[str]) -> int:
         return _check(model, images, arguments.num or 60, picture)
     _refuse_inside(arguments.labels, arguments.path)
     names = _suggest(model, images, arguments.num or 20, arguments.by, picture)
-    return _write_labels(images, names, arguments.labels, arguments.weights)
+    return _write_labels(images, names, arguments)
 
 
 @dataclass
@@ -125,7 +126,9 @@ def _answers(
 
     decoded: list[int] = []
     posteriors, features = [], []
-    with tqdm(total=len(rows), unit="image", desc="suggest", disable=None, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(rows), unit=model.inputs.noun, desc="suggest", disable=None, leave=False, dynamic_ncols=True
+    ) as bar:
         for start in range(0, len(rows), model.batch_size):
             batch = []
             for row in rows[start : start + model.batch_size]:
@@ -144,7 +147,7 @@ def _answers(
     if images.skipped:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:_LISTED])
         more = "; ..." if len(images.skipped) > _LISTED else ""
-        print(f"note: skipped {len(images.skipped):,} files ({reasons}{more})", file=sys.stderr)
+        print(f"note: skipped {counted(len(images.skipped), 'file')} ({reasons}{more})", file=sys.stderr)
     if not decoded:
         raise UserError(f"{images.root} holds no image that can be decoded")
     return decoded, np.concatenate(posteriors), np.concatenate(features)
@@ -157,9 +160,10 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
     from scnf.analysis.suggest import entropies, margins, nearest
     from scnf.analysis.suggest import suggest as choose
 
+    noun = model.inputs.noun
     candidates = [row for row, label in enumerate(images.labels) if label is None and not images.in_test[row]]
     if not candidates:
-        raise UserError(f"all images of {images.root} have a label: there is nothing to suggest")
+        raise UserError(f"all {noun}s of {images.root} have a label: there is nothing to suggest")
     rows, posteriors, features = _answers(model, images, candidates)
     chosen = choose(posteriors, features, num, by)  # type: ignore[arg-type]
     counts = np.bincount(nearest(features, chosen), minlength=len(chosen))
@@ -167,16 +171,16 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
     labels, confidence = posteriors[chosen].argmax(axis=1), posteriors[chosen].max(axis=1)
     guesses = [model.class_names[label] for label in labels]
     names = [images.names[rows[row]] for row in chosen]
-    print(f"{len(chosen)} of {len(rows):,} images without a label, by {by}:")
+    print(f"{len(chosen)} of {counted(len(rows), f'{noun} without a label', f'{noun}s without a label')}, by {by}:")
     _print_table(
-        ["file", "entropy", "margin", "nearest", "guess", "confidence"],
+        [_heading(model), "entropy", "margin", "nearest", "guess", "confidence"],
         [
             [name, f"{h:.2f}", f"{m:.2f}", f"{count:,}", guess, f"{p:.2f}"]
             for name, h, m, count, guess, p in zip(names, entropy, margin, counts, guesses, confidence, strict=True)
         ],
     )
     print("entropy is in nats, and margin is p of the guess less p of the second class")
-    print("nearest is the number of images to which this one is the nearest of those listed")
+    print(f"nearest is the number of {noun}s to which this one is the nearest of those listed")
     captions = [f"{guess} {p:.2f}" for guess, p in zip(guesses, confidence, strict=True)]
     _draw(model, images, [rows[row] for row in chosen], captions, picture)
     return names
@@ -188,29 +192,36 @@ def _check(model: "TrainedModel", images: _Images, num: int, picture: Path) -> i
 
     from scnf.analysis.suggest import doubted
 
+    noun = model.inputs.noun
     labelled = [row for row, label in enumerate(images.labels) if label is not None and not images.in_test[row]]
     known = [row for row in labelled if images.labels[row] in model.class_names]
     if len(known) < len(labelled):
-        print(f"note: {len(labelled) - len(known):,} labels are no classes of the model", file=sys.stderr)
+        unknown = counted(len(labelled) - len(known), "label is no class", "labels are no classes")
+        print(f"note: {unknown} of the model", file=sys.stderr)
     if not known:
-        raise UserError(f"{images.root} holds no image with a label that the model knows: there is nothing to check")
+        raise UserError(f"{images.root} holds no {noun} with a label that the model knows: there is nothing to check")
     rows, posteriors, features = _answers(model, images, known)
     labels = np.array([model.class_names.index(str(images.labels[row])) for row in rows])
     chosen, shares = doubted(posteriors, features, labels, num)
-    print(f"{len(chosen)} of {len(rows):,} labels, the most doubtful first:")
+    print(f"{len(chosen)} of {counted(len(rows), 'label')}, the most doubtful first:")
     guesses = [model.class_names[label] for label in posteriors[chosen].argmax(axis=1)]
     texts = [model.class_names[label] for label in labels[chosen]]
     _print_table(
-        ["file", "label", "p(label)", "neighbours", "guess"],
+        [_heading(model), "label", "p(label)", "neighbours", "guess"],
         [
             [images.names[rows[row]], text, f"{posteriors[row, labels[row]]:.3f}", f"{share:.0%}", guess]
             for row, text, share, guess in zip(chosen, texts, shares, guesses, strict=True)
         ],
     )
-    print("p(label) is p(label | x); neighbours is the share of the nearest labelled images that have this label")
+    print(f"p(label) is p(label | x); neighbours is the share of the nearest labelled {noun}s that have this label")
     captions = [f"{text}: {guess}?" if guess != text else text for text, guess in zip(texts, guesses, strict=True)]
     _draw(model, images, [rows[row] for row in chosen], captions, picture)
     return 0
+
+
+def _heading(model: "TrainedModel") -> str:
+    """Return the heading of the names, which are files of images, or numbers of rows."""
+    return "row" if model.inputs.image_shape is None else "file"
 
 
 def _draw(model: "TrainedModel", images: _Images, rows: Sequence[int], captions: Sequence[str], picture: Path) -> None:
@@ -228,24 +239,49 @@ def _draw(model: "TrainedModel", images: _Images, rows: Sequence[int], captions:
     print(picture)
 
 
-def _write_labels(images: _Images, names: Sequence[str], table: Path, weights: str) -> int:
+def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
     """Add the suggested files to a table with an empty label, and say how training goes on."""
     from scnf.data.labelling import listed_files
     from scnf.data.tables import add_files
 
+    table, is_array = arguments.labels, images.root.suffix.lower() == ".npz"
+    whole = images.root if is_array else _training_folder(images.root, images.labels, arguments)
+    if whole != images.root:  # names that do not depend on the folder
+        names = [str(images.path(name)) for name in names]
     try:
         present = listed_files(images.root, table) if table.exists() else set()
         added = add_files(table, [name for name in names if images.path(name) not in present])
     except InvalidArgument as error:
         raise UserError(f"--labels {error.problem}") from error
     filled = "" if added == len(names) else f", {len(names) - added} were there"
-    print(f"{table}: {added} lines added{filled}. Fill in the column label, then go on with")
-    if images.root.suffix.lower() == ".npz":
+    print(f"{table}: {counted(added, 'line')} added{filled}. Fill in the column label, then go on with")
+    if is_array:
         print(f"  these rows of y in {images.root}")
         return 0
-    words = ["scnf", "train", str(images.root), "--labels", str(table), "--pretrained", weights]
+    folder = "FOLDER" if whole is None else str(whole)
+    words = ["scnf", "train", folder, "--labels", str(table), "--pretrained", arguments.weights]
     print(f"  {shlex.join(words)}")
+    if whole is None:
+        print("where FOLDER holds these images and those with a label")
     return 0
+
+
+def _training_folder(root: Path, labels: Sequence[str | None], arguments: Any) -> Path | None:
+    """Return the folder or list on which a training goes on, which may be larger than that of the images.
+
+    It is the folder of the run, where that holds the images. Images of another place are trained on where some have a
+    label. None stands for a folder that nobody has named.
+    """
+    from scnf.data.labelling import folder_of
+    from scnf.weights import find_weights
+
+    data = find_weights(arguments.weights, arguments.logs).settings().data
+    whole, is_own_list = Path(data.root), root.is_file() and any(labels)
+    if data.name == "folder" and os.path.abspath(root) == data.root:
+        return root
+    if data.name == "folder" and whole.is_dir() and folder_of(root).is_relative_to(whole) and not is_own_list:
+        return Path(os.path.relpath(whole))
+    return root if any(labels) else None
 
 
 def _refuse_inside(table: Path, root: Path) -> None:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
+from scnf.checks import LARGEST
 from scnf.data.class_names import check_class_names, natural_key
 from scnf.errors import InvalidArgument
 from scnf.files import require_file
+from scnf.words import counted
 
 T = TypeVar("T")
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,6 +94,11 @@ def load_arrays(path: Path, one_class: bool = False) -> Arrays:
     if names is None:
         labels = {text for values, _ in texts.values() for text in values if text}
         names = tuple(sorted(labels, key=natural_key))
+        if len(names) == 1 and not one_class:
+            raise InvalidArgument(
+                "root",
+                f"needs two classes or more and has one, {names[0]!r}: store labels of others in y, or class_names",
+            )
         check_class_names(names, one_class)
     y = {split: _indices(f"{split}y", *texts[split], names) for split in splits}
     return Arrays(x[""], y[""], names, x.get("test_"), y.get("test_"))
@@ -216,12 +223,13 @@ def _vectors(name: str, x: _Array) -> Tensor:
         raise InvalidArgument("root", f"needs vectors of numbers in {name}, not {x.dtype}")
     with np.errstate(over="ignore"):  # numbers beyond float32 are refused below
         x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    fits = (np.abs(x) <= LARGEST).all(axis=1)  # NaN does not
+    if not fits.all():
+        rows = np.flatnonzero(~fits)
         raise InvalidArgument(
             "root",
-            f"holds NaN, infinite or too large numbers in {len(rows)} rows of {name}, first in row {rows[0]}: remove "
-            "these rows or fill in numbers",
+            f"holds NaN, infinite or too large numbers in {counted(len(rows), 'row')} of {name}, first in row "
+            f"{rows[0]}: remove these rows, or store finite numbers up to {LARGEST:g}",
         )
     return torch.from_numpy(x)
 
@@ -233,7 +241,8 @@ def _check_length(name: str, y: _Array, x_name: str, rows: int) -> None:
         if y.ndim == 2:
             hint = f": store {name}[:, 0]" if y.shape[1] == 1 else f": store {name}.argmax(1) of one-hot labels"
         raise InvalidArgument(
-            "root", f"needs labels {name} [N] for the {rows} rows of {x_name}, not of shape {list(y.shape)}{hint}"
+            "root",
+            f"needs labels {name} [N] for the {counted(rows, 'row')} of {x_name}, not of shape {list(y.shape)}{hint}",
         )
 
 

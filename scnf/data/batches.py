@@ -11,6 +11,7 @@ from scnf.checks import check_count, check_data, check_inputs, check_labels, che
 from scnf.data.augment import Augmentation
 from scnf.data.columns import Columns
 from scnf.errors import InvalidArgument
+from scnf.words import noun_of
 
 
 def dequantize(x: Tensor, levels: int | None, generator: torch.Generator | None = None) -> Tensor:
@@ -90,6 +91,7 @@ class Batches:
         rows: Rows [N] of x that take part, in the order of y; all rows of x by default.
 
     Attributes:
+        noun: Word for a row of the data, "image" or "vector", also where these are codes.
         num_labelled: Number of labelled rows in a batch.
         num_unlabelled: Number of unlabelled rows in a batch.
         num_moved: Number of moved versions of labelled rows in a batch.
@@ -131,6 +133,7 @@ class Batches:
         check_share("labelled_share", labelled_share)
         self._x, self._rows = x, None if rows is None else rows.to(x.device)
         self.y, self.seed, self.levels, self.passes, self.in_place = y, seed, levels, passes, in_place
+        self.noun = noun_of(levels)
         self.guesses: Tensor | None = None
         self.columns = columns
         self.labelled = (y != UNLABELLED).nonzero().squeeze(1).cpu()

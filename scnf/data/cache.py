@@ -27,6 +27,7 @@ from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, deco
 from scnf.errors import FileError, InvalidArgument
 from scnf.files import atomic_write, map_private, require_file
 from scnf.lock import exclusive_folder
+from scnf.words import counted
 
 MAX_SIDE = 64
 """Largest height and width that :func:`resolve` chooses by default."""
@@ -91,10 +92,10 @@ class Census:
         listed = kinds.most_common(_KINDS)
         parts = [f"{count:,} {mode} of {height}x{width}" for (mode, (height, width)), count in listed]
         if parts:
-            plural = "image" if listed[0][1] == 1 else "images"
-            parts[0] = parts[0].replace(" of ", f" {plural} of ")
+            (mode, (height, width)), count = listed[0]
+            parts[0] = counted(count, f"{mode} image of {height}x{width}", f"{mode} images of {height}x{width}")
         if rest := kinds.total() - sum(count for _, count in listed):
-            parts.append(f"{rest:,} of {len(kinds) - len(listed):,} other kinds")
+            parts.append(f"{rest:,} of {counted(len(kinds) - len(listed), 'other kind')}")
         oblong = any(height != width for (_, (height, width)), _ in listed)
         line = (", ".join(parts) or "no images") + (" (height x width)" if oblong else "")
         return f"{line}\n{len(self.skipped):,} cannot be decoded: {_listed(self.skipped)}" if self.skipped else line

@@ -53,6 +53,26 @@ or names that differ in more than case, spaces or the encoding of accents
         raise InvalidArgument("root", f"needs two classes or more and has one, {next(iter(by_form.values()))!r}")
 
 
+def confusable_names(names: Iterable[str]) -> list[str]:
+    """Return a note on each pair of names that differ in accents alone, which may be two classes or one.
+
+    Example:
+        >>> confusable_names(["caf\u00e9", "cafe", "tea"])
+        ["note: classes 'cafe' and 'caf\u00e9' differ in accents alone: if they are one class, give them one name"]
+    """
+    by_letters: dict[str, str] = {}
+    notes = []
+    for name in sorted(set(names), key=natural_key):
+        letters = "".join(each for each in comparable(name) if not unicodedata.combining(each))
+        other = by_letters.setdefault(letters, name)
+        if other != name:
+            notes.append(
+                f"note: classes {other!r} and {name!r} differ in accents alone: if they are one class, give them one "
+                "name"
+            )
+    return notes
+
+
 def comparable(name: str) -> str:
     """Return a name without its case, the spaces around it and its Unicode form, to compare it with others.
 

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from scnf.errors import InvalidArgument
 from scnf.files import require_file
+from scnf.words import counted
 
 MIN_SIDE = 8
 """Smallest height and width of an image in pixels."""
@@ -84,11 +85,11 @@ def conversions(headers: Mapping[Header, int], size: Sequence[int], channels: in
     converted = sum(count for header, count in headers.items() if header.has_colour != (channels == 3))
     parts = []
     if resized:
-        verb = "image is" if resized == 1 else "images are"
-        parts.append(f"{resized:,} {verb} resized to {size[0]}x{size[1]} (height x width), and cropped to the centre")
+        verb = counted(resized, "image is", "images are")
+        parts.append(f"{verb} resized to {size[0]}x{size[1]} (height x width), and cropped to the centre")
     if converted:
-        verb = "image becomes" if converted == 1 else "images become"
-        parts.append(f"{converted:,} {verb} {'RGB' if channels == 3 else 'greyscale'}")
+        verb = counted(converted, "image becomes", "images become")
+        parts.append(f"{verb} {'RGB' if channels == 3 else 'greyscale'}")
     return "; ".join(parts)
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from scnf import UNLABELLED
 from scnf.data.arrays import load_arrays
 from scnf.data.cache import MAX_SIDE, Decoded, census, decode_all, resolve
+from scnf.data.class_names import comparable, confusable_names
 from scnf.data.decode import DamagedImage, Header, Preprocessing, conversions
 from scnf.data.inputs import Inputs
 from scnf.data.labelling import with_labels
 from scnf.data.listing import ImageFiles, list_images
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument
+from scnf.words import counted
 
 _SHOWN = 3  # examples in the report
 
@@ -74,7 +76,7 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
     test_x, test_y = (decoded[True].images, labels[True]) if True in decoded else (x[:0], y[:0])
     dataset = Dataset(root.resolve().stem, x, y, test_x, test_y, len(names), 256, names, preprocessing.background)
     report = [
-        f"{len(listed.files):,} images in {root}, labels from {listed.convention}",
+        f"{counted(len(listed.files), 'image')} in {root}, labels from {listed.convention}",
         headers.text(),
         *_skipped_lines(listed, decoded.values()),
         _shape_line(headers.headers, preprocessing),
@@ -96,6 +98,10 @@ def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
         raise InvalidArgument(
             "size", f"must be left out for an .npz file, whose images have {list(arrays.x.shape[2:])}"
         )
+    if not arrays.class_names and reading.classes is None:
+        raise InvalidArgument(
+            "root", f'holds no labels: store integers or texts in y, -1 or "" where a row is unlabelled, in {path}'
+        )
     names = _class_names(arrays.class_names, reading.classes, path)
     order = torch.tensor([names.index(name) for name in arrays.class_names] + [UNLABELLED])  # -1 is the last entry
     x, y = arrays.x, order[arrays.y]
@@ -106,8 +112,8 @@ def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
         test_x, test_y = arrays.test_x[known], order[arrays.test_y[known]]
     levels = 256 if x.dim() == 4 else None
     dataset = Dataset(path.stem, x, y, test_x, test_y, len(names), levels, names)
-    kind = f"images of {list(x.shape[1:])}" if levels else f"vectors of {x.shape[1]} numbers"
-    return replace(dataset, report=(f"{len(x) + len(test_x):,} {kind} in {path}", *_label_lines(dataset)))
+    number = dataset.inputs().counted(len(x) + len(test_x))
+    return replace(dataset, report=(f"{number} in {path}", *_label_lines(dataset)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def load_labelled(path: Path, inputs: Inputs) -> Labelled:
         >>> np.savez(path, x=np.zeros((3, 2)), y=["dog", "", "cat"])
         >>> labelled = load_labelled(path, Inputs((2,), None, ("cat", "dog")))
         >>> labelled.y, labelled.report
-        (tensor([1, 0]), ('1 rows without a label do not count',))
+        (tensor([1, 0]), ('1 row without a label does not count',))
     """
     x, y, report = (_labelled_arrays if path.suffix.lower() == ".npz" else _labelled_images)(path, inputs)
     if not len(x):
@@ -171,7 +177,7 @@ def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[s
     try:
         return inputs.rows(x[known]), order[y[known]], report
     except DamagedImage as error:
-        raise InvalidArgument("path", f"holds images that the model does not take: {error}") from error
+        raise InvalidArgument("path", f"holds {inputs.noun}s that the model does not take: {error}") from error
 
 
 def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
@@ -199,14 +205,22 @@ def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:
     """Refuse classes that the model does not know (InvalidArgument)."""
     if other := [name for name in present if name not in inputs.class_names]:
         names = ", ".join(inputs.class_names[:10]) + (", ..." if inputs.num_classes > 10 else "")
+        if same := [name for name in inputs.class_names if comparable(name) == comparable(other[0])]:
+            raise InvalidArgument(
+                "path",
+                f"has the class {other[0]!r}, which differs from the model's {same[0]!r} in case, spaces or the "
+                "encoding of accents alone: give it that name",
+            )
         listed = ", ".join(map(repr, other[:_SHOWN])) + (", ..." if len(other) > _SHOWN else "")
         raise InvalidArgument("path", f"has the class {listed}, and the model knows {names} alone: {path}")
 
 
 def _uncounted(unlabelled: int, in_train: int) -> list[str]:
     """Return lines on rows that do not count."""
-    lines = [f"{unlabelled:,} rows without a label do not count"] if unlabelled else []
-    return [*lines, f"the test split counts, and {in_train:,} training rows do not"] if in_train else lines
+    without = counted(unlabelled, "row without a label does not count", "rows without a label do not count")
+    train = counted(in_train, "training row does not", "training rows do not")
+    lines = [without] if unlabelled else []
+    return [*lines, f"the test split counts, and {train}"] if in_train else lines
 
 
 def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
@@ -246,7 +260,8 @@ def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded]) -> list[str]:
     for part in decoded:
         skipped += part.skipped
     unscored = sum(test and label is None for label, test in zip(listed.labels, listed.in_test, strict=True))
-    lines = [f"{unscored:,} test images without a label do not count"] if unscored else []
+    of_test = "test image without a label does not count", "test images without a label do not count"
+    lines = [counted(unscored, *of_test)] if unscored else []
     return [*lines, _skipped_text(skipped)] if skipped else lines
 
 
@@ -257,14 +272,15 @@ def _none_decoded(root: Path, skipped: Sequence[tuple[Path, str]]) -> str:
 def _skipped_text(skipped: Sequence[tuple[Path, str]]) -> str:
     examples = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_SHOWN])
     more = f"; and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
-    return f"skipped {len(skipped):,} files ({examples}{more})"
+    return f"skipped {counted(len(skipped), 'file')} ({examples}{more})"
 
 
 def _shape_line(headers: Mapping[Header, int], preprocessing: Preprocessing) -> str:
     assert preprocessing.size is not None
     height, width = preprocessing.size
     other = sum(count for header, count in headers.items() if header.size != preprocessing.size)
-    resized = f"; {other:,} images are resized, and cropped to the centre" if other else ""
+    verb = counted(other, "image is", "images are")
+    resized = f"; {verb} resized, and cropped to the centre" if other else ""
     kind = "greyscale" if preprocessing.channels == 1 else "RGB"
     return f"the model takes {kind} images of {height}x{width} (height x width){resized}"
 
@@ -274,10 +290,11 @@ def _label_lines(dataset: Dataset) -> list[str]:
     counts = torch.bincount(dataset.train_y[dataset.train_y != UNLABELLED], minlength=dataset.num_classes).tolist()
     names = dataset.class_names
     listed = ", ".join(f"{name} {count:,}" for name, count in zip(names[:10], counts[:10], strict=True))
-    more = f", and {len(names) - 10} more classes" if len(names) > 10 else ""
-    unlabelled = int((dataset.train_y == UNLABELLED).sum())
-    test = f"{len(dataset.test_x):,} test images" if len(dataset.test_x) else "no test images"
-    lines = [f"{sum(counts):,} labels ({listed}{more}), {unlabelled:,} images without a label, {test}"]
+    more = f", and {counted(len(names) - 10, 'more class', 'more classes')}" if len(names) > 10 else ""
+    noun, unlabelled = dataset.inputs().noun, int((dataset.train_y == UNLABELLED).sum())
+    without = counted(unlabelled, f"{noun} without a label", f"{noun}s without a label")
+    test = counted(len(dataset.test_x), f"test {noun}") if len(dataset.test_x) else f"no test {noun}s"
+    lines = [f"{counted(sum(counts), 'label')} ({listed}{more}), {without}, {test}"]
     if few := [name for name, count in zip(names, counts, strict=True) if count < 2]:
         lines.append(f"note: {', '.join(few[:10])} {'has' if len(few) == 1 else 'have'} fewer than two labels")
-    return lines
+    return [*lines, *confusable_names(names)]

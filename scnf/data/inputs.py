@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scnf.checks import LARGEST
 from scnf.data.backbone import Backbone
 from scnf.data.decode import decode
 from scnf.errors import InvalidArgument
+from scnf.words import counted
 
 _CHANNELS = (1, 3, 4)
 
@@ -50,6 +52,21 @@ class Inputs:
     def num_classes(self) -> int:
         """The number of classes K."""
         return len(self.class_names)
+
+    @property
+    def noun(self) -> str:
+        """The word for one input, "image" or "vector"."""
+        return "vector" if self.image_shape is None else "image"
+
+    def counted(self, rows: int) -> str:
+        """Return a number of inputs in words, with their shape.
+
+        Example:
+            >>> Inputs((3,), None, ("cat", "dog")).counted(2), Inputs((1, 8, 8), 256, ("cat", "dog")).counted(1)
+            ('2 vectors of 3 numbers', '1 image of [1, 8, 8]')
+        """
+        size = counted(self.shape[0], "number") if self.levels is None else list(self.shape)
+        return counted(rows, f"{self.noun} of {size}", f"{self.noun}s of {size}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the inputs as they are written to `inputs.json`."""
@@ -153,8 +170,8 @@ class Inputs:
         points = array[None] if array.dim() == 1 else array
         if points.dim() != 2 or points.shape[1:] != self.shape or points.is_complex() or not len(points):
             raise InvalidArgument("images", f"must be points [N, {self.shape[0]}], not of shape {list(array.shape)}")
-        if not bool(points.isfinite().all()):
-            raise InvalidArgument("images", "must be finite, and some of these points are not")
+        if not bool((points.abs() <= LARGEST).all()):  # NaN is not
+            raise InvalidArgument("images", f"must be finite and up to {LARGEST:g}, and some of these points are not")
         return points.float()
 
     def _grey_levels(self, array: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Turn images or vectors in memory, with labels of which some are missing, into a dataset."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 
 from scnf import UNLABELLED
-from scnf.data.class_names import check_class_names, natural_key
+from scnf.data.class_names import check_class_names, confusable_names, natural_key
 from scnf.data.inputs import Inputs
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument
+from scnf.words import counted
 
 _LEVELS = 256
 
@@ -36,12 +38,14 @@ def dataset_of(x: Any, y: Any, name: str = "arrays") -> Dataset:
     rows = rows_of(x)
     labels, names = labels_of(y)
     if len(labels) != len(rows):
-        raise InvalidArgument("y", f"must hold a label for each of the {len(rows)} rows of x, not {len(labels)}")
+        raise InvalidArgument(
+            "y", f"must hold a label for each of the {counted(len(rows), 'row')} of x, not {len(labels)}"
+        )
     levels = None if rows.dim() == 2 else _LEVELS
-    kind = f"vectors of {rows.shape[1]} numbers" if levels is None else f"images of {list(rows.shape[1:])}"
+    dataset = Dataset(name, rows, labels, rows[:0], labels[:0], len(names), levels, names)
     known = int((labels != UNLABELLED).sum())
-    report = f"{len(rows):,} {kind}, {known:,} of them with a label of {len(names)} classes"
-    return Dataset(name, rows, labels, rows[:0], labels[:0], len(names), levels, names, report=(report,))
+    report = f"{dataset.inputs().counted(len(rows))}, {known:,} of them with a label of {len(names)} classes"
+    return replace(dataset, report=(report, *confusable_names(names)))
 
 
 def labels_of(y: Any) -> tuple[Tensor, tuple[str, ...]]:

@@ -136,8 +136,16 @@ def components(
     for line in experiment.dataset.report:
         log(line)
     experiment.check_views()
-    if train_settings.baseline and experiment.dataset.levels is None:
-        raise UserError("the baseline is a network of images, and these data are points: set train.baseline to false")
+    if experiment.dataset.levels is None:
+        if train_settings.baseline:
+            raise UserError(
+                "the baseline is a network of images, and these data are points: set train.baseline to false"
+            )
+        if settings.data.augmentation != "affine" and run_directory is None:  # an older run may have it
+            raise UserError(
+                "data.augmentation has an effect on images alone, and these data are points, which data.augment moves "
+                "by noise: drop it"
+            )
     if REGISTRATIONS:
         _probe(experiment)
     model, subject = experiment.model, WholeModel(experiment.model)

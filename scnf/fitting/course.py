@@ -29,6 +29,7 @@ from scnf.training.metrics import metrics_text
 from scnf.training.state import Binding, Progress, State, restore
 from scnf.transforms import standardize
 from scnf.weights import Weights
+from scnf.words import counted
 
 
 def complete(training: Training) -> Progress | None:
@@ -122,11 +123,12 @@ def optimize(training: Training) -> tuple[Progress, dict[str, Any]] | None:
             binding=binding,
             log=training.log,
             after_step=after_step,
+            save_start="baseline" in summary,
         )
     except Exception:
         run.write_json("summary.json", summary)
         raise
-    return progress, summary | _cost(progress, encoding, experiment)
+    return progress, summary | _cost(progress, batches.steps_per_epoch, encoding, experiment)
 
 
 def _plan(training: Training) -> Plan:
@@ -234,10 +236,14 @@ def _propagation(training: Training, batches: Batches) -> Any:
     )
 
 
-def _cost(progress: Progress, encoding: float, experiment: Experiment) -> dict[str, Any]:
-    """Return the length, time and memory of the training for the summary; `encoding` is in minutes."""
+def _cost(progress: Progress, steps_per_epoch: int, encoding: float, experiment: Experiment) -> dict[str, Any]:
+    """Return the length, time and memory of the training for the summary; `encoding` is in minutes.
+
+    A training that `max_steps` or a signal has ended within an epoch counts the share of the epoch that it has taken.
+    """
+    share = round(progress.step / steps_per_epoch, 4)
     return {
-        "epochs": progress.epoch,
+        "epochs": progress.epoch + share if share else progress.epoch,
         "steps": progress.total_step,
         "minutes": round(encoding + progress.minutes, 3),
         "images_per_second": round(progress.images / progress.train_seconds, 1) if progress.train_seconds else None,
@@ -257,19 +263,20 @@ def _finish(training: Training, summary: dict[str, Any]) -> None:
     write_usual(experiment, Weights(run.path, run.weights))
     plots.curves(run.read_metrics(), run.path / "curves.png")
     run.write_json("summary.json", summary)  # written last, because it marks the run as finished
-    _log_summary(run, summary, training.log)
+    _log_summary(run, summary, training.log, experiment.dataset.inputs().noun)
 
 
-def _log_summary(run: Run, summary: dict[str, Any], log: Log) -> None:
+def _log_summary(run: Run, summary: dict[str, Any], log: Log, noun: str) -> None:
     for split in ("validation", "test"):
         log(f"{split:<10}  {metrics_text(summary[split])}")
     if summary.get("baseline", {}).get("test"):
         log(baseline_text(summary["baseline"], "test"))
-    rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
+    rate = f", {summary['images_per_second']:.0f} {noun}s/s" if summary["images_per_second"] else ""
     selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
     seconds = round(60 * minutes)
-    duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{seconds} second{'' if seconds == 1 else 's'}"
-    cost = f"{duration}{rate}, " if summary["steps"] else ""
+    duration = f"{minutes:.1f} minutes" if minutes >= 1 else counted(seconds, "second")
+    steps = f"{counted(summary['steps'], 'step')} in " if summary["epochs"] % 1 else ""  # max_steps cut an epoch
+    cost = f"{steps}{duration}{rate}, " if summary["steps"] else ""
     memory = "" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB at most; "
     log(f"{cost}{memory}{selection}all files are in {run.path}")

@@ -30,10 +30,9 @@ class VectorFlow(FlowRecipe):
     def shared_flow(self, shape: Shape, levels: int | None) -> SharedFlow:
         """Build the transform of vectors, whose outputs are all semantic."""
         if len(shape) != 1 or shape[0] < 2:
+            advice = "add a column, for example of zeros" if len(shape) == 1 else "for images use the recipe scnf-fast"
             raise InvalidArgument(
-                "shape",
-                f"must be (D,) of at least 2 dimensions for {self.name}, not {list(shape)}: for images use the "
-                "recipe scnf-fast",
+                "shape", f"must be (D,) of at least 2 dimensions for {self.name}, not {list(shape)}: {advice}"
             )
 
         def network(inputs: int, outputs: int) -> nn.Module:

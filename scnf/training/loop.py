@@ -88,6 +88,7 @@ def train(
     binding: Binding = Binding(),  # noqa: B008 (it is frozen)
     log: Callable[[str], None] = print,
     after_step: Callable[[], None] = lambda: None,
+    save_start: bool = False,
 ) -> Progress:
     """Train the model of `state`, load its best weights, and write metrics and checkpoints to `run`.
 
@@ -107,6 +108,7 @@ def train(
         binding: Binding of the checkpoints to this run.
         log: Function that prints a line, called once per epoch.
         after_step: Function to call after each step, see :class:`scnf.threads.Threads`.
+        save_start: Whether a checkpoint precedes the first step, so that a resume repeats no work that came before.
 
     Returns:
         The progress of the training, in which `stopped_by` is the signal that ended it.
@@ -121,6 +123,8 @@ def train(
     loop = _Loop(state, objective, batches, run, plan, binding, after_step)
     with run.locked(), watch() as signals, signals.deferred(), loop.bar:
         loop.truncate_metrics()
+        if save_start and not state.progress.total_step:
+            loop.save()
         while loop.is_unfinished():
             if guess is not None and not loop.update_guesses(guess, signals):
                 break
@@ -303,7 +307,7 @@ class _Loop:
         self.save()
         self.lacks_evaluation = False
         self.bar.clear()
-        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, metrics)
+        return _epoch_line(progress, self.plan.epochs, self.total_steps, means, metrics, self.batches.noun)
 
     def save_best(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Save the weights unless an earlier score is higher. A score of NaN ranks lowest."""
@@ -344,12 +348,17 @@ def _validation_text(metrics: Mapping[str, float]) -> str:
 
 
 def _epoch_line(
-    progress: Progress, epochs: int, total_steps: int, means: Mapping[str, float], metrics: Mapping[str, float]
+    progress: Progress,
+    epochs: int,
+    total_steps: int,
+    means: Mapping[str, float],
+    metrics: Mapping[str, float],
+    noun: str,
 ) -> str:
     remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"{_validation_text(metrics)}  "
-        f"{progress.images / progress.train_seconds:.0f} images/s  "
+        f"{progress.images / progress.train_seconds:.0f} {noun}s/s  "
         f"{progress.minutes:.1f} min  ETA {remaining:.1f} min"
     )

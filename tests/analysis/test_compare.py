@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -156,6 +157,20 @@ def test_compare_accepts_different_label_splits_on_the_test_set_only(
     outcome = scnf("compare", runs["m2"], runs["other"], "--same-test-set --k 1 --limit 0 --out here")
     assert outcome.code == 0 and outcome.out.startswith("450 test images of digits.")
     assert set(table(tmp_path / "here")) == {"m2", "other"}
+
+
+def test_compare_without_rows_names_a_split_that_has_some(scnf: Scnf, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    np.savez(tmp_path / "test.npz", x=x, y=y, test_x=x, test_y=y)
+    np.savez(tmp_path / "none.npz", x=x, y=y)
+    for name, advice in (("test", "compare on its test rows, with --split test"), ("none", "train with --num_valid")):
+        assert scnf(f"train {name}.npz --max_steps 1 --threads 1 --device cpu").code == 0
+        outcome = scnf("compare last")
+        assert outcome.code == 2 and f"{name} has no validation rows: {advice}" in outcome.err
+    outcome = scnf("compare 1 --split test")
+    assert outcome.code == 0 and outcome.out.startswith("40 test vectors of test."), outcome.err
+    outcome = scnf("evaluate last")
+    assert outcome.code == 0 and "`scnf evaluate last FILES` scores labelled files" in outcome.err
 
 
 @pytest.mark.parametrize("words", ["", "--same-test-set"])

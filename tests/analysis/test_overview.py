@@ -29,7 +29,7 @@ def logs(tmp_path: Path) -> Path:
         return json.dumps({"model": settings[0], "data": settings[1], "train": {"epochs": 20}, "seed": 3})
 
     root = tmp_path / "logs"
-    done = {"status": "finished", "epochs": 12, "minutes": 3.21, "validation": {"accuracy": 0.5}}
+    done = {"status": "finished", "epochs": 12.3684, "minutes": 3.21, "validation": {"accuracy": 0.5}}
     make(root, "a", config("scnf-fast", "mnist", 100), done | {"test": {"accuracy": 0.93421, "bits_per_dim": 1.25}})
     make(root, "b", config("m2", "mnist", "all"), done | {"test.accuracy": 0.95})
     rows = "epoch,minutes,validation.accuracy,validation.bits_per_dim\n1,0.5,0.8,2\n2,1.26,0.875,1.5\n3,1.5,,\n"
@@ -45,13 +45,13 @@ def logs(tmp_path: Path) -> Path:
 
 def test_runs_table_shows_settings_results_and_status(logs: Path) -> None:
     assert format_table(list_runs(logs)).splitlines() == [
-        "    id  name     recipe     data    labels  epochs  accuracy   bits_per_dim   minutes  status",
-        "000001  a        scnf-fast  mnist      100      12   93.42 %          1.250       3.2  finished",
-        "000002  b        m2         mnist      all      12   95.00 %              -       3.2  finished",
-        "000003  c        scnf-fast  digits      10    3/20   87.50 %*         1.500*      1.5  unfinished",
-        "000004  d        scnf-fast  digits      10    0/20         -              -         -  unfinished",
-        "000005  damaged  -          -            -       -         -              -         -  unfinished",
-        "000006  odd      -          -            -       -         -              -         -  unfinished",
+        "    id  name     recipe     data    labels   epochs  accuracy   bits_per_dim   minutes  status",
+        "000001  a        scnf-fast  mnist      100  12.3684   93.42 %          1.250       3.2  finished",
+        "000002  b        m2         mnist      all  12.3684   95.00 %              -       3.2  finished",
+        "000003  c        scnf-fast  digits      10     3/20   87.50 %*         1.500*      1.5  unfinished",
+        "000004  d        scnf-fast  digits      10     0/20         -              -         -  unfinished",
+        "000005  damaged  -          -            -        -         -              -         -  unfinished",
+        "000006  odd      -          -            -        -         -              -         -  unfinished",
         "* validation, one draw of the noise, not finished",
     ]
 

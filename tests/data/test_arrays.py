@@ -118,7 +118,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"x": PIXELS[:0], "y": Y[:0]}, "holds an empty array x of shape [0, 4, 5, 3]"),
     "no columns": ({"x": POINTS[:, :0], "y": Y}, "holds an empty array x of shape [3, 0]"),
     "NaN": ({"x": NAN, "y": Y}, "holds NaN, infinite or too large numbers in 2 rows of x, first in row 1: remove"),
-    "beyond float32": ({"x": TOO_LARGE, "y": Y}, "too large numbers in 1 rows of x, first in row 0"),
+    "beyond float32": ({"x": TOO_LARGE, "y": Y}, "too large numbers in 1 row of x, first in row 0"),
     "complex": ({"x": POINTS + 1j, "y": Y}, "needs vectors of numbers in x, not complex128"),
     "float labels": (
         {"x": POINTS, "y": Y / 1},

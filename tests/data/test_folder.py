@@ -11,7 +11,9 @@ from PIL import Image
 
 from scnf import UNLABELLED
 from scnf.data.decode import Preprocessing
-from scnf.data.folder import Reading, load_folder, load_npz
+from scnf.data.folder import Reading, load_folder, load_labelled, load_npz
+from scnf.data.inputs import Inputs
+from scnf.data.memory import dataset_of
 from scnf.data.sources import check_dataset, load
 from scnf.errors import InvalidArgument
 
@@ -54,17 +56,53 @@ def test_folder_reports_what_it_understood(photos: Path) -> None:
         f"20 images in {photos}, labels from train/ with class folders, test/ with class folders",
         "19 RGB images of 8x10, 1 greyscale of 20x20 (height x width)",
         "2 test images without a label do not count",
-        "the model takes RGB images of 8x10 (height x width); 1 images are resized, and cropped to the centre",
+        "the model takes RGB images of 8x10 (height x width); 1 image is resized, and cropped to the centre",
         "9 labels (cat 4, dog 5), 4 images without a label, 4 test images",
     ):
         assert line in report, report
     assert re.search(r"skipped 2 files \(.*broken.png: it is truncated", report)
 
 
+def test_folder_of_one_thing_of_each_kind_is_reported_in_the_singular(photos: Path) -> None:
+    for path in photos.rglob("*.png"):
+        if path.stem != "0":
+            path.unlink()
+    (photos / "train" / "note.txt").write_text("hello")
+    Image.new("RGB", (20, 20)).save(photos / "train" / "unlabelled" / "0.png")
+    report = "\n".join(load_folder(photos).report)
+    for line in (
+        "1 test image without a label does not count",
+        "skipped 1 file (note.txt: no image)",
+        "; 1 image is resized, and cropped to the centre",
+        "2 labels (cat 1, dog 1), 1 image without a label, 2 test images",
+    ):
+        assert line in report, report
+
+
+def test_npz_of_vectors_is_reported_without_images(tmp_path: Path) -> None:
+    x = np.zeros((3, 2))
+    np.savez(tmp_path / "v.npz", x=x, y=["a", "b", ""], test_x=x[:1], test_y=["a"])
+    assert load_npz(tmp_path / "v.npz").report[:2] == (
+        f"4 vectors of 2 numbers in {tmp_path / 'v.npz'}",
+        "2 labels (a 1, b 1), 1 vector without a label, 1 test vector",
+    )
+
+
 def test_folder_refuses_damaged_files_where_reading_is_strict(photos: Path) -> None:
     (photos / "train" / "cat" / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(InvalidArgument, match=r"strict .*broken\.png"):
         load_folder(photos, Reading(strict=True))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [([-1, -1], 'holds no labels: store integers or texts in y, -1 or ""'), ([3, 3], "store labels of others in y")],
+)
+def test_npz_without_labels_of_two_classes_asks_for_an_array(y: list[int], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=y)
+    with pytest.raises(InvalidArgument) as refused:
+        load_npz(tmp_path / "v.npz")
+    assert message in str(refused.value) and "folder" not in str(refused.value)
 
 
 def test_folder_takes_size_channels_and_classes_as_given(photos: Path) -> None:
@@ -116,3 +154,21 @@ def test_npz_holds_vectors(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.eye(3), y=[0, 1, -1])
     dataset = load("npz", tmp_path / "a.npz")
     assert dataset.levels is None and dataset.train_x.dtype == torch.float32 and not len(dataset.test_x)
+
+
+def test_classes_that_differ_in_accents_alone_are_noted(photos: Path, tmp_path: Path) -> None:
+    (photos / "train" / "cat").rename(photos / "train" / "schon")
+    (photos / "train" / "dog").rename(photos / "train" / "sch\u00f6n")
+    (photos / "test").rename(tmp_path / "elsewhere")
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=["schon", "scho\u0308n"])
+    for dataset in (load_folder(photos), load_npz(tmp_path / "v.npz"), dataset_of(np.zeros((2, 2)), ["a", "\u00e1"])):
+        assert any(line.startswith("note: classes ") and "accents alone" in line for line in dataset.report)
+    np.savez(tmp_path / "same.npz", x=np.zeros((2, 2)), y=["sch\u00f6n", "scho\u0308n"])
+    with pytest.raises(InvalidArgument, match="easily confused"):
+        load_npz(tmp_path / "same.npz")
+
+
+def test_labelled_files_in_another_encoding_of_a_class_are_told_its_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", x=np.zeros((2, 2)), y=["cafe\u0301", ""])
+    with pytest.raises(InvalidArgument, match=r"differs from the model's 'caf\u00e9' in case, spaces or the encoding"):
+        load_labelled(tmp_path / "v.npz", Inputs((2,), None, ("caf\u00e9", "tea")))

@@ -101,6 +101,43 @@ def test_run_that_a_signal_stopped_is_finished_by_a_resume(
         assert (run.path / name).read_bytes() == (reference.path / name).read_bytes()
 
 
+BASELINE = [*WORDS, "--propagations", "0", "--baseline", "true"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_run_stopped_in_its_baseline_holds_nothing_half_written_and_says_so(
+    scnf: Callable[..., Any], start: Callable[..., Any], last_run: Callable[[], Run], number: signal.Signals
+) -> None:
+    process = start("-c", SEND, number.value, "scnf.fitting.baseline:renormalize", 1, *BASELINE)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number) and "Traceback" not in err
+    assert ("nothing can be resumed: start a new run" in err) == (number == signal.SIGINT)
+    assert names(last_run()) - {".lock"} == {"config.yaml", "split.json", "inputs.json", "env.json"}
+    outcome = scnf("train --resume last")
+    assert outcome.code == 2 and "Traceback" not in outcome.err and "start a new run" in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_run_stopped_after_its_baseline_is_finished_with_it_by_a_resume(
+    scnf: Callable[..., Any],
+    start: Callable[..., Any],
+    last_run: Callable[[], Run],
+    number: signal.Signals,
+) -> None:
+    process = start("-c", SEND, number.value, "scnf.training.loop:learning_rate_factor", 3, *BASELINE)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
+    run = last_run()
+    baseline = run.read_json("baseline.json")
+    outcome = scnf("train --resume last")
+    assert (outcome.code, outcome.err) == (0, "") and "labels alone: " in outcome.out
+    summary = run.read_json("summary.json")
+    assert summary["status"] == "finished" and summary["baseline"] == baseline
+    assert scnf(*WORDS, "--propagations 0").code == 0
+    assert names(run) == names(last_run()) | {"baseline.json"}
+    assert run.weights.read_bytes() == last_run().weights.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("number", "words", "place", "what"),
     [

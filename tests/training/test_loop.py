@@ -107,7 +107,7 @@ def test_finished_run_has_a_summary_of_its_figures(finished: Path) -> None:
     }
     evaluate_draws = {"one_draw_accuracy", "one_draw_accuracy_std", "bits_per_dim_over_draws"}
     assert set(summary["validation"]) == set(summary["test"]) == FIGURES | evaluate_draws
-    assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", 2, 50)
+    assert (summary["status"], summary["epochs"], summary["steps"]) == ("finished", round(50 / 22, 4), 50)
     assert summary["images_per_second"] > 0 and summary["peak_memory_mb"] > 0 and 0 < summary["minutes"] < 1
     selected = Run(finished).read_metrics()[summary["selected_epoch"] - 1]
     # of an epoch it is one draw, of the end the mean of eight: 250 rows, and so a standard error of 2 % and less
@@ -305,6 +305,15 @@ def test_epoch_cut_by_max_steps_goes_on_where_it_stopped(
     ]
     summary = run.read_json("summary.json")
     assert (summary["epochs"], summary["steps"]) == (4, 88)
+
+
+def test_run_that_ends_within_its_first_epoch_counts_a_part_of_it(
+    digits: Callable[..., Any], scnf: Callable[..., Any], last_run: Callable[[], Run]
+) -> None:
+    outcome = digits("--max_steps 11")
+    assert outcome.code == 0 and "11 steps in " in outcome.out
+    assert last_run().read_json("summary.json")["epochs"] == 0.5
+    assert re.search(r" 100 +0\.5 ", scnf("runs").out)
 
 
 def test_epoch_cut_where_the_training_was_interrupted_is_evaluated(

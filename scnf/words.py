@@ -1,0 +1,21 @@
+"""Words of messages that depend on a number or on the kind of the data."""
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with the words for what it counts.
+
+    Args:
+        number: The number.
+        one: Words for one thing.
+        many: Words for any other number of things; by default `one` with an s.
+
+    Example:
+        >>> counted(1, "image"), counted(2000, "image"), counted(0, "image of one class", "images of one class")
+        ('1 image', '2,000 images', '0 images of one class')
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def noun_of(levels: int | None) -> str:
+    """Return the word for one row of data, "image" or "vector"; `levels` is None for vectors."""
+    return "vector" if levels is None else "image"
