@@ -108,7 +108,7 @@ def test_calibrate_command_takes_labelled_files(
     np.savez(tmp_path / "few.npz", x=digits.test_x[:8].numpy(), y=digits.test_y[:8].numpy())
     outcome = scnf("calibrate last --labels few.npz")
     assert outcome.code == 0 and "warning: 8 labels are few for a calibration" in outcome.err
-    assert "8 labels are too few for sets that miss the class in 10 % of the images" in outcome.err
+    assert "8 labels are too few for sets that miss the class in 10 % of the rows" in outcome.err
 
 
 def test_calibrate_command_writes_nothing_beside_shipped_weights(scnf: Callable[..., Any], tmp_path: Path) -> None:
