@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scnf.data.augment import Augmentation
@@ -24,9 +26,10 @@ class Propagation:
 
     The first propagation comes before the first epoch and uses the neighbours that `neighbours` names. Later
     propagations find neighbours by the model's current representations (Iscen et al.,
-    https://arxiv.org/abs/1904.04717). Each propagation keeps the most certain share of the pseudo-labels of each class.
-    For pixels and gradients the share starts at 0.6 and reaches 1 in the middle of the training. For self-training and
-    image distortion it is 1 from the start.
+    https://arxiv.org/abs/1904.04717). With gradients, the cosines of representations and of gradients are added. Each
+    propagation keeps the most certain share of the pseudo-labels of each class. For pixels and gradients the share
+    starts at 0.6 and reaches 1 in the middle of the training. For self-training and image distortion it is 1 from the
+    start.
 
     With "posterior" there are no neighbours. The model's own p(y | x) gives the pseudo-labels, see
     :func:`~scnf.propagation.spread.surest_of_classes`, for a share of the rows that rises from 0 to 0.9
@@ -81,7 +84,9 @@ class Propagation:
         if not epoch and not self.fixed and self.neighbours == "distortion":
             self.log("searching neighbours by image distortion before the first epoch")
             return most_certain(*distortion_labels(self.x, self.y), 1.0)
-        features = self._first_features() if not (epoch or self.fixed) else self._codes(model)
+        features = self._codes(model) if epoch or self.fixed else self._first_features()
+        if epoch and self.neighbours == "gradients":
+            features = torch.cat([F.normalize(features, dim=1), self._first_features()], dim=1)  # of length 1, too
         initial_share = 1.0 if self.fixed or self.neighbours in ("distortion", "self-training") else 0.6
         return most_certain(*propagate(features, self.y), min(1.0, initial_share + 0.8 * epoch / self.epochs))
 

@@ -84,7 +84,8 @@ class ObjectiveSettings(Objective):
     propagations: Times = 0
     """Number of label propagations over nearest neighbours in a training, at even intervals; 0 for none. Propagated
     labels are the targets of views. Without views (consistency_weight 0), they count like the labels of the dataset.
-    From the second propagation on, the model's representations of the rows define the neighbours."""
+    From the second propagation on, the model's representations of the rows define the neighbours. With gradients, these
+    count beside them."""
     neighbours: Neighbours = "pixels"
     """Features that define the neighbours in the first propagation. pixels compares pixels, and gradients compares
     histograms of oriented gradients. distortion searches for small pieces of one image in another, moved a little.

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scnf import UNLABELLED
@@ -11,6 +12,9 @@ from scnf.data.labels import draw_split
 from scnf.data.sources import load
 from scnf.propagation.oriented_gradients import ORIENTATIONS, oriented_gradients
 from scnf.propagation.spread import propagate
+from scnf.propagation.strategy import Propagation
+from scnf.recipes import build
+from scnf.training.metrics import representations
 
 
 def ramp(degrees: float, side: int = 28) -> Tensor:
@@ -74,3 +78,16 @@ def test_oriented_gradients_beat_pixels_for_label_propagation() -> None:
     x, y, truth = data.train_x[split.train], visible[split.train], data.train_y[split.train]
     errors = [int((propagate(each, y)[0] != truth).sum()) for each in (x.flatten(1), oriented_gradients(x))]
     assert errors[1] < 0.7 * errors[0]
+
+
+def test_later_propagations_add_the_cosines_of_representations_and_gradients() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randint(17, (60, 1, 8, 8), dtype=torch.uint8), torch.full((60,), UNLABELLED)
+    y[:12] = torch.arange(12) % 3
+    model = build("scnf-digits", (1, 8, 8), 3, levels=17, channels=8, steps=1).eval()
+    found = Propagation(x, y, 17, times=2, epochs=4, neighbours="gradients")(model, 2)
+    codes = F.normalize(representations(model, x, 17, 500), dim=1)
+    cosines = torch.cat([codes, oriented_gradients(x)], dim=1)
+    assert found is not None and torch.equal(found, propagate(cosines, y)[0])
+    assert not torch.equal(found, propagate(codes, y)[0])
+    assert not torch.equal(found, propagate(oriented_gradients(x), y)[0])
