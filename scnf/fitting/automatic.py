@@ -64,7 +64,7 @@ _MANY, _FEW_STEPS, _MANY_STEPS = 600, 800, 2000
 def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
     """Return settings by name for data of this size and with this number of labels.
 
-    With few labels all of them train, and the last weights are kept. Otherwise a fifth of the labels selects the best
+    With few labels all of them train, and the last weights are kept. Otherwise a tenth of the labels selects the best
     weights. Images of 16 pixels or more, of even sides, train the recipe of photos, and other images that of digits.
 
     Args:
@@ -72,7 +72,7 @@ def choose(dataset: Dataset, steps: int | None = None) -> dict[str, str]:
         steps: Number of optimiser steps; None chooses it.
     """
     labels, rows = int((dataset.train_y != UNLABELLED).sum()), len(dataset.train_y)
-    held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 5)
+    held_out = 0 if labels < _FEW_LABELS else min(5000, labels // 10)
     chosen = {
         "data.num_labels": "all",
         "data.num_validation": str(held_out),
