@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scnf.batch import Batch
 from scnf.data.augment import Augmentation
+from scnf.data.backbone import Backbone
 from scnf.data.batches import Batches
 from scnf.data.columns import Columns
 from scnf.data.inputs import Inputs
@@ -235,15 +236,24 @@ class Experiment:
                 "use rows whose labels were trained on. Keep data.* as in the run, or start a new run"
             )
 
-    def check_classes(self, weights: Weights) -> None:
-        """Refuse weights whose classes are not those of the data, which may be of the same number (UserError)."""
-        if not self.dataset.class_names or not (weights.directory / INPUTS).is_file():
+    def check_inputs(self, weights: Weights) -> None:
+        """Refuse weights of other classes or of another backbone than the data have (UserError).
+
+        The numbers of classes and of inputs may be the same.
+        """
+        if not (weights.directory / INPUTS).is_file():
             return
-        before, now = read_inputs(weights).class_names, self.dataset.class_names
-        if before != now:
+        before, now = read_inputs(weights), self.dataset.inputs()
+        if self.dataset.class_names and before.class_names != now.class_names:
             raise UserError(
-                f"{weights.path} knows the classes {', '.join(before[:10])}, and the data have {', '.join(now[:10])}: "
-                "set data.classes to those of the weights, in their order, or leave --pretrained out"
+                f"{weights.path} knows the classes {', '.join(before.class_names[:10])}, and the data have "
+                f"{', '.join(now.class_names[:10])}: set data.classes to those of the weights, in their order, or take "
+                "other weights"
+            )
+        if before.backbone != now.backbone:
+            raise UserError(
+                f"{weights.path} takes {_text(before.backbone)}, and the data are {_text(now.backbone)}: keep "
+                "data.features and data.size as they were"
             )
 
     def note_other_split(self, weights: Weights) -> None:
@@ -324,6 +334,7 @@ def load_trained(ref: str, logs: Path, overrides: Sequence[str] = (), dataset: D
     experiment = prepare(settings, weights.directory, dataset)
     if (weights.directory / "split.json").is_file():
         experiment.check_split(weights.directory)
+    experiment.check_inputs(weights)
     _load_weights(experiment.model, weights)
     return experiment
 
@@ -352,6 +363,13 @@ def load_model(ref: str, logs: Path, overrides: Sequence[str] = ()) -> tuple[Joi
         model = empty_model(recipe, inputs)
     _load_weights(model, weights)
     return model.to(_device(settings.device)), inputs
+
+
+def _text(backbone: Backbone | None) -> str:
+    if backbone is None:
+        return "no embeddings of a network"
+    size = "x".join(map(str, backbone.shape[1:]))
+    return f"embeddings of images of {size} by {backbone.network} ({backbone.weights}, {backbone.sha256[:12]})"
 
 
 def read_inputs(weights: Weights) -> Inputs:

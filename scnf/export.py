@@ -44,6 +44,7 @@ class Probabilities(nn.Module):
         model = copy.deepcopy(trained.model).cpu().eval().requires_grad_(False)
         self.model = model.to(memory_format=torch.contiguous_format)
         self.levels, self.is_binary = trained.inputs.levels, trained.model.likelihood_of == "binary"
+        self.temperature = 1.0 if trained.calibration is None else trained.calibration.temperature
         self.register_buffer("noise", trained.noise.detach().cpu().clone())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,7 +62,10 @@ class Probabilities(nn.Module):
         else:
             log_probs = self.model.step(x, torch.zeros(0, dtype=torch.long))[1]
         by_draw = log_probs.double().unflatten(0, (-1, draws))
-        posterior: Tensor = (by_draw.logsumexp(dim=1) - math.log(draws)).exp().float()
+        log_posterior = by_draw.logsumexp(dim=1) - math.log(draws)
+        if self.temperature != 1:
+            log_posterior = torch.log_softmax(log_posterior / self.temperature, dim=1)
+        posterior: Tensor = log_posterior.exp().float()
         return posterior
 
 
@@ -123,10 +127,14 @@ def metadata(trained: TrainedModel) -> dict[str, Any]:
     inputs = trained.inputs
     shape = ", ".join(map(str, ("N", *inputs.shape)))
     kind = "uint8" if inputs.levels is not None and inputs.levels <= 256 else "int32"
-    text = f"points, float32 [{shape}]"
+    by = "" if inputs.backbone is None else f", the embeddings of images by {inputs.backbone.network} of torchvision"
+    text = f"points, float32 [{shape}]{by}"
     if inputs.levels is not None:
         text = f"grey levels 0 to {inputs.levels - 1}, {kind} [{shape}]"
-    output = f"p(y | x), float32 [N, {inputs.num_classes}], in the order of class_names"
+    temperature = (
+        "" if trained.calibration is None else f", calibrated, temperature {trained.calibration.temperature:.3g}"
+    )
+    output = f"p(y | x), float32 [N, {inputs.num_classes}], in the order of class_names{temperature}"
     return {**inputs.to_json(), "input": text, "output": output, "scnf": __version__}
 
 

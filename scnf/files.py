@@ -1,6 +1,7 @@
 """Write files atomically, so that readers get the old or the new content, and read regular files alone."""
 
 import errno
+import hashlib
 import mmap
 import os
 import re
@@ -154,6 +155,16 @@ def expand(path: str) -> str:
             f"cannot tell which directory {Path(path).parts[0]} is, of {path}: there is no such user, or HOME is not "
             "set. Write the path in full"
         ) from error
+
+
+CHECKSUM_MARK = "#sha256="
+"""The separator between the path of a file and its checksum, in the settings of a run that has read the file."""
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(directory: Path) -> None:

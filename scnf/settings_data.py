@@ -10,6 +10,7 @@ from scnf.data.download import MissingData
 from scnf.data.folder import Reading
 from scnf.data.sources import DATASETS, Dataset, load, with_embeddings
 from scnf.errors import InvalidArgument, UserError
+from scnf.files import CHECKSUM_MARK, sha256_of
 from scnf.settings import DataSettings
 from scnf.settings.schema import OWN
 
@@ -53,7 +54,8 @@ def resolve(data: DataSettings, dataset: Dataset) -> None:
     if data.labels is not None:
         data.labels = os.path.abspath(data.labels)
     if data.features is not None and dataset.backbone is None:
-        data.features = os.path.abspath(data.features)
+        path = os.path.abspath(data.features.partition(CHECKSUM_MARK)[0])
+        data.features = f"{path}{CHECKSUM_MARK}{sha256_of(Path(path))}"
 
 
 def _both_sides(size: int | tuple[int, ...] | None) -> tuple[int, int] | None:

@@ -1,7 +1,6 @@
 """Find trained weights by a run, a directory, a file or the name of shipped weights."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import NamedTuple
 
 from scnf import shipped
 from scnf.errors import UserError
+from scnf.files import CHECKSUM_MARK, sha256_of
 from scnf.parts import admit
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings
 from scnf.settings.schema import DEFAULT_RECIPE
-
-_CHECKSUM_MARK = "#sha256="
-"""The separator between the path of weights and their checksum, in the settings of a run that started from them."""
 
 
 class Weights(NamedTuple):
@@ -50,12 +47,12 @@ class Weights(NamedTuple):
     @property
     def pinned(self) -> str:
         """The path with the checksum, by which :func:`find_weights` finds the same file after `last` has changed."""
-        return f"{self.path}{_CHECKSUM_MARK}{self.sha256}"
+        return f"{self.path}{CHECKSUM_MARK}{self.sha256}"
 
     @property
     def sha256(self) -> str:
         """The SHA-256 checksum of the file of weights."""
-        return _sha256(self.path)
+        return sha256_of(self.path)
 
     @property
     def unfinished(self) -> bool:
@@ -77,10 +74,10 @@ def find_weights(ref: str, logs: Path, recipe: str = DEFAULT_RECIPE) -> Weights:
     Raises:
         UserError: There are no such weights, or their checksum is wrong.
     """
-    ref, _, sha256 = ref.partition(_CHECKSUM_MARK)
+    ref, _, sha256 = ref.partition(CHECKSUM_MARK)
     if sha256:
         weights = find_weights(ref, logs, recipe)
-        if _sha256(weights.path) != sha256:
+        if sha256_of(weights.path) != sha256:
             raise UserError(
                 f"{weights.path} is not the file that these settings were run with, by its SHA-256: restore it, or "
                 f"accept the new file with --pretrained {ref}"
@@ -115,7 +112,3 @@ def _find_run(logs: Path, ref: str) -> Path:
         if matches := difflib.get_close_matches(Path(ref).name, shipped.names(), n=1):
             raise UserError(f"{error} Weights that ship: did you mean {matches[0]}?") from error
         raise
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

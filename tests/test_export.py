@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import scnf as package
+from scnf.analysis.calibration import Calibration
 from scnf.data.batches import dequantize
 from scnf.data.inputs import Inputs
 from scnf.data.sources import load
@@ -97,6 +98,7 @@ def test_export_command_writes_a_program_that_runs_without_scnf(
 MODELS = {
     "flow": ("scnf-digits", (3, 8, 8), {"channels": 8, "steps": 1, "conditional_hidden": 8, "conditional_steps": 1}),
     "hybrid": ("scnf-hybrid", (3, 8, 8), {"channels": 8, "steps": 1, "semantic_channels": 8, "semantic_hidden": 16}),
+    "reader": ("scnf-reader", (3, 8, 8), {"channels": 8, "steps": 1, "reader_channels": 4}),
     "points": ("scnf-toy", (2,), {"channels": 8, "steps": 1}),
     "classifier": ("classifier", (3, 8, 8), {"hidden": 8}),
     "binary": ("m2", (1, 8, 8), {"hidden": 16, "latent": 4}),
@@ -114,6 +116,17 @@ def test_program_gives_the_probabilities_of_the_model(name: str, tmp_path: Path)
     np.testing.assert_allclose(probabilities, model.predict_proba(rows), atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert np.ptp(probabilities, axis=0).max() > 1e-4 and about["class_names"] == ["cat", "nuit étoilée", "dog"]
+
+
+def test_program_of_a_calibrated_model_is_calibrated(tmp_path: Path) -> None:
+    model = trained("scnf-digits", channels=8, steps=1)
+    rows = rows_of((1, 8, 8), 9)
+    before = model.predict_proba(rows)
+    model.calibration = Calibration(temperature=3.0, threshold=0.05, alpha=0.1, num_labels=250)
+    save_program(model, tmp_path / "model.pt2")
+    probabilities, about = run_elsewhere(tmp_path / "model.pt2", rows, tmp_path)
+    np.testing.assert_allclose(probabilities, model.predict_proba(rows), atol=1e-5)
+    assert np.abs(probabilities - before).max() > 0.01 and "calibrated, temperature 3" in about["output"]
 
 
 def test_export_leaves_model_and_kernels_as_they_were() -> None:

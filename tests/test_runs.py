@@ -325,7 +325,7 @@ try:
 except UserError as error:
     print(error)
 """
-    output, _ = python(code, run.path).communicate(timeout=60)
+    output, _ = python(code, run.path).communicate(timeout=300)
     assert re.match(r"cannot write .*tensorboard: .* Free some space", output)
     assert run.read_metrics()[0] == {"epoch": 1, "step": 1, "train.loss": pytest.approx(1 / 3)}
 

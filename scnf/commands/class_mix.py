@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from scnf.trained import TrainedModel
 
+_NEARLY_ALL, _SEVERAL = 0.95, 20
+"""Share of one class in an estimated mix, and number of images, from which a note is printed."""
+
 
 class Densities(NamedTuple):
     """The density log p(x) in nats, and how unusual an image is; None where the model does not know."""
@@ -108,6 +111,12 @@ def _estimated(model: "TrainedModel", predictions: Iterator[Prediction], trained
     posteriors = np.stack([posterior for _, posterior, _ in listed])
     prior = estimate_prior(posteriors, trained)
     pairs = zip(model.class_names, prior, trained, strict=True)
+    if len(listed) >= _SEVERAL and prior.max() > _NEARLY_ALL > trained.max():
+        print(
+            "note: nearly all images are estimated to be of one class, which a model that is seldom right gives, too: "
+            "compare with its predictions without --prior",
+            file=sys.stderr,
+        )
     print("estimated p(y) (training): " + ", ".join(f"{name} {new:.3f} ({old:.3f})" for name, new, old in pairs))
     posteriors = reweight(posteriors, trained, prior)
     yield from ((name, row, density) for (name, _, density), row in zip(listed, posteriors, strict=True))

@@ -253,7 +253,7 @@ def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
         added = add_files(table, [name for name in names if images.path(name) not in present])
     except InvalidArgument as error:
         raise UserError(f"--labels {error.problem}") from error
-    filled = "" if added == len(names) else f", {len(names) - added} were there"
+    filled = "" if added == len(names) else f", {counted(len(names) - added, 'was there', 'were there')}"
     print(f"{table}: {counted(added, 'line')} added{filled}. Fill in the column label, then go on with")
     if is_array:
         print(f"  these rows of y in {images.root}")

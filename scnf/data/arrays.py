@@ -1,5 +1,6 @@
 """Load images or vectors with their labels from the arrays of an .npz file, without unpickling."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -30,7 +31,10 @@ _KEYS = {
 }
 """Keys of an .npz file that mean the same array."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError),  # of a damaged header, which NumPy parses
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _open(path: Path, use: Callable[[Any], T]) -> T:
         if "Object arrays" in str(error):
             raise InvalidArgument(
                 "root",
-                f"holds Python objects in {path}, which scnf does not unpickle: store x as one uint8 array, and texts "
+                f"holds Python objects in {path}, which scnf does not unpickle: store numbers as one array, and texts "
                 "with .astype(str)",
             ) from error
         kind = ".npy" if path.suffix.lower() == ".npy" else ".npz"

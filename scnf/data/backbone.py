@@ -6,10 +6,11 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from scnf.data.arrays import load_vectors
 from scnf.data.cache import cache_folder
 from scnf.errors import FileError, InvalidArgument
-from scnf.files import atomic_write
+from scnf.files import atomic_write, sha256_of
 
 LARGEST_INPUT = 224
 """Side to which most networks crop their inputs; larger images say hardly more."""
@@ -33,44 +34,54 @@ class Backbone:
     """A backbone is a classification network of torchvision without its last layer, trained on other images.
 
     It takes images of any size, resizes and crops them as in its own training, and returns their embeddings, which are
-    the inputs of its last linear layer. torchvision downloads the weights once, and checks them against the checksum in
-    their address.
+    the inputs of its last linear layer. torchvision downloads the weights once.
 
     Attributes:
         network: Name of the network, such as "resnet18".
         weights: Name of its weights, such as "IMAGENET1K_V1".
         shape: Shape (C, H, W) of the images.
+        sha256: Checksum of the file of weights.
 
     Example:
-        >>> Backbone.of("resnet18", (3, 32, 32))
-        Backbone(network='resnet18', weights='IMAGENET1K_V1', shape=(3, 32, 32))
+        >>> backbone = Backbone("resnet18", "IMAGENET1K_V1", (3, 32, 32), "f37072fd...")
+        >>> Backbone.from_json(backbone.to_json()) == backbone
+        True
     """
 
     network: str
     weights: str
     shape: tuple[int, ...]
+    sha256: str
 
     @classmethod
     def of(cls, network: str, shape: tuple[int, ...]) -> "Backbone":
         """Return the backbone with torchvision's best weights of a network.
 
         Raises:
-            InvalidArgument: There is no such network.
+            InvalidArgument: There is no such network, or its weights cannot be downloaded or read.
         """
         from torchvision.models import get_model_weights
 
         _check_network(network)
-        return cls(network, get_model_weights(network).DEFAULT.name, tuple(shape))
+        weights: str = get_model_weights(network).DEFAULT.name
+        return cls(network, weights, tuple(shape), _load(network, weights).sha256)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings [N, D] of images [N, C, H, W], uint8, by CUDA where it is available.
 
         Raises:
-            InvalidArgument: The weights cannot be downloaded or read.
+            InvalidArgument: The weights cannot be downloaded or read, are not those of this backbone, or give numbers
+                that are not finite.
         """
         from tqdm import tqdm
 
-        network, transform = _load(self.network, self.weights)
+        network, transform, sha256 = _load(self.network, self.weights)
+        if sha256 != self.sha256:
+            raise InvalidArgument(
+                "embeddings",
+                f"must be those of the weights of {self.network} that the model was trained with, and this machine has "
+                f"others: put the file of SHA-256 {self.sha256[:12]}... at {_place(self.network, self.weights)}",
+            )
         device = next(network.parameters()).device
         parts = []
         with tqdm(total=len(images), unit="image", desc=self.network, disable=_hidden(images), leave=False) as bar:
@@ -79,11 +90,14 @@ class Backbone:
                 with torch.no_grad():
                     parts.append(network(inputs).float().cpu())
                 bar.update(len(batch))
-        return torch.cat(parts)
+        embeddings = torch.cat(parts)
+        if not bool(embeddings.isfinite().all()):
+            raise InvalidArgument("embeddings", f"must be finite, and those of {self.network} are not: restore weights")
+        return embeddings
 
     def to_json(self) -> dict[str, Any]:
         """Return the backbone as :meth:`from_json` takes it."""
-        return {"network": self.network, "weights": self.weights, "shape": list(self.shape)}
+        return asdict(self) | {"shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, values: Any) -> "Backbone":
@@ -93,33 +107,37 @@ class Backbone:
             InvalidArgument: The values are no such backbone.
         """
         try:
-            network, weights, shape = values["network"], values["weights"], tuple(values["shape"])
+            names, shape = [values[name] for name in ("network", "weights", "sha256")], tuple(values["shape"])
         except (TypeError, KeyError):
-            network, weights, shape = "", "", ()
+            names, shape = [], ()
         is_image = len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
-        if not is_image or not all(isinstance(name, str) for name in (network, weights)):
+        if not is_image or not all(isinstance(name, str) for name in names):
             raise InvalidArgument("values", f"must hold network, weights and shape of a backbone, not {values!r:.80}")
-        return cls(network, weights, shape)
+        return cls(names[0], names[1], shape, names[2])
 
     def embed_once(self, images: Tensor) -> Tensor:
         """Return :meth:`embed` of many images, from the cache where they have been embedded before."""
-        digest = hashlib.sha256(f"{self.network} {self.weights} {tuple(images.shape)}".encode())
+        digest = hashlib.sha256(f"{self.network} {self.sha256} {tuple(images.shape)}".encode())
         digest.update(images.contiguous().numpy().data)
+        name = f"{digest.hexdigest()[:32]}.npy"
+        with suppress(OSError, InvalidArgument):  # absent, or damaged
+            return load_embeddings(cache_folder("embeddings") / name, len(images))
+        embeddings = self.embed(images)
         try:
-            path = cache_folder("embeddings") / f"{digest.hexdigest()[:32]}.npy"
-            return load_embeddings(path, len(images))
-        except (OSError, InvalidArgument):  # absent, or damaged
-            embeddings = self.embed(images)
-        try:
-            with atomic_write(path) as file:
+            with atomic_write(cache_folder("embeddings") / name) as file:
                 np.save(file, embeddings.numpy())
         except (OSError, FileError) as error:
             _log.warning("embeddings are not kept, and the next start computes them again: %s", error)
         return embeddings
 
 
-def load_embeddings(path: Path, rows: int) -> Tensor:
+def load_embeddings(path: Path, rows: int, sha256: str = "") -> Tensor:
     """Return the embeddings [N, D] of `rows` images from an .npy file.
+
+    Args:
+        path: Path of the file.
+        rows: Number of images.
+        sha256: Checksum that the file must have; any by default.
 
     Raises:
         InvalidArgument: The file is no such file.
@@ -128,6 +146,10 @@ def load_embeddings(path: Path, rows: int) -> Tensor:
         embeddings = load_vectors(path)
     except InvalidArgument as error:
         raise InvalidArgument("embeddings", error.problem) from error
+    if sha256 and sha256_of(path) != sha256:
+        raise InvalidArgument(
+            "embeddings", f"must be those that the run was trained with, and {path} has changed: restore the file"
+        )
     if len(embeddings) != rows:
         raise InvalidArgument(
             "embeddings",
@@ -156,8 +178,22 @@ def _check_network(network: str) -> None:
         )
 
 
+class _Network(NamedTuple):
+    module: nn.Module
+    transform: Callable[[Tensor], Tensor]
+    sha256: str
+
+
+def _place(network: str, weights: str) -> Path:
+    """Return the path at which torchvision keeps the weights of a network."""
+    from torchvision.models import get_model_weights
+
+    trained: Any = get_model_weights(network)[weights]
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(trained.url).name
+
+
 @cache
-def _load(network: str, weights: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def _load(network: str, weights: str) -> _Network:
     """Return a network with trained weights, without its last linear layer, and the transform of its inputs."""
     from torchvision.models import get_model, get_model_weights
 
@@ -166,26 +202,27 @@ def _load(network: str, weights: str) -> tuple[nn.Module, Callable[[Tensor], Ten
         trained: Any = get_model_weights(network)[weights]
     except KeyError as error:
         raise InvalidArgument("embeddings", f"must name weights of {network}, which has no {weights}") from error
+    place = _place(network, weights)
     try:
-        # once without unpickling, so that a damaged or foreign file is refused; the network reads the same file
-        trained.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # once without unpickling, so that a foreign file is refused; the network reads the same file
+            trained.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
             model = get_model(network, weights=trained)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(trained.url).name
+        sha256 = sha256_of(place)
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         problem = (
-            f"{place} does not hold: remove it"
+            f"{place} is damaged or holds something else: remove it"
             if place.exists()
-            else f"cannot be downloaded ({error}): put {trained.url} at {place}"
+            else f"they cannot be downloaded ({error}): put {trained.url} at {place}"
         )
         raise InvalidArgument(
             "embeddings",
-            f"needs the trained weights of {network}, which {problem}, or give an .npy file of embeddings",
+            f"needs the trained weights of {network}, and {problem}, or give an .npy file of embeddings",
         ) from error
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise InvalidArgument("embeddings", f"must be a network that ends in a linear layer, and {network} does not")
+        raise InvalidArgument("embeddings", f"must be of a network that ends in a linear layer, not of {network}")
     model.set_submodule(layers[-1], nn.Identity())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device, memory_format=torch.channels_last), trained.transforms()
+    return _Network(model.eval().to(device, memory_format=torch.channels_last), trained.transforms(), sha256)

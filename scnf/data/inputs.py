@@ -142,7 +142,7 @@ class Inputs:
         if isinstance(images, Sequence) and images and hasattr(images[0], "shape"):
             return torch.cat([self.read(each) for each in images])
         array = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images.detach().cpu())
-        if self.backbone is not None and array.shape[-1:] != self.shape:
+        if self.backbone is not None and array.dim() > 2:
             return Inputs(self.backbone.shape, 256, self.class_names, self.background).read(array)
         return self._points(array) if self.levels is None else self._grey_levels(array)
 
@@ -169,7 +169,8 @@ class Inputs:
     def _points(self, array: Tensor) -> Tensor:
         points = array[None] if array.dim() == 1 else array
         if points.dim() != 2 or points.shape[1:] != self.shape or points.is_complex() or not len(points):
-            raise InvalidArgument("images", f"must be points [N, {self.shape[0]}], not of shape {list(array.shape)}")
+            kinds = f"points [N, {self.shape[0]}]" + ("" if self.backbone is None else " or images [N, C, H, W]")
+            raise InvalidArgument("images", f"must be {kinds}, not of shape {list(array.shape)}")
         if not bool((points.abs() <= LARGEST).all()):  # NaN is not
             raise InvalidArgument("images", f"must be finite and up to {LARGEST:g}, and some of these points are not")
         return points.float()

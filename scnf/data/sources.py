@@ -18,7 +18,7 @@ from scnf.data.download import IDX_MD5, IDX_SHAPES, Attempt, find_folder, from_t
 from scnf.data.inputs import Inputs, numbered
 from scnf.data.mnist import WHEEL, from_debian, from_pip
 from scnf.errors import InvalidArgument
-from scnf.files import expand
+from scnf.files import CHECKSUM_MARK, expand
 from scnf.registry import registering
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
     Args:
         dataset: Dataset of images of 256 grey levels.
         embeddings: Name of a network, see :class:`scnf.data.backbone.Backbone`, or path of an .npy file of embeddings
-            [N, D], which has a row for each training image and then for each test image.
+            [N, D], which has a row for each training image and then for each test image. The path may end with the
+            checksum of the file after "#sha256=", which is then verified.
 
     Raises:
         InvalidArgument: The dataset has no such images, or there are no such embeddings.
@@ -140,8 +141,9 @@ def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
         torch.Size([450, 5])
     """
     num, backbone = len(dataset.train_x), None
-    if Path(embeddings).suffix.lower() == ".npy":
-        x = load_embeddings(Path(embeddings), num + len(dataset.test_x))
+    name, _, sha256 = embeddings.partition(CHECKSUM_MARK)
+    if Path(name).suffix.lower() == ".npy":
+        x = load_embeddings(Path(name), num + len(dataset.test_x), sha256)
     elif dataset.levels != 256:
         raise InvalidArgument(
             "embeddings", f"must be left out for {dataset.name}, which has no images of 256 grey levels"
@@ -150,7 +152,7 @@ def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
         backbone = Backbone.of(embeddings, tuple(dataset.train_x.shape[1:]))
         parts = [part for part in (dataset.train_x, dataset.test_x) if len(part)]
         x = torch.cat([backbone.embed_once(part) for part in parts])
-    line = f"{embeddings} stands for each image by {x.shape[1]} numbers"
+    line = f"{name} stands for each image by {x.shape[1]} numbers"
     report = (*dataset.report, line) if dataset.report else ()
     embedded = replace(dataset, train_x=x[:num], test_x=x[num:], levels=None, backbone=backbone, report=report)
     check_dataset(embedded)

@@ -88,7 +88,7 @@ def start(settings: Settings, dataset: Dataset | None, locks: ExitStack, log: Lo
         weights = find_weights(settings.pretrained, Path(settings.runs.root), settings.model.name)
         if (weights.directory / "config.yaml").is_file():
             check_model(weights.settings(), settings, weights.directory)
-        experiment.check_classes(weights)
+        experiment.check_inputs(weights)
         subject.load_weights(weights.path)
         experiment.note_other_split(weights)
         experiment.settings.pretrained = weights.pinned  # `last` may be another run at the resume

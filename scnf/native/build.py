@@ -124,9 +124,12 @@ def _build(compiler: Sequence[str], sources: Sequence[Path], target: Path) -> by
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
                 list(threads.map(_run, compilations))
             _run((*compiler, "-shared", *objects, "-o", linked))  # without an OpenMP library, since torch loads one
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             write_text(marker, "")
-            raise
+            raise OSError(
+                f"the compiler took more than {_PATIENCE} seconds, and is tried again after an hour, or when "
+                f"{marker} is removed"
+            ) from error
         content = Path(linked).read_bytes()
     write_bytes(target, content)
     write_text(_digest(target), f"{hashlib.sha256(content).hexdigest()}  {target.name}\n")

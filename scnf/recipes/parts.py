@@ -195,7 +195,7 @@ class ImageLayers(FlowLayers):
             raise InvalidArgument(
                 "shape",
                 f"must be (C, H, W) of at least 2x2 pixels for {self.name}, not {list(shape)}: for points use the "
-                "recipe scnf-toy",
+                "recipe scnf-vectors",
             )
 
 

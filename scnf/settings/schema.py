@@ -49,7 +49,7 @@ class DataSettings:
     """Embeddings that stand for the images, so that the flow models these, in nats. Either the name of a classification
     network of torchvision, such as resnet18, whose trained weights are downloaded once, or an .npy file [N, D] of
     embeddings by any network, with a row for each training image and then for each test image, in the order of the
-    paths of their files."""
+    paths of their files. A run records the path of the file and, after `#sha256=`, its checksum."""
     num_labels: Count | Literal["all"] = 100
     """Number of training rows that keep their label, over all classes; all for each label that is no validation row."""
     labels_per_class: Count | None = None

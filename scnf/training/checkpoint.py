@@ -49,8 +49,10 @@ def load_tensors(path: Path, require_checksum: bool = False) -> tuple[dict[str, 
     try:
         require_file(path)
         with open(path, "rb") as handle:
-            start = handle.read(4)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            start = handle.read(9)
+        # the first eight bytes of a safetensors file are the length of its header, which may be any of these
+        is_pickle = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        if is_pickle and start[8:] != b"{":
             raise UserError(
                 f"{path} is a pickled file, which could run code and is never loaded: give safetensors weights"
             )

@@ -56,26 +56,50 @@ def test_embeddings_are_what_the_last_layer_takes(network: nn.Module, images: to
 def test_embeddings_are_computed_once(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
     model = Backbone.of(NETWORK, (3, 20, 30))
     embeddings = model.embed_once(images)
-    (tmp_path / "torch" / "hub" / "checkpoints" / FILE).unlink()
+    _place(tmp_path).unlink()
     backbone._load.cache_clear()
     assert torch.equal(model.embed_once(images), embeddings)
     (kept,) = (tmp_path / "cache" / "embeddings").iterdir()
     kept.write_bytes(kept.read_bytes()[:-7])  # a damaged file does not count
-    (tmp_path / "torch" / "hub" / "checkpoints").rmdir()
     torch.save(network.state_dict(), _place(tmp_path))
     assert torch.equal(model.embed_once(images), embeddings)
     assert torch.equal(load_embeddings(kept, 3), embeddings)
 
 
-def test_weights_are_not_unpickled(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+def test_weights_are_not_unpickled(network: nn.Module, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "executed",)
 
     _place(tmp_path).write_bytes(pickle.dumps(Payload(), protocol=2))
     with pytest.raises(InvalidArgument, match=rf"embeddings needs the trained weights of {NETWORK}, .* remove it"):
-        Backbone.of(NETWORK, (3, 20, 30)).embed(images)
+        Backbone.of(NETWORK, (3, 20, 30))
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {}], ids=["list", "tensor", "empty"])
+def test_weights_that_are_none_are_refused(network: nn.Module, tmp_path: Path, content: Any) -> None:
+    torch.save(content, _place(tmp_path))
+    with pytest.raises(InvalidArgument, match="is damaged or holds something else: remove it"):
+        Backbone.of(NETWORK, (3, 20, 30))
+
+
+def test_other_weights_of_the_same_network_are_told_apart(
+    network: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    model = Backbone.of(NETWORK, (3, 20, 30))
+    before = model.embed_once(images)
+    state = network.state_dict() | {"conv5.1.bias": network.state_dict()["conv5.1.bias"] + 1}
+    torch.save(state, _place(tmp_path))
+    backbone._load.cache_clear()
+    with pytest.raises(InvalidArgument, match="that the model was trained with, and this machine has others"):
+        model.embed(images)
+    other = Backbone.of(NETWORK, (3, 20, 30))
+    assert other != model and not torch.equal(other.embed_once(images), before)
+    torch.save(state | {"conv5.1.bias": torch.full_like(state["conv5.1.bias"], torch.nan)}, _place(tmp_path))
+    backbone._load.cache_clear()
+    with pytest.raises(InvalidArgument, match="must be finite"):
+        Backbone.of(NETWORK, (3, 20, 30)).embed_once(images)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +112,7 @@ def test_backbone_of_another_name_is_refused(name: str, message: str) -> None:
 
 
 def test_inputs_with_a_backbone_survive_json() -> None:
-    inputs = Inputs((1024,), None, ("cat", "dog"), backbone=Backbone(NETWORK, "IMAGENET1K_V1", (3, 20, 30)))
+    inputs = Inputs((1024,), None, ("cat", "dog"), backbone=Backbone(NETWORK, "IMAGENET1K_V1", (3, 20, 30), "f707"))
     assert Inputs.from_json(json.loads(json.dumps(inputs.to_json()))) == inputs
     for damage in ({"network": 3}, {"shape": [3]}, {"weights": None}):
         values = inputs.to_json()
@@ -117,6 +141,10 @@ def test_train_and_predict_commands_embed_images(
     assert outcome.code == 0 and (tmp_path / "suggestions.png").is_file()
     outcome = scnf("train --resume last --epochs 2")
     assert outcome.code == 0, outcome.err
+    with pytest.raises(InvalidArgument, match=r"must be points \[N, 1024\] or images"):
+        model.predict(np.zeros((40, 512)))
+    outcome = scnf("train photos --pretrained 1 --data.size 16 --epochs 0")
+    assert outcome.code == 2 and "keep data.features and data.size as they were" in outcome.err
 
 
 def test_train_command_takes_embeddings_of_a_file(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
@@ -129,6 +157,10 @@ def test_train_command_takes_embeddings_of_a_file(scnf: Callable[..., Any], phot
     outcome = scnf("predict last photos")
     assert outcome.code == 2 and "the model takes vectors of 6 numbers, not images" in outcome.err
     assert package.load("last", tmp_path / "logs").predict_proba(x).shape == (54, 2)
+    np.save(tmp_path / "embeddings.npy", 2 * x)
+    for command in ("evaluate last", "train --resume last --epochs 2"):
+        outcome = scnf(command)
+        assert outcome.code == 2 and "embeddings.npy has changed: restore the file" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def test_killed_process_leaves_nothing_that_is_read(
 
 def test_two_processes_at_once_have_the_same_images(files: list[Path], tmp_path: Path) -> None:
     processes = [decoder(tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     expected = sum(int(decode(file, (8, 8)).astype(int).sum()) for file in files)
     assert outputs == [(f"{expected}\n", "")] * 2
     assert [path.name for path in (tmp_path / "cache").glob("*/*")] == ["images"]

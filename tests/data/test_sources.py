@@ -314,7 +314,7 @@ assert not {"torchvision", "sklearn", "scipy"} & set(sys.modules)  # they are sl
 def test_concurrent_downloads_succeed_and_happen_once_under_a_lock(locks: bool, tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO, str(tmp_path)]
     children = [subprocess.Popen([*command, str(k), str(locks)], cwd=REPOSITORY) for k in range(2)]
-    assert [child.wait(timeout=60) for child in children] == [0, 0]
+    assert [child.wait(timeout=300) for child in children] == [0, 0]
     assert len(list(tmp_path.glob("ready*"))) == (1 if locks else 2)
     assert sorted(path.name for path in (tmp_path / "root/raw").iterdir()) == [f"file{k}" for k in range(5)]
 

@@ -263,7 +263,7 @@ def test_yaml_is_read_as_utf8_whatever_the_locale(start: Any, path: Path, locale
     path.write_text("seed: 5  # für alle\nruns: {name: läufe}", encoding="utf-8")
     plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
     process = start("-m", "scnf.cli", "train", "--config", path, "--print_config", env={**os.environ, **plain})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "") and "seed: 5" in out and "name: läufe" in out
 
 

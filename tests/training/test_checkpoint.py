@@ -154,6 +154,16 @@ def test_torch_files_are_refused_and_not_run(tmp_path: Path, name: str, zipped: 
     assert not trace.exists()
 
 
+def test_weights_whose_header_has_the_length_of_a_pickle_are_read(tmp_path: Path) -> None:
+    lengths = set()
+    for letters in range(600, 1500):
+        save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)}, {"text": letters * "a"})
+        with (tmp_path / "a.safetensors").open("rb") as file:
+            lengths.add(file.read(2))
+        assert load_tensors(tmp_path / "a.safetensors")[0]["x"].tolist() == [1, 1]
+    assert {b"\x80\x03", b"\x80\x04", b"\x80\x05"} <= lengths
+
+
 def test_unreadable_weight_files_are_user_errors(tmp_path: Path) -> None:
     good = tmp_path / "good"
     save_tensors(good, {"a": torch.randn(100), "b": torch.randn(100)})

@@ -179,7 +179,7 @@ def test_training_stopped_by_a_signal_resumes_to_the_same_end(
     words = ["train", "--config", "digits.yaml", *TINY, *KINDS[number].split()]
     process = start("-c", SEND, number.value, 1, 9, *words, "--runs.root", "stopped")
     assert scnf(*words).code == 0
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     run = Run.find(tmp_path / "stopped", "last")
     assert "Traceback" not in err and err == ""
     done = load_tensors(run.checkpoint("last"))[1]
@@ -254,7 +254,7 @@ def test_train_flow_ssl_script_runs_from_another_directory(start: Callable[..., 
         if line.startswith("epoch   1/1000"):
             break
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (143, "")
     assert "interrupted after step" in out
     run = Run.find(tmp_path / "logs", "last")
@@ -269,7 +269,7 @@ def test_train_flow_ssl_script_runs_from_the_repository(start: Callable[..., Any
 
     words = ["--config", "digits.yaml", "--max_steps", "3", *TINY, "--runs.root", tmp_path / "logs"]
     process = start("train_flow_ssl.py", *words, cwd=REPOSITORY)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     run = Run.find(tmp_path / "logs", "last")
     assert str(run.path) in out.splitlines()[0] and str(run.path) in out.splitlines()[-1]
