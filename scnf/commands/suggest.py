@@ -260,6 +260,8 @@ def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
         return 0
     folder = "FOLDER" if whole is None else str(whole)
     words = ["scnf", "train", folder, "--labels", str(table), "--pretrained", arguments.weights]
+    if arguments.logs != Path("logs"):
+        words += ["--runs.root", str(arguments.logs)]
     print(f"  {shlex.join(words)}")
     if whole is None:
         print("where FOLDER holds these images and those with a label")

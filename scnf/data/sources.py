@@ -152,7 +152,7 @@ def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
         backbone = Backbone.of(embeddings, tuple(dataset.train_x.shape[1:]))
         parts = [part for part in (dataset.train_x, dataset.test_x) if len(part)]
         x = torch.cat([backbone.embed_once(part) for part in parts])
-    line = f"{name} stands for each image by {x.shape[1]} numbers"
+    line = f"{x.shape[1]:,} numbers from {name} stand for each image"
     report = (*dataset.report, line) if dataset.report else ()
     embedded = replace(dataset, train_x=x[:num], test_x=x[num:], levels=None, backbone=backbone, report=report)
     check_dataset(embedded)

@@ -15,6 +15,7 @@ from scnf.recipes import ClassifierRecipe, ScnfReader
 from scnf.training.averaging import renormalize
 from scnf.training.metrics import evaluate_rows
 from scnf.training.supervised import train_classifier
+from scnf.words import counted
 
 FILE = "baseline.json"
 """File in a run with the metrics of its baseline."""
@@ -64,6 +65,8 @@ def _labels_only(training: Training, steps: int) -> dict[str, Any]:
     labels = torch.bincount(experiment.visible[labelled], minlength=experiment.dataset.num_classes)
     folds = min(_FOLDS, int(labels.min()))
     held_out = any(len(experiment.rows_of(split)[0]) for split in ("validation", "test"))
+    if len(labelled) if held_out else folds > 1:
+        training.log(f"labels alone: {counted(steps, 'step')} of a network of the labelled rows, as a baseline")
     with tqdm(total=steps, unit="step", desc="labels alone", disable=True if training.is_quiet else None) as bar:
         if held_out and len(labelled):
             model = _trained(training, labelled, steps, bar)

@@ -263,7 +263,7 @@ def _finish(training: Training, summary: dict[str, Any]) -> None:
     write_usual(experiment, Weights(run.path, run.weights))
     plots.curves(run.read_metrics(), run.path / "curves.png")
     run.write_json("summary.json", summary)  # written last, because it marks the run as finished
-    _log_summary(run, summary, training.log, experiment.dataset.inputs().noun)
+    _log_summary(run, summary, training.log, training.batches.noun)
 
 
 def _log_summary(run: Run, summary: dict[str, Any], log: Log, noun: str) -> None:

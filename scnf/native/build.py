@@ -48,7 +48,8 @@ def library() -> Kernels | None:
         return _load()
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, FileError) as error:
         _log.info(
-            "networks are PyTorch's, which are slower, for want of a kernel: %s (SCNF_NATIVE=0 skips the attempt)",
+            "networks are PyTorch's, which are slower, because there is no kernel: %s (SCNF_NATIVE=0 skips the "
+            "attempt)",
             _summary(error),
         )
         return None

@@ -126,8 +126,9 @@ def test_train_and_predict_commands_embed_images(
 ) -> None:
     outcome = scnf("train photos", SMALL)
     assert outcome.code == 0, outcome.err
-    assert f"{NETWORK} stands for each image by 1024 numbers" in outcome.out
+    assert f"1,024 numbers from {NETWORK} stand for each image" in outcome.out
     assert last_run().read_json("inputs.json")["backbone"]["network"] == NETWORK
+    assert "images/s" not in outcome.out
     files = sorted((photos / "unlabelled").iterdir())
     model = package.load("last", tmp_path / "logs")
     assert model.inputs.backbone is not None
@@ -153,7 +154,7 @@ def test_train_command_takes_embeddings_of_a_file(scnf: Callable[..., Any], phot
     words = SMALL.replace(NETWORK, "embeddings.npy")
     outcome = scnf("train photos", words)
     assert outcome.code == 0, outcome.err
-    assert "embeddings.npy stands for each image by 6 numbers" in outcome.out
+    assert "6 numbers from embeddings.npy stand for each image" in outcome.out
     outcome = scnf("predict last photos")
     assert outcome.code == 2 and "the model takes vectors of 6 numbers, not images" in outcome.err
     assert package.load("last", tmp_path / "logs").predict_proba(x).shape == (54, 2)
