@@ -299,7 +299,12 @@ def test_vectors_without_steps_have_a_linear_posterior() -> None:
 
 IMAGE = (1, 8, 8)
 ERRORS: dict[str, tuple[str, tuple[int, ...], dict[str, object], str]] = {
-    "points-for-images": ("scnf-fast", (2,), {}, r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-toy"),
+    "points-for-images": (
+        "scnf-fast",
+        (2,),
+        {},
+        r"shape must be \(C, H, W\) .* for scnf-fast, not \[2\].*scnf-vectors",
+    ),
     "odd-for-reader": ("scnf-reader", (1, 8, 7), {}, "shape must be of even height and width.* recipe scnf-fast"),
     "odd-for-hybrid": ("scnf-hybrid", (1, 7, 8), {}, "shape must be of even height and width.* recipe scnf-fast"),
     "too-narrow": ("scnf-paper", (1, 1, 8), {}, "shape must be .* of at least 2x2 pixels"),

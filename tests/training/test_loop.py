@@ -535,7 +535,8 @@ def test_labels_are_propagated_at_even_distances(
     words += f" --neighbours {first} --self_training_networks 1"
     assert digits(words, f"--propagations {times}").code == 0
     narrow = {"pixels": [64], "gradients": [972], "self-training": [self_training.HIDDEN], "distortion": []}[first]
-    assert widths == narrow + [64] * (len(expected) - 1)
+    later = 64 + 972 if first == "gradients" else 64  # of the representations, which gradients are added to
+    assert widths == narrow + [later] * (len(expected) - 1)
     assert found == ([(1097, 1, 8, 8)] if first == "distortion" else [])
     assert shares == [min(1.0, (0.6 if first in ("pixels", "gradients") else 1.0) + 0.2 * epoch) for epoch in expected]
 
