@@ -102,7 +102,8 @@ def measure(options: argparse.Namespace, split: int, folder: Path) -> dict[str, 
         result |= {f"{name}, minutes": summary["minutes"], f"{name}, MB": summary["peak_memory_mb"]}
         if test and "bits_per_dim" in test:
             result["bits/dim"] = test["bits_per_dim"]
-    scored, truth = sorted(others.iterdir()), [kind_of(file) for file in sorted(others.iterdir())]
+    scored = sorted(others.iterdir())
+    truth = [kind_of(file) for file in scored]
     if options.test:
         scored = [file for kind in options.kinds for file in sorted((folder / "photos" / "test" / kind).iterdir())]
         truth = [file.parent.name for file in scored]

@@ -11,7 +11,6 @@ README.md, the card, is made from all of these. unusual.json has what is usual a
 
 import argparse
 import contextlib
-import hashlib
 import json
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from scnf import cli
 from scnf.data.sources import load
 from scnf.errors import UserError
 from scnf.experiment import INPUTS, load_trained
-from scnf.files import write_bytes, write_text
+from scnf.files import sha256_of, write_bytes, write_text
 from scnf.fitting.unusual import write_usual
 from scnf.runs import Run
 from scnf.settings import Settings, load_settings, to_yaml
@@ -109,7 +108,7 @@ def render(folder: Path) -> str:
         design=DESIGN if settings.objective.propagations and data.name == "mnist" else "",
         draws=NOISE_DRAWS,
         views=f"; over views: of one draw of the image and {views} moved versions" if views else "",
-        sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        sha256=sha256_of(folder / "model.safetensors"),
         **{split: metrics_text(facts["figures"][split]) for split in SPLITS},
         **{key: value for key, value in facts.items() if key != "figures"},
     )
@@ -149,7 +148,7 @@ def ship(run: Run, command: str, machine: str, root: Path) -> None:
         "selected": summary["selected_epoch"],
         "epochs": summary["epochs"],
     }
-    sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    sha256 = sha256_of(run.weights)
     with tempfile.TemporaryDirectory() as scratch:  # what ships is as it was until the new card is there
         made, folder = Path(scratch) / settings.model.name, SHIPPED / settings.model.name
         for name in ("model.safetensors", "split.json", INPUTS):

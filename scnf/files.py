@@ -157,6 +157,20 @@ def expand(path: str) -> str:
         ) from error
 
 
+def cache_folder(name: str = "") -> Path:
+    """Return the folder of all caches, `$XDG_CACHE_HOME/scnf` (`~/.cache/scnf`), which exists, or a path in it.
+
+    Raises:
+        OSError: There is no home directory, or it cannot be written.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
+    except RuntimeError as error:
+        raise OSError(f"{error}: set HOME or XDG_CACHE_HOME") from error
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # kernels are refused where others may write to this folder
+    return folder / name
+
+
 CHECKSUM_MARK = "#sha256="
 """The separator between the path of a file and its checksum, in the settings of a run that has read the file."""
 

@@ -130,14 +130,14 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
             arrays = load_arrays(path, one_class=True)
             known = arrays.y != UNLABELLED
             names = [arrays.class_names[label] for label in arrays.y[known].tolist()]
-            parts = [inputs.rows(arrays.x[known])] if names else []
+            parts = [inputs.read(arrays.x[known])] if names else []
         else:
             listed = list_images(path, one_class=True)
             pairs = [pair for pair in zip(listed.files, listed.labels, strict=True) if pair[1] is not None]
             parts, names, skipped = [], [], 0
             for file, name in pairs:
                 try:
-                    parts.append(inputs.rows(file))
+                    parts.append(inputs.read(file))
                     names.append(str(name))
                 except DamagedImage:
                     skipped += 1
@@ -152,7 +152,7 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
         raise UserError(f"--labels {path} holds no {inputs.noun} with a label: {advice}")
     if unknown := sorted(set(names) - set(inputs.class_names)):
         raise UserError(f"--labels {path} has a class that the model does not know: {', '.join(unknown[:3])}")
-    return torch.cat(parts), torch.tensor([inputs.class_names.index(name) for name in names])
+    return inputs.embedded(torch.cat(parts)), torch.tensor([inputs.class_names.index(name) for name in names])
 
 
 def _figures(log_probs: "np.ndarray", crossed: "CrossFit", y: "np.ndarray") -> dict[str, Any]:

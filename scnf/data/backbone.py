@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from scnf.data.arrays import load_vectors
-from scnf.data.cache import cache_folder
 from scnf.errors import FileError, InvalidArgument
-from scnf.files import atomic_write, sha256_of
+from scnf.files import atomic_write, cache_folder, sha256_of
 
 LARGEST_INPUT = 224
 """Side to which most networks crop their inputs; larger images say hardly more."""
@@ -75,16 +74,17 @@ class Backbone:
         """
         from tqdm import tqdm
 
-        network, transform, sha256 = _load(self.network, self.weights)
+        network, transform, place, sha256 = _load(self.network, self.weights)
         if sha256 != self.sha256:
             raise InvalidArgument(
                 "embeddings",
                 f"must be those of the weights of {self.network} that the model was trained with, and this machine has "
-                f"others: put the file of SHA-256 {self.sha256[:12]}... at {_place(self.network, self.weights)}",
+                f"others: put the file of SHA-256 {self.sha256[:12]}... at {place}",
             )
         device = next(network.parameters()).device
         parts = []
-        with tqdm(total=len(images), unit="image", desc=self.network, disable=_hidden(images), leave=False) as bar:
+        hidden = True if len(images) < _SEVERAL else None  # None shows the bar on a terminal
+        with tqdm(total=len(images), unit="image", desc=self.network, disable=hidden, leave=False) as bar:
             for batch in images.split(_BATCH):
                 inputs = transform(batch.expand(-1, 3, -1, -1)).to(device, memory_format=torch.channels_last)
                 with torch.no_grad():
@@ -159,11 +159,6 @@ def load_embeddings(path: Path, rows: int, sha256: str = "") -> Tensor:
     return embeddings
 
 
-def _hidden(images: Tensor) -> bool | None:
-    """Return whether tqdm shows no bar; None shows it on a terminal."""
-    return True if len(images) < _SEVERAL else None
-
-
 def _check_network(network: str) -> None:
     import torchvision
 
@@ -181,20 +176,13 @@ def _check_network(network: str) -> None:
 class _Network(NamedTuple):
     module: nn.Module
     transform: Callable[[Tensor], Tensor]
+    place: Path
     sha256: str
-
-
-def _place(network: str, weights: str) -> Path:
-    """Return the path at which torchvision keeps the weights of a network."""
-    from torchvision.models import get_model_weights
-
-    trained: Any = get_model_weights(network)[weights]
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(trained.url).name
 
 
 @cache
 def _load(network: str, weights: str) -> _Network:
-    """Return a network with trained weights, without its last linear layer, and the transform of its inputs."""
+    """Return a network with trained weights, without its last linear layer, its transform, and its file of weights."""
     from torchvision.models import get_model, get_model_weights
 
     _check_network(network)
@@ -202,7 +190,7 @@ def _load(network: str, weights: str) -> _Network:
         trained: Any = get_model_weights(network)[weights]
     except KeyError as error:
         raise InvalidArgument("embeddings", f"must name weights of {network}, which has no {weights}") from error
-    place = _place(network, weights)
+    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(trained.url).name  # where torchvision keeps them
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -225,4 +213,4 @@ def _load(network: str, weights: str) -> _Network:
         raise InvalidArgument("embeddings", f"must be of a network that ends in a linear layer, not of {network}")
     model.set_submodule(layers[-1], nn.Identity())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _Network(model.eval().to(device, memory_format=torch.channels_last), trained.transforms(), sha256)
+    return _Network(model.eval().to(device, memory_format=torch.channels_last), trained.transforms(), place, sha256)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, decode, image_header
 from scnf.errors import FileError, InvalidArgument
-from scnf.files import atomic_write, map_private, require_file
+from scnf.files import atomic_write, cache_folder, map_private, require_file
 from scnf.lock import exclusive_folder
 from scnf.words import counted
 
@@ -238,20 +238,6 @@ class _Task:
 # The cache -------------------------------------------------------------------------------------------------------
 #
 # A cache is one file, so that it is replaced as a whole: the pixels, an index in JSON, and an end of fixed length.
-
-
-def cache_folder(name: str) -> Path:
-    """Return the folder of a cache, `$XDG_CACHE_HOME/scnf/NAME` (`~/.cache/scnf/NAME`).
-
-    Raises:
-        OSError: There is no home directory, or it cannot be written.
-    """
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
-    except RuntimeError as error:
-        raise OSError(f"{error}: set HOME or XDG_CACHE_HOME") from error
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # kernels are refused where others may write to this folder
-    return folder / name
 
 
 def _cached(task: _Task, folder: Path) -> Decoded:

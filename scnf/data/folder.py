@@ -55,7 +55,8 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
     listed = in_folder = list_images(root, one_class=reading.labels is not None)
     if reading.labels is not None:
         listed = with_labels(in_folder, root, reading.labels)
-    names = _class_names(listed.class_names(), reading.classes, root)
+    advice = "put the images of each class into a folder of its name, or list files and labels in labels.csv"
+    names = _class_names(listed.class_names(), reading.classes, root, advice)
     headers = census(listed.files)
     preprocessing = resolve(headers.headers, reading.preprocessing, reading.max_side) if headers.headers else None
     if preprocessing is None or preprocessing.size is None or preprocessing.channels is None:
@@ -98,11 +99,8 @@ def load_npz(path: Path, reading: Reading | None = None) -> Dataset:
         raise InvalidArgument(
             "size", f"must be left out for an .npz file, whose images have {list(arrays.x.shape[2:])}"
         )
-    if not arrays.class_names and reading.classes is None:
-        raise InvalidArgument(
-            "root", f'holds no labels: store integers or texts in y, -1 or "" where a row is unlabelled, in {path}'
-        )
-    names = _class_names(arrays.class_names, reading.classes, path)
+    advice = 'store integers or texts in y, -1 or "" where a row is unlabelled'
+    names = _class_names(arrays.class_names, reading.classes, path, advice)
     order = torch.tensor([names.index(name) for name in arrays.class_names] + [UNLABELLED])  # -1 is the last entry
     x, y = arrays.x, order[arrays.y]
     if arrays.test_x is None or arrays.test_y is None:
@@ -223,15 +221,15 @@ def _uncounted(unlabelled: int, in_train: int) -> list[str]:
     return [*lines, f"the test split counts, and {train}"] if in_train else lines
 
 
-def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their labels (InvalidArgument)."""
+def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root: Path, advice: str) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their labels, with advice where none has a label.
+
+    Raises:
+        InvalidArgument: There are no labels, or `classes` are none or not all.
+    """
     if classes is None:
         if not present:
-            raise InvalidArgument(
-                "root",
-                f"holds no labels: put the images of each class into a folder of its name, or list files and labels in "
-                f"labels.csv, in {root}",
-            )
+            raise InvalidArgument("root", f"holds no labels: {advice}, in {root}")
         return present
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise InvalidArgument("classes", f"must name two classes or more, each once, not {', '.join(classes)}")

@@ -65,13 +65,14 @@ def _labels_only(training: Training, steps: int) -> dict[str, Any]:
     labels = torch.bincount(experiment.visible[labelled], minlength=experiment.dataset.num_classes)
     folds = min(_FOLDS, int(labels.min()))
     held_out = any(len(experiment.rows_of(split)[0]) for split in ("validation", "test"))
-    if len(labelled) if held_out else folds > 1:
-        training.log(f"labels alone: {counted(steps, 'step')} of a network of the labelled rows, as a baseline")
+    if not (len(labelled) if held_out else folds > 1):
+        return result | {"minutes": 0.0}
+    training.log(f"labels alone: {counted(steps, 'step')} of a network of the labelled rows, as a baseline")
     with tqdm(total=steps, unit="step", desc="labels alone", disable=True if training.is_quiet else None) as bar:
-        if held_out and len(labelled):
+        if held_out:
             model = _trained(training, labelled, steps, bar)
             result |= {split: experiment.evaluate(split, model) for split in ("validation", "test")}
-        elif not held_out and folds > 1:
+        else:
             result["cross_validation"] = {"accuracy": _cross_validated(training, steps, folds, bar)}
     return result | {"minutes": round((time.perf_counter() - started) / 60, 3)}
 

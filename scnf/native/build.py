@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from scnf.errors import FileError
-from scnf.files import write_bytes, write_text
+from scnf.files import cache_folder, write_bytes, write_text
 from scnf.interrupt import child
 from scnf.lock import exclusive_folder
 
@@ -68,8 +68,7 @@ def _load() -> Kernels:
     sources = sorted(_FOLDER.glob("*.cpp"))
     contents = [file.read_bytes() for file in (*sources, *sorted(_FOLDER.glob("*.h")))]
     key = hashlib.sha256(repr((contents, build)).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scnf"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = cache_folder()
     if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
         raise OSError(f"other users may write to {folder}, the cache of the kernels")
     target = folder / f"kernels-{key}.so"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scnf.errors import UserError
-from scnf.files import require_file, write_bytes
+from scnf.files import require_file, sha256_of, write_bytes
 
 _DIGEST = "sha256"
 
@@ -57,7 +57,7 @@ def load_tensors(path: Path, require_checksum: bool = False) -> tuple[dict[str, 
                 f"{path} is a pickled file, which could run code and is never loaded: give safetensors weights"
             )
         sidecar = path.with_name(f"{path.name}.sha256")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if sidecar.is_file() else ""
+        sha256 = sha256_of(path) if sidecar.is_file() else ""
         if sidecar.is_file() and sha256 not in sidecar.read_text(encoding="utf-8"):
             raise UserError(f"{path} is damaged, or does not belong to {sidecar.name}: get both files again")
         with safe_open(path, framework="pt") as file:
