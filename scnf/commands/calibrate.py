@@ -152,7 +152,7 @@ def _rows_of_files(inputs: Any, path: Path) -> Any:
         raise UserError(f"--labels {path} holds no {inputs.noun} with a label: {advice}")
     if unknown := sorted(set(names) - set(inputs.class_names)):
         raise UserError(f"--labels {path} has a class that the model does not know: {', '.join(unknown[:3])}")
-    return inputs.embedded(torch.cat(parts)), torch.tensor([inputs.class_names.index(name) for name in names])
+    return options.embedded(inputs, torch.cat(parts)), torch.tensor([inputs.class_names.index(name) for name in names])
 
 
 def _figures(log_probs: "np.ndarray", crossed: "CrossFit", y: "np.ndarray") -> dict[str, Any]:

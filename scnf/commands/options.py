@@ -4,12 +4,17 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from scnf.arguments import Range
-from scnf.errors import UserError
+from scnf.errors import InvalidArgument, UserError
 from scnf.files import expand
 from scnf.streams import print_line as print_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scnf.data.inputs import Inputs
 
 
 def extract(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
@@ -27,6 +32,14 @@ def extract(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str
             raise UserError(f"{name} needs a value")
         options[name] = expand(options[name])
     return options, rest
+
+
+def embedded(inputs: "Inputs", rows: "Tensor") -> "Tensor":
+    """Return rows that a model takes, where :meth:`scnf.data.inputs.Inputs.read` returned them (UserError)."""
+    try:
+        return inputs.embedded(rows)
+    except InvalidArgument as error:
+        raise UserError(str(error)) from error
 
 
 EPILOG = "Settings such as --data.root may follow. `scnf --help` explains --import FILE and --trust-parts."

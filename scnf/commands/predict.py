@@ -177,7 +177,7 @@ def _decoded(
             except DamagedImage as error:
                 skipped.append((file, str(error)))
         if rows:
-            yield names, model.inputs.embedded(torch.cat(rows))
+            yield names, options.embedded(model.inputs, torch.cat(rows))
 
 
 def _reasons(skipped: Sequence[tuple[Path, str]]) -> str:

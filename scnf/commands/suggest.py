@@ -141,7 +141,7 @@ def _answers(
                     raise UserError(f"{images.root} {error.problem}") from error
                 bar.update()
             if batch:
-                x = model.inputs.embedded(torch.cat(batch))
+                x = options.embedded(model.inputs, torch.cat(batch))
                 posteriors.append(model.answers(x)[0])
                 features.append(model.representation(x))
     if images.skipped:

@@ -146,6 +146,18 @@ def test_train_and_predict_commands_embed_images(
         model.predict(np.zeros((40, 512)))
     outcome = scnf("train photos --pretrained 1 --data.size 16 --epochs 0")
     assert outcome.code == 2 and "keep data.features and data.size as they were" in outcome.err
+    state = network.state_dict()
+    torch.save(state | {"conv5.1.bias": state["conv5.1.bias"] + 1}, _place(tmp_path))
+    backbone._load.cache_clear()
+    commands = (
+        "predict 1 photos",
+        "suggest 1 photos --labels a.csv",
+        "calibrate 1 --labels photos",
+        "evaluate 1 photos",
+    )
+    for command in commands:
+        outcome = scnf(command)
+        assert outcome.code == 2 and "that the model was trained with, and this machine has others" in outcome.err
 
 
 def test_train_command_takes_embeddings_of_a_file(scnf: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
