@@ -214,3 +214,13 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """Return the name of a file relative to a folder, or the whole path where it lies elsewhere.
+
+    Example:
+        >>> name_in(Path("photos"), Path("photos/cat/1.png")), name_in(Path("photos"), Path("/1.png"))
+        ('cat/1.png', '/1.png')
+    """
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -16,6 +16,7 @@ from scnf.errors import InvalidArgument
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _GROWTH = 1 << 28
+_STATUS = Path("/proc/self/status")
 """Growth of the process in bytes after which all freed memory is returned to the system."""
 
 
@@ -92,6 +93,10 @@ def peak_memory_mb(device: torch.device) -> float | None:
     """Return the peak memory of a GPU or of this process in MiB, or None where the system does not report it."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if _STATUS.is_file():  # on Linux, where ru_maxrss counts the process that started this one, too
+        _, name, value = _STATUS.read_text(encoding="utf-8").partition("VmHWM:")
+        if name:
+            return round(int(value.split()[0]) / 2**10, 1)
     try:
         import resource
     except ImportError:  # Windows

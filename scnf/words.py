@@ -1,5 +1,9 @@
 """Words of messages that depend on a number or on the kind of the data."""
 
+from collections.abc import Sequence
+
+_SHOWN = 3  # files that a message names
+
 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return a number with the words for what it counts.
@@ -19,3 +23,14 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def noun_of(levels: int | None) -> str:
     """Return the word for one row of data, "image" or "vector"; `levels` is None for vectors."""
     return "vector" if levels is None else "image"
+
+
+def skipped_text(skipped: Sequence[tuple[object, str]]) -> str:
+    """Return the names of the first files that were skipped, each with the reason, and how many more there are.
+
+    Example:
+        >>> skipped_text([("a.png", "it is truncated")] + 3 * [("b.png", "it is empty")])
+        'a.png: it is truncated; b.png: it is empty; b.png: it is empty; and 1 more'
+    """
+    more = [f"and {len(skipped) - _SHOWN:,} more"] if len(skipped) > _SHOWN else []
+    return "; ".join([f"{name}: {reason}" for name, reason in skipped[:_SHOWN]] + more)

@@ -201,7 +201,7 @@ def test_predict_command_takes_the_mix_of_training(
         ("calibrate last --alpha often", "--alpha: it must be a number between 0 and 1, not 'often'"),
         ("calibrate last --labels nowhere", "--labels nowhere "),
         ("calibrate last --labels unlabelled.npz", "holds no image with a label"),
-        ("calibrate last --labels other.npz", "has a class that the model does not know: cat"),
+        ("calibrate last --labels other.npz", "--labels other.npz has the class 'cat', and the model knows"),
         ("calibrate last --labels one.npz", "y must hold two labels or more"),
         ("calibrate none", "there is no run 'none'"),
         ("predict last x.npz --prior most", "--prior must be em, uniform or [p1,p2,...], not most"),

@@ -570,9 +570,11 @@ def test_batch_normalisation_of_one_row_is_refused_in_training_alone(recipe: str
 
 
 WITHOUT_RESOURCE = """
-import sys
+import pathlib, sys
 sys.modules["resource"] = None  # as on Windows
+from scnf import machine
 from scnf.cli import main
+machine._STATUS = pathlib.Path("absent")
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -93,7 +93,7 @@ def test_evaluate_on_a_folder_needs_no_data_of_the_training(
     figures = json.loads(outcome.out)["splits"]["files"]
     assert [(each["name"], each["rows"]) for each in figures["classes"]] == [("cat", 5), ("dog", 8)]
     assert "note: 3 rows without a label do not count" in outcome.err
-    assert "skipped 1 file (broken.png: " in outcome.err
+    assert "skipped 1 file (dog/broken.png: " in outcome.err
     outcome = scnf("evaluate last new --classes --out new.png")
     assert outcome.code == 0 and outcome.out.startswith("files       accuracy ")
     assert "class  rows" in outcome.out and Path("new.png").is_file()
@@ -140,8 +140,8 @@ CLASSIFIER = ["--labelled_share", "1", "--propagations", "0", "--consistency_wei
         ("last other", "other has the class 'horse', and the model knows cat, dog alone"),
         ("last other --split test", "--split names rows of the training, and other is scored as a whole"),
         ("last nowhere", "nowhere does not exist"),
-        ("last loose", "loose holds no row with a label to score"),
-        ("last points.npz", "points.npz must hold images in x"),
+        ("last loose", "loose holds no image with a label: put each into a folder of its class"),
+        ("last points.npz", "points.npz must hold images, as the model takes, not vectors of 3 numbers"),
         ("last --device cpu other", "'other' stands alone"),
     ],
 )

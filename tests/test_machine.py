@@ -39,6 +39,24 @@ def test_freed_memory_stays_with_the_process() -> None:
     assert int(after) < int(before) / 10
 
 
+CHILD = """
+import torch
+from scnf.machine import peak_memory_mb
+print(peak_memory_mb(torch.device("cpu")))
+"""
+LARGE_PARENT = f"""
+import subprocess, sys
+held = b"x" * (1 << 31)
+subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts the parent elsewhere")
+def test_peak_memory_is_not_that_of_the_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE_PARENT], capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < 1500
+
+
 IN_PIECES = """
 import torch
 from scnf.machine import FreedMemory

@@ -65,7 +65,7 @@ def test_predict_command_writes_a_line_for_each_image(scnf: Callable[..., Any], 
     Image.new("L", (30, 20), 255).save(photos / "unlabelled" / "grey.jpg")
     outcome = scnf("predict last photos")
     assert outcome.code == 0 and "55 images: " in outcome.out and "predictions.csv" in outcome.out
-    assert "note: skipped 1 file (broken.png: " in outcome.err
+    assert "note: skipped 1 file (unlabelled/broken.png: " in outcome.err
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8")))
     assert [*rows[0]] == ["file", "class", "confidence", "p(day)", "p(nuit, étoilée)", "log_prob", "unusual"]
     assert len(rows) == 55 and {"day/0.png", "unlabelled/grey.jpg"} <= {row["file"] for row in rows}
@@ -126,7 +126,10 @@ FOLDERS: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
         {"cat/0.png": (8, 8), "dog/0.png": (8, 8), "3_0.png": (8, 8)},
         "with a number prefix (3_0.png)",
     ),
-    "small images": ({"cat/0.png": (5, 5), "dog/0.png": (7, 9)}, "(0.png: it has 5x5 pixels (height x width), less"),
+    "small images": (
+        {"cat/0.png": (5, 5), "dog/0.png": (7, 9)},
+        "(cat/0.png: it has 5x5 pixels (height x width), less",
+    ),
     "unreadable files": (
         {"cat/0.png": b"x", "dog/0.png": b""},
         "holds no image that can be decoded: skipped 2 files (",
@@ -167,7 +170,7 @@ USABLE: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
         | {f"{i}.png": (8, 8) for i in range(6)},
         "note: 0, 1, 2, 3, 4, 5 have fewer than two labels",
     ),
-    "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 file (broken.png: it is not an image of a known"),
+    "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 file (day/broken.png: it is not an image of a known"),
 }
 
 
@@ -188,7 +191,9 @@ def test_predict_and_evaluate_commands_say_what_is_converted(
     write_folder(tmp_path / "new", {"day/0.png": (20, 30), "day/1.png": (8, 8), "day/2.png": (5, 5)})
     Image.new("L", (8, 9)).save(tmp_path / "new" / "day" / "grey.png")
     Image.new("1", (11000, 10000)).save(tmp_path / "new" / "day" / "large.png")
-    note = "2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB\n"
+    note = (
+        "2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB (greyscale 1)\n"
+    )
     for command in ("predict", "evaluate"):
         outcome = scnf(command, "last new")
         assert outcome.code == 0 and note in outcome.err, outcome.err
@@ -269,7 +274,7 @@ def test_wrong_value_in_a_file_of_settings_names_the_file(scnf: Callable[..., An
         ("predict scnf-digits nowhere", "nowhere does not exist"),
         ("predict scnf-digits empty", "empty holds no images"),
         ("predict scnf-digits photos --out a.txt", "predictions are written as .csv or .jsonl"),
-        ("predict scnf-digits vectors.npz", "vectors.npz does not fit the model, which takes rows of shape [1, 8, 8]"),
+        ("predict scnf-digits vectors.npz", "vectors.npz must hold images, as the model takes, not vectors"),
         ("predict scnf-digits", "the following arguments are required: IMAGES"),
     ],
 )

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
@@ -101,7 +100,7 @@ def _labelled_rows(arguments: Any, overrides: Sequence[str]) -> "tuple[np.ndarra
 
     if arguments.labels is not None:
         model = TrainedModel(*load_model(arguments.weights, arguments.logs, overrides))
-        rows, y = _rows_of_files(model.inputs, arguments.labels)
+        rows, y = options.labelled_rows(arguments.labels, model.inputs, "--labels ")
         return model.log_answers(rows)[0], y.numpy(), str(arguments.labels)
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     rows, y = experiment.rows_of("validation")
@@ -114,45 +113,6 @@ def _labelled_rows(arguments: Any, overrides: Sequence[str]) -> "tuple[np.ndarra
     experiment.set_threads(experiment.trial_evaluation, options.print_line)
     model = TrainedModel(experiment.model, experiment.dataset.inputs())
     return model.log_answers(rows)[0], y.numpy(), "validation"
-
-
-def _rows_of_files(inputs: Any, path: Path) -> Any:
-    """Return rows and labels [N] of the labelled images of a folder, a CSV list or an .npz file (UserError)."""
-    import torch
-
-    from scnf import UNLABELLED
-    from scnf.data.arrays import load_arrays
-    from scnf.data.decode import DamagedImage
-    from scnf.data.listing import list_images
-
-    try:
-        if path.suffix.lower() == ".npz":
-            arrays = load_arrays(path, one_class=True)
-            known = arrays.y != UNLABELLED
-            names = [arrays.class_names[label] for label in arrays.y[known].tolist()]
-            parts = [inputs.read(arrays.x[known])] if names else []
-        else:
-            listed = list_images(path, one_class=True)
-            pairs = [pair for pair in zip(listed.files, listed.labels, strict=True) if pair[1] is not None]
-            parts, names, skipped = [], [], 0
-            for file, name in pairs:
-                try:
-                    parts.append(inputs.read(file))
-                    names.append(str(name))
-                except DamagedImage:
-                    skipped += 1
-            if skipped:
-                print(f"note: skipped {counted(skipped, 'file')} that cannot be decoded", file=sys.stderr)
-    except InvalidArgument as error:
-        raise UserError(f"--labels {path} {error.problem}") from error
-    if not names:
-        advice = (
-            "give rows their class in y" if path.suffix.lower() == ".npz" else "put each into a folder of its class"
-        )
-        raise UserError(f"--labels {path} holds no {inputs.noun} with a label: {advice}")
-    if unknown := sorted(set(names) - set(inputs.class_names)):
-        raise UserError(f"--labels {path} has a class that the model does not know: {', '.join(unknown[:3])}")
-    return options.embedded(inputs, torch.cat(parts)), torch.tensor([inputs.class_names.index(name) for name in names])
 
 
 def _figures(log_probs: "np.ndarray", crossed: "CrossFit", y: "np.ndarray") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
-from scnf.errors import InvalidArgument, UserError
+from scnf.errors import UserError
 
 if TYPE_CHECKING:
     from scnf.analysis.classes import ClassReport
@@ -89,23 +89,17 @@ def _evaluations(
 
 def _of_files(arguments: Any, files: Path, overrides: Sequence[str]) -> tuple[tuple[str, ...], dict[str, _Part | None]]:
     """Evaluate on labelled files, without the data of the training."""
-    from scnf.data.folder import load_labelled
     from scnf.experiment import load_model
     from scnf.settings import OTHER_WEIGHTS, not_finite_errors
     from scnf.training.metrics import NOISE_DRAWS, check_metrics, evaluate_rows
 
     model, inputs = load_model(arguments.weights, arguments.logs, overrides)
-    try:
-        rows = load_labelled(files, inputs)
-    except InvalidArgument as error:
-        raise UserError(f"{files} {error.problem}") from error
-    for line in rows.report:
-        print(f"note: {line}", file=sys.stderr)
+    rows, y = options.labelled_rows(files, inputs)
     device = next(model.parameters()).device
-    evaluation = evaluate_rows(model, rows.x.to(device), rows.y.to(device), inputs.levels, draws=NOISE_DRAWS)
+    evaluation = evaluate_rows(model, rows.to(device), y.to(device), inputs.levels, draws=NOISE_DRAWS)
     with not_finite_errors(OTHER_WEIGHTS):
         check_metrics(evaluation.metrics, files.name)
-    return inputs.class_names, {"files": (evaluation, rows.y)}
+    return inputs.class_names, {"files": (evaluation, y)}
 
 
 def _report(part: _Part, names: tuple[str, ...]) -> "ClassReport":

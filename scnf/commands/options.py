@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -40,6 +41,25 @@ def embedded(inputs: "Inputs", rows: "Tensor") -> "Tensor":
         return inputs.embedded(rows)
     except InvalidArgument as error:
         raise UserError(str(error)) from error
+
+
+def labelled_rows(path: Path, inputs: "Inputs", option: str = "") -> "tuple[Tensor, Tensor]":
+    """Load the rows and labels [N] of labelled files for a trained model, and print what does not count (UserError).
+
+    Args:
+        path: Folder, CSV list or .npz file.
+        inputs: Inputs and classes of the model.
+        option: Words before the path in a message.
+    """
+    from scnf.data.folder import load_labelled
+
+    try:
+        labelled = load_labelled(path, inputs)
+    except InvalidArgument as error:
+        raise UserError(f"{option}{path} {error.problem}") from error
+    for line in labelled.report:
+        print(f"note: {line}", file=sys.stderr)
+    return embedded(inputs, labelled.x), labelled.y
 
 
 EPILOG = "Settings such as --data.root may follow. `scnf --help` explains --import FILE and --trust-parts."

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from scnf.commands import class_mix, options
 from scnf.errors import InvalidArgument, UserError
-from scnf.files import atomic_write
-from scnf.words import counted
+from scnf.files import atomic_write, name_in
+from scnf.words import counted, skipped_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from scnf.data.decode import Header
     from scnf.trained import TrainedModel
-
-_LISTED = 3  # damaged files that a message names
 
 
 def predict(words: Sequence[str]) -> int:
@@ -40,7 +38,7 @@ def predict(words: Sequence[str]) -> int:
     from scnf.trained import load
 
     model = load(arguments.weights, arguments.logs, arguments.device, arguments.calibration)
-    skipped: list[tuple[Path, str]] = []
+    skipped: list[tuple[str, str]] = []
     headers: Counter[Header] = Counter()
     counts = dict.fromkeys(model.class_names, 0)
     predictions = class_mix.reweighted(model, _predictions(model, arguments.path, skipped, headers), arguments)
@@ -54,14 +52,14 @@ def predict(words: Sequence[str]) -> int:
             counts[table.write(*prediction)] += 1
         text.detach()
         if not sum(counts.values()):
-            raise UserError(f"{arguments.path} holds no image that can be decoded{_reasons(skipped)}")
+            raise UserError(f"{arguments.path} holds no image that can be decoded: {skipped_text(skipped)}")
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     print(f"{counted(sum(counts.values()), model.inputs.noun)}: {listed}")
     shape = model.inputs.image_shape
     if shape and headers and (converted := conversions(headers, shape[1:], shape[0])):
         print(f"note: {converted}", file=sys.stderr)
     if skipped:
-        print(f"note: skipped {counted(len(skipped), 'file')}{_reasons(skipped)}", file=sys.stderr)
+        print(f"note: skipped {counted(len(skipped), 'file')} ({skipped_text(skipped)})", file=sys.stderr)
     print(arguments.out)
     return 0
 
@@ -99,7 +97,7 @@ class _Table:
 
 
 def _predictions(
-    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]], headers: "Counter[Header]"
+    model: "TrainedModel", path: Path, skipped: list[tuple[str, str]], headers: "Counter[Header]"
 ) -> Iterator[class_mix.Prediction]:
     """Yield name, p(y | x) [K] and densities of each image, in batches, and count their headers."""
     from tqdm import tqdm
@@ -117,7 +115,7 @@ def _predictions(
 
 
 def _batches(
-    model: "TrainedModel", path: Path, skipped: list[tuple[Path, str]], headers: "Counter[Header]"
+    model: "TrainedModel", path: Path, skipped: list[tuple[str, str]], headers: "Counter[Header]"
 ) -> tuple[int, Iterator[Any]]:
     """Return the number of images, and an iterator over (names, rows) of batches."""
     from scnf.data.arrays import load_rows
@@ -128,7 +126,8 @@ def _batches(
         if path.suffix.lower() == ".npz":
             x = load_rows(path)
             if x.dim() == 4:
-                headers[Header("array", (x.shape[2], x.shape[3]), x.shape[1] == 3)] += len(x)
+                mode = {1: "greyscale", 3: "RGB"}.get(x.shape[1], "RGBA")
+                headers[Header(mode, (x.shape[2], x.shape[3]), x.shape[1] > 1)] += len(x)
             starts = range(0, len(x), model.batch_size)
             parts = ((start, x[start : start + model.batch_size]) for start in starts)
             return len(x), (
@@ -147,17 +146,19 @@ def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
     from scnf.data.decode import DamagedImage
 
     try:
-        return model.inputs.rows(x)
-    except (InvalidArgument, DamagedImage) as error:
-        shape = list(model.inputs.shape)
-        raise UserError(f"{path} does not fit the model, which takes rows of shape {shape}: {error}") from error
+        rows = model.inputs.read_array(x)
+    except InvalidArgument as error:
+        raise UserError(f"{path} {error.problem}") from error
+    except DamagedImage as error:
+        raise UserError(f"{path} holds an image that the model does not take: {error}") from error
+    return options.embedded(model.inputs, rows)
 
 
 def _decoded(
     model: "TrainedModel",
     path: Path,
     files: Sequence[Path],
-    skipped: list[tuple[Path, str]],
+    skipped: list[tuple[str, str]],
     headers: "Counter[Header]",
 ) -> Iterator[tuple[list[str], Any]]:
     """Yield names and rows of the files that can be decoded."""
@@ -173,13 +174,8 @@ def _decoded(
                 header = image_header(file)
                 rows.append(model.inputs.read(file))
                 headers[header] += 1
-                names.append(str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file))
+                names.append(name_in(folder, file))
             except DamagedImage as error:
-                skipped.append((file, str(error)))
+                skipped.append((name_in(folder, file), str(error)))
         if rows:
             yield names, options.embedded(model.inputs, torch.cat(rows))
-
-
-def _reasons(skipped: Sequence[tuple[Path, str]]) -> str:
-    listed = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_LISTED])
-    return f" ({listed}{'; ...' if len(skipped) > _LISTED else ''})" if skipped else ""

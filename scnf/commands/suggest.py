@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from scnf.commands import options
 from scnf.commands.sample import NOT_WRITTEN
 from scnf.errors import InvalidArgument, UserError
-from scnf.words import counted
+from scnf.files import name_in
+from scnf.words import counted, skipped_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from scnf.trained import TrainedModel
 
 _COLUMNS = 10  # of a picture
-_LISTED = 3  # damaged files that a message names
 _WIDTH = 60  # characters of a file name in a table
 
 
@@ -96,7 +96,7 @@ def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
         except InvalidArgument as error:
             raise UserError(f"--labels {error.problem}") from error
     folder, files = folder_of(root), listed.files
-    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file in files]
+    names = [name_in(folder, file) for file in files]
     return _Images(root, names, listed.labels, listed.in_test, lambda row: model.inputs.read(files[row]))
 
 
@@ -111,7 +111,7 @@ def _rows_of_arrays(model: "TrainedModel", path: Path) -> _Images:
         x = load_rows(path)
         labels = [None] * len(x)
     names = [str(row) for row in range(len(x))]
-    return _Images(path, names, labels, [False] * len(x), lambda row: model.inputs.read(x[row : row + 1]))
+    return _Images(path, names, labels, [False] * len(x), lambda row: model.inputs.read_array(x[row : row + 1]))
 
 
 def _answers(
@@ -145,9 +145,8 @@ def _answers(
                 posteriors.append(model.answers(x)[0])
                 features.append(model.representation(x))
     if images.skipped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:_LISTED])
-        more = "; ..." if len(images.skipped) > _LISTED else ""
-        print(f"note: skipped {counted(len(images.skipped), 'file')} ({reasons}{more})", file=sys.stderr)
+        text = f"skipped {counted(len(images.skipped), 'file')} ({skipped_text(images.skipped)})"
+        print(f"note: {text}", file=sys.stderr)
     if not decoded:
         raise UserError(f"{images.root} holds no image that can be decoded")
     return decoded, np.concatenate(posteriors), np.concatenate(features)

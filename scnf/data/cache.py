@@ -27,7 +27,7 @@ from scnf.data.decode import MIN_SIDE, DamagedImage, Header, Preprocessing, deco
 from scnf.errors import FileError, InvalidArgument
 from scnf.files import atomic_write, cache_folder, map_private, require_file
 from scnf.lock import exclusive_folder
-from scnf.words import counted
+from scnf.words import counted, skipped_text
 
 MAX_SIDE = 64
 """Largest height and width that :func:`resolve` chooses by default."""
@@ -42,8 +42,6 @@ _FILE = "images"
 _SCRATCH = "decode-"
 _BATCH = 8
 """Files that a thread decodes before it hands the result over."""
-_LISTED = 3
-"""Damaged files that a message names."""
 _KINDS = 6
 """Kinds of images that a report names."""
 
@@ -80,7 +78,7 @@ class Census:
     skipped: Skipped
 
     def text(self) -> str:
-        """Return a report of one line, and of a second line where files cannot be decoded.
+        """Return a report of one line.
 
         Example:
             >>> print(Census(Counter({Header("RGB", (32, 32), True): 2990, Header("P", (20, 30), True): 1}), []).text())
@@ -97,8 +95,7 @@ class Census:
         if rest := kinds.total() - sum(count for _, count in listed):
             parts.append(f"{rest:,} of {counted(len(kinds) - len(listed), 'other kind')}")
         oblong = any(height != width for (_, (height, width)), _ in listed)
-        line = (", ".join(parts) or "no images") + (" (height x width)" if oblong else "")
-        return f"{line}\n{len(self.skipped):,} cannot be decoded: {_listed(self.skipped)}" if self.skipped else line
+        return (", ".join(parts) or "no images") + (" (height x width)" if oblong else "")
 
 
 def census(files: Sequence[Path], workers: int | None = None) -> Census:
@@ -366,13 +363,7 @@ def _outcome(function: Callable[[Path], T], file: Path) -> T | str:
 
 def _complaint(skipped: Skipped, total: int) -> str:
     share = f"{len(skipped):,} of {total:,} images cannot be decoded"
-    return f"is set, and {share}: {_listed(skipped)}. Repair or remove these files, or unset strict to skip them"
-
-
-def _listed(skipped: Skipped) -> str:
-    parts = [f"{file}: {reason}" for file, reason in skipped[:_LISTED]]
-    rest = len(skipped) - len(parts)
-    return "; ".join(parts) + (f"; and {rest:,} more" if rest else "")
+    return f"is set, and {share}: {skipped_text(skipped)}. Repair or remove these files, or unset strict to skip them"
 
 
 def _reduced(size: tuple[int, int], max_side: int) -> tuple[int, int]:

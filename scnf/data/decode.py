@@ -3,6 +3,7 @@
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,17 +80,21 @@ def conversions(headers: Mapping[Header, int], size: Sequence[int], channels: in
 
     Example:
         >>> conversions({Header("RGB", (20, 30), True): 2, Header("greyscale", (8, 8), False): 1}, (8, 8), 3)
-        '2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB'
+        '2 images are resized to 8x8 (height x width), and cropped to the centre; 1 image becomes RGB (greyscale 1)'
     """
     resized = sum(count for header, count in headers.items() if tuple(header.size) != tuple(size))
-    converted = sum(count for header, count in headers.items() if header.has_colour != (channels == 3))
+    mode = "RGB" if channels == 3 else "greyscale"
+    converted: Counter[str] = Counter()
+    for header, count in headers.items():
+        if header.mode != mode:
+            converted[header.mode] += count
     parts = []
     if resized:
         verb = counted(resized, "image is", "images are")
         parts.append(f"{verb} resized to {size[0]}x{size[1]} (height x width), and cropped to the centre")
     if converted:
-        verb = counted(converted, "image becomes", "images become")
-        parts.append(f"{verb} {'RGB' if channels == 3 else 'greyscale'}")
+        modes = ", ".join(f"{other} {count:,}" for other, count in converted.most_common())
+        parts.append(f"{counted(converted.total(), 'image becomes', 'images become')} {mode} ({modes})")
     return "; ".join(parts)
 
 

@@ -13,11 +13,12 @@ from scnf.data.cache import MAX_SIDE, Decoded, census, decode_all, resolve
 from scnf.data.class_names import comparable, confusable_names
 from scnf.data.decode import DamagedImage, Header, Preprocessing, conversions
 from scnf.data.inputs import Inputs
-from scnf.data.labelling import with_labels
+from scnf.data.labelling import folder_of, with_labels
 from scnf.data.listing import ImageFiles, list_images
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument
-from scnf.words import counted
+from scnf.files import name_in
+from scnf.words import counted, skipped_text
 
 _SHOWN = 3  # examples in the report
 
@@ -79,7 +80,7 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
     report = [
         f"{counted(len(listed.files), 'image')} in {root}, labels from {listed.convention}",
         headers.text(),
-        *_skipped_lines(listed, decoded.values()),
+        *_skipped_lines(listed, decoded.values(), root),
         _shape_line(headers.headers, preprocessing),
         *_new_classes(in_folder.class_names(), names, reading.labels),
         *_label_lines(dataset),
@@ -119,7 +120,7 @@ class Labelled:
     """Labelled rows from anywhere, as a trained model takes them.
 
     Attributes:
-        x: Rows as :meth:`scnf.data.inputs.Inputs.rows` returns them.
+        x: Rows as :meth:`scnf.data.inputs.Inputs.read` returns them.
         y: Labels [N] of the model.
         report: Lines for people on rows that do not count.
     """
@@ -150,56 +151,52 @@ def load_labelled(path: Path, inputs: Inputs) -> Labelled:
         >>> labelled.y, labelled.report
         (tensor([1, 0]), ('1 row without a label does not count',))
     """
-    x, y, report = (_labelled_arrays if path.suffix.lower() == ".npz" else _labelled_images)(path, inputs)
-    if not len(x):
-        raise InvalidArgument("path", f"holds no row with a label to score: {path}")
-    return Labelled(x, y, tuple(report))
+    return (_labelled_arrays if path.suffix.lower() == ".npz" else _labelled_images)(path, inputs)
 
 
-def _labelled_arrays(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
+def _labelled_arrays(path: Path, inputs: Inputs) -> Labelled:
     arrays = load_arrays(path, one_class=True)
-    _check_classes(arrays.class_names, inputs, path)
+    _check_classes(arrays.class_names, inputs)
     has_test = arrays.test_x is not None and arrays.test_y is not None and bool((arrays.test_y != UNLABELLED).any())
     x, y = (arrays.test_x, arrays.test_y) if has_test else (arrays.x, arrays.y)
     assert x is not None and y is not None
-    if x.dim() != len(inputs.shape) + 1 and (x.dim() == 2 or inputs.image_shape is None):
-        kind = f"points of {inputs.shape[0]} numbers" if inputs.levels is None else "images"
-        raise InvalidArgument(
-            "path", f"must hold {kind} in x, as the model takes, not rows of shape {list(x.shape[1:])}"
-        )
     known = y != UNLABELLED
     if not bool(known.any()):
-        return x[:0], y[:0], []
+        raise InvalidArgument("path", f"holds no {inputs.noun} with a label: give rows their class in y")
     order = torch.tensor([inputs.class_names.index(name) for name in arrays.class_names])
     report = _uncounted(int((~known).sum()), len(arrays.x) if has_test else 0)
     try:
-        return inputs.rows(x[known]), order[y[known]], report
+        return Labelled(inputs.read_array(x[known]), order[y[known]], tuple(report))
     except DamagedImage as error:
         raise InvalidArgument("path", f"holds {inputs.noun}s that the model does not take: {error}") from error
 
 
-def _labelled_images(path: Path, inputs: Inputs) -> tuple[Tensor, Tensor, list[str]]:
+def _labelled_images(path: Path, inputs: Inputs) -> Labelled:
     """Decode the labelled images of a folder or CSV list, and no others."""
     if inputs.image_shape is None:
-        raise InvalidArgument("path", f"must be an .npz file of points with {inputs.shape[0]} numbers, not {path}")
+        raise InvalidArgument("path", f"must be an .npz file of vectors with {inputs.shape[0]} numbers")
     images = list_images(path, one_class=True)
-    _check_classes(images.class_names(), inputs, path)
+    _check_classes(images.class_names(), inputs)
     has_test = any(test and label is not None for test, label in zip(images.in_test, images.labels, strict=True))
     split = [row for row, test in enumerate(images.in_test) if test or not has_test]
     labels = {row: label for row in split if (label := images.labels[row]) is not None}
+    if not labels:
+        raise InvalidArgument("path", "holds no image with a label: put each into a folder of its class")
     channels, *size = inputs.image_shape
     preprocessing = Preprocessing((size[0], size[1]), channels, inputs.background)
     decoded = decode_all([images.files[row] for row in labels], preprocessing)
+    if not len(decoded.images):
+        raise InvalidArgument("path", _none_decoded(path, decoded.skipped))
     y = torch.tensor([inputs.class_names.index(label) for label in labels.values()], dtype=torch.int64)[decoded.rows]
     report = _uncounted(len(split) - len(labels), len(images.files) - len(split))
     if decoded.skipped:
-        report.append(_skipped_text(decoded.skipped))
+        report.append(_skipped_text(decoded.skipped, path))
     if converted := conversions(census([images.files[row] for row in labels]).headers, size, channels):
         report.append(converted)
-    return inputs.embedded(inputs.from_256_levels(decoded.images)), y, report
+    return Labelled(inputs.from_256_levels(decoded.images), y, tuple(report))
 
 
-def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:
+def _check_classes(present: Iterable[str], inputs: Inputs) -> None:
     """Refuse classes that the model does not know (InvalidArgument)."""
     if other := [name for name in present if name not in inputs.class_names]:
         names = ", ".join(inputs.class_names[:10]) + (", ..." if inputs.num_classes > 10 else "")
@@ -210,7 +207,8 @@ def _check_classes(present: Iterable[str], inputs: Inputs, path: Path) -> None:
                 "encoding of accents alone: give it that name",
             )
         listed = ", ".join(map(repr, other[:_SHOWN])) + (", ..." if len(other) > _SHOWN else "")
-        raise InvalidArgument("path", f"has the class {listed}, and the model knows {names} alone: {path}")
+        classes = "class" if len(other) == 1 else "classes"
+        raise InvalidArgument("path", f"has the {classes} {listed}, and the model knows {names} alone")
 
 
 def _uncounted(unlabelled: int, in_train: int) -> list[str]:
@@ -253,24 +251,23 @@ def _rows(listed: ImageFiles, in_test: bool) -> list[int]:
     ]
 
 
-def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded]) -> list[str]:
+def _skipped_lines(listed: ImageFiles, decoded: Iterable[Decoded], root: Path) -> list[str]:
     skipped = [*listed.skipped]
     for part in decoded:
         skipped += part.skipped
     unscored = sum(test and label is None for label, test in zip(listed.labels, listed.in_test, strict=True))
     of_test = "test image without a label does not count", "test images without a label do not count"
     lines = [counted(unscored, *of_test)] if unscored else []
-    return [*lines, _skipped_text(skipped)] if skipped else lines
+    return [*lines, _skipped_text(skipped, root)] if skipped else lines
 
 
 def _none_decoded(root: Path, skipped: Sequence[tuple[Path, str]]) -> str:
-    return f"holds no image that can be decoded: {_skipped_text(skipped)}, in {root}"
+    return f"holds no image that can be decoded: {_skipped_text(skipped, root)}, in {root}"
 
 
-def _skipped_text(skipped: Sequence[tuple[Path, str]]) -> str:
-    examples = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:_SHOWN])
-    more = f"; and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
-    return f"skipped {counted(len(skipped), 'file')} ({examples}{more})"
+def _skipped_text(skipped: Sequence[tuple[Path, str]], root: Path) -> str:
+    names = [(name_in(folder_of(root), path), reason) for path, reason in skipped]
+    return f"skipped {counted(len(skipped), 'file')} ({skipped_text(names)})"
 
 
 def _shape_line(headers: Mapping[Header, int], preprocessing: Preprocessing) -> str:

@@ -146,6 +146,23 @@ class Inputs:
             return Inputs(self.backbone.shape, 256, self.class_names, self.background).read(array)
         return self._points(array) if self.levels is None else self._grey_levels(array)
 
+    def read_array(self, x: Tensor) -> Tensor:
+        """Return the rows of an array file, vectors [N, D] or images [N, C, H, W], as :meth:`read` does.
+
+        Raises:
+            InvalidArgument: The model does not take these rows.
+
+        Example:
+            >>> Inputs((1, 8, 8), 256, ("cat", "dog")).read_array(torch.zeros(5, 3))
+            Traceback (most recent call last):
+            scnf.errors.InvalidArgument: x must hold images, as the model takes, not vectors of 3 numbers
+        """
+        if x.dim() == 2 and self.levels is not None:  # which `read` would take for one image
+            raise InvalidArgument("x", f"must hold images, as the model takes, not vectors of {x.shape[1]} numbers")
+        if x.dim() != 2 and self.image_shape is None:
+            raise InvalidArgument("x", f"must hold vectors of {self.shape[0]} numbers, as the model takes, not images")
+        return self.read(x)
+
     def embedded(self, rows: Tensor) -> Tensor:
         """Return the embeddings of images that :meth:`read` returned, or other rows unchanged."""
         return rows if self.backbone is None or rows.dim() == 2 else self.backbone.embed(rows)

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from scnf.data.class_names import check_class_names, comparable, natural_key
 from scnf.data.tables import read_table
 from scnf.errors import InvalidArgument
+from scnf.files import name_in
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif")
 """Suffixes of image files, in lower case."""
@@ -168,7 +169,7 @@ def _read_splits(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
     if stray:
         raise InvalidArgument(
             "root",
-            f"holds images beside {_listed(splits, '/')}, such as {_relative(stray[0], root)}: move them into one of "
+            f"holds images beside {_listed(splits, '/')}, such as {name_in(root, stray[0])}: move them into one of "
             "these folders or into unlabelled/",
         )
     entries = {path: _Entry(None, False) for path in rest}
@@ -292,7 +293,7 @@ def _join_table(table: Path, images: list[Path], tops: dict[Path, str], in_test:
             problem = f"the label {label!r}" if label else "no line"
             raise InvalidArgument(
                 "root",
-                f"has two labels for {_relative(path, table.parent)}: it lies in {top}/ and has {problem} in {table}. "
+                f"has two labels for {name_in(table.parent, path)}: it lies in {top}/ and has {problem} in {table}. "
                 "Give it the label of its folder or an empty label in labels.csv, or move it",
             )
     return {**{path: _Entry(None, bool(in_test)) for path in images}, **lines}
@@ -314,14 +315,14 @@ def _read_table(table: Path) -> _Entries:
                 "root",
                 f"lists {file} twice and differently, in lines {other.line} and {line} of {table}: keep one of them",
             )
-    absent = [_relative(path, table.parent) for path in entries if not os.path.isfile(path)]
+    absent = [name_in(table.parent, path) for path in entries if not os.path.isfile(path)]
     if absent:
         raise InvalidArgument(
             "root",
             f"lists files that do not exist ({len(absent)}): {_listed(absent)}. Paths in {table} are relative to "
             "its folder",
         )
-    others = [_relative(path, table.parent) for path in entries if not _IMAGE.fullmatch(path.name)]
+    others = [name_in(table.parent, path) for path in entries if not _IMAGE.fullmatch(path.name)]
     if others:
         raise InvalidArgument("root", f"lists files that are no images ({len(others)}) in {table}: {_listed(others)}")
     return entries
@@ -329,10 +330,6 @@ def _read_table(table: Path) -> _Entries:
 
 def _path_key(path: Path) -> tuple[list[object], str]:
     return natural_key(path.as_posix())
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def _table_in(folder: Path, skipped: _Skipped) -> Path | None:
@@ -349,7 +346,7 @@ def _listed(names: Collection[str], end: str = "") -> str:
 def _no_images(root: Path, skipped: _Skipped) -> str:
     """Return the problem of a folder without images: what it holds instead."""
     skipped.sort(key=lambda item: _path_key(item[0]))
-    content = [f"{_relative(path, root)} ({reason})" for path, reason in skipped]
+    content = [f"{name_in(root, path)} ({reason})" for path, reason in skipped]
     archives = [path.name for path, _ in skipped if path.suffix.lower() in _ARCHIVES]
     hint = f". Unzip {archives[0]} first" if archives else ""
     return f"holds no images ({_SUFFIXES}): {root} holds {_listed(content) or 'no files'}{hint}"

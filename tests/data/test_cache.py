@@ -471,10 +471,7 @@ def test_census_counts_modes_and_sizes(tmp_path: Path) -> None:
         Header("RGBA", (200, 300), True): 2,
     }
     assert result.skipped == [(tmp_path / "absent.png", "it does not exist")]
-    assert result.text() == (
-        "20 RGB images of 32x32, 8 greyscale of 32x32, 2 RGBA of 200x300 (height x width)\n"
-        f"1 cannot be decoded: {tmp_path / 'absent.png'}: it does not exist"
-    )
+    assert result.text() == ("20 RGB images of 32x32, 8 greyscale of 32x32, 2 RGBA of 200x300 (height x width)")
 
 
 @pytest.mark.parametrize(

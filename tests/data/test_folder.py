@@ -72,7 +72,7 @@ def test_folder_of_one_thing_of_each_kind_is_reported_in_the_singular(photos: Pa
     report = "\n".join(load_folder(photos).report)
     for line in (
         "1 test image without a label does not count",
-        "skipped 1 file (note.txt: no image)",
+        "skipped 1 file (train/note.txt: no image)",
         "; 1 image is resized, and cropped to the centre",
         "2 labels (cat 1, dog 1), 1 image without a label, 2 test images",
     ):
