@@ -29,7 +29,7 @@ from scnf.runs import Run
 from scnf.settings import OTHER_WEIGHTS, Settings, check_model, not_finite_errors, section_errors, setting_errors
 from scnf.settings.schema import DEFAULT_RECIPE
 from scnf.settings_data import load_data, resolve
-from scnf.threads import Threads, one_thread
+from scnf.threads import RANDOM, Threads, one_thread
 from scnf.training.checkpoint import load_file
 from scnf.training.metrics import NOISE_DRAWS, Evaluation, check_metrics, evaluate_rows, noisy_batches
 from scnf.weights import Weights, find_weights
@@ -387,7 +387,8 @@ def read_inputs(weights: Weights) -> Inputs:
 def empty_model(recipe: Recipe, inputs: Inputs) -> JointModel:
     """Build a model whose weights, including the probabilities of its class prior, are still to be loaded."""
     prior = ClassPrior(inputs.num_classes, learned=recipe.prior == "learned")
-    model: JointModel = build(recipe, inputs.shape, inputs.num_classes, prior, inputs.levels)
+    with RANDOM, torch.random.fork_rng([]):
+        model: JointModel = build(recipe, inputs.shape, inputs.num_classes, prior, inputs.levels)
     return model
 
 

@@ -16,6 +16,7 @@ from scnf.errors import InvalidArgument
 from scnf.files import atomic_write
 from scnf.models.variational import VariationalModel
 from scnf.trained import TrainedModel, model_inputs
+from scnf.transforms import FixedLinear, InvertibleLinear
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -42,7 +43,7 @@ class Probabilities(nn.Module):
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         model = copy.deepcopy(trained.model).cpu().eval().requires_grad_(False)
-        self.model = model.to(memory_format=torch.contiguous_format)
+        self.model = _with_fixed_matrices(model.to(memory_format=torch.contiguous_format))
         self.levels, self.is_binary = trained.inputs.levels, trained.model.likelihood_of == "binary"
         self.temperature = 1.0 if trained.calibration is None else trained.calibration.temperature
         self.register_buffer("noise", trained.noise.detach().cpu().clone())
@@ -67,6 +68,15 @@ class Probabilities(nn.Module):
             log_posterior = torch.log_softmax(log_posterior / self.temperature, dim=1)
         posterior: Tensor = log_posterior.exp().float()
         return posterior
+
+
+def _with_fixed_matrices(model: nn.Module) -> Any:
+    """Put constants in the place of all matrices of a model, whose inverse and determinant ONNX cannot compute."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, InvertibleLinear):
+                setattr(module, name, FixedLinear(child))
+    return model
 
 
 def export_program(trained: TrainedModel) -> "ExportedProgram":
@@ -172,19 +182,18 @@ def has_onnx() -> bool:
 def save_onnx(trained: TrainedModel, path: Path) -> None:
     """Write p(y | x) of a trained model as an ONNX model, with :func:`metadata` under the key "inputs.json".
 
-    ONNX has neither erfinv nor slogdet. The first is computed by the polynomials of Giles ("Approximating the erfinv
-    function", GPU Computing Gems 2, 2011), whose relative error is below 4e-7, and the second by the determinant.
+    ONNX lacks some operators of PyTorch, which are computed by others; erfinv by the polynomials of Giles
+    ("Approximating the erfinv function", GPU Computing Gems 2, 2011), whose relative error is below 4e-7.
 
     Raises:
         InvalidArgument: The model cannot be exported, or ONNX lacks an operator of the model.
         FileError: The file cannot be written.
     """
-    aten: Any = torch.ops.aten
     program = export_program(trained)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch.onnx about itself
-            program = program.run_decompositions({aten.erfinv.default: _erfinv, aten.linalg_slogdet.default: _slogdet})
+            program = program.run_decompositions(_missing_in_onnx())
             onnx: Any = torch.onnx.export(
                 program, input_names=["images"], output_names=["probabilities"], dynamo=True, verbose=False
             )
@@ -193,6 +202,16 @@ def save_onnx(trained: TrainedModel, path: Path) -> None:
     onnx.model.metadata_props[METADATA] = json.dumps(metadata(trained), ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(onnx.model_proto.SerializeToString())
+
+
+def _missing_in_onnx() -> dict[Any, Any]:
+    """Return functions for the operators that ONNX lacks."""
+    aten: Any = torch.ops.aten
+    return {
+        aten.erfinv.default: _erfinv,
+        aten.searchsorted.Tensor: _searchsorted,
+        aten.adaptive_max_pool2d.default: _adaptive_max_pool2d,
+    }
 
 
 _CENTRAL = (
@@ -217,10 +236,25 @@ def _erfinv(x: Tensor) -> Tensor:
     return result * x
 
 
-def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sign and log |det| of a matrix."""
-    det = torch.linalg.det(matrix)
-    return det.sign(), det.abs().log()
+def _searchsorted(table: Tensor, values: Tensor, out_int32: bool = False, right: bool = False, **_: Any) -> Tensor:
+    """Return how many entries of an ascending table [K] are below each value, or with `right` at most that value."""
+    entries = table.shape[0]
+    number = torch.zeros_like(values, dtype=torch.long)
+    for bit in reversed(range(entries.bit_length())):
+        larger = number + (1 << bit)
+        entry = table[larger.clamp(max=entries) - 1]
+        fits = (entry <= values) if right else (entry < values)
+        number = torch.where((larger <= entries) & fits, larger, number)
+    return number.int() if out_int32 else number
+
+
+def _adaptive_max_pool2d(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the maxima [N, C, *size] of a grid of windows, and zeros for their places, which no model reads."""
+    for axis, number in zip((-2, -1), size, strict=True):
+        length = x.shape[axis]
+        starts = [(i * length // number, -(-(i + 1) * length // number)) for i in range(number)]
+        x = torch.stack([x.narrow(axis, low, high - low).amax(axis) for low, high in starts], axis)
+    return x, torch.zeros_like(x, dtype=torch.long)
 
 
 def _first_line(error: BaseException) -> str:

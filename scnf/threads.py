@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ _RELATIVE_TIME, _SLOWDOWN = 0.95, 3.0
 """Relative time that fewer threads must stay below, and the slowdown of steps that starts another trial."""
 _RETRY_STEPS = 100
 """Steps with fewer threads before another trial; the number doubles with each trial."""
+
+
+RANDOM = RLock()
+"""The lock of torch's generators and of its number of threads, which all threads of a process share."""
 
 
 class Threads:

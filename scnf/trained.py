@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from scnf.errors import InvalidArgument, UserError
 from scnf.experiment import load_model
 from scnf.files import read_text
 from scnf.models.base import JointModel
+from scnf.threads import RANDOM
 from scnf.training.metrics import NOISE_DRAWS
 from scnf.weights import Weights, find_weights
 
@@ -30,8 +30,6 @@ CALIBRATION = "calibration.json"
 """File in a run, or beside weights, with the calibration of the weights and their checksum."""
 UNUSUAL = "unusual.json"
 """File in a run, or beside weights, with the statistics of usual images and the checksum of the weights."""
-_LOCK = threading.Lock()
-"""The lock of torch's generator, which all threads share."""
 
 
 class TrainedModel:
@@ -215,11 +213,13 @@ class TrainedModel:
             Images [num, C, H, W] in [0, 1] or points [num, D], float32.
 
         Raises:
-            InvalidArgument: There is no such class, or the model draws no images.
+            InvalidArgument: There is no such class, the model draws no images, or `num` is no number of images.
         """
         if not self.has_density:
             raise InvalidArgument("model", "must know p(x) to draw images, and a plain classifier does not")
-        y = torch.full((num,), self.inputs.label_of(label), device=self._device)
+        if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
+            raise InvalidArgument("num", f"must be a whole number of 1 or more, not {num!r}")
+        y = torch.full((int(num),), self.inputs.label_of(label), device=self._device)
         with self._seeded(seed, True):
             x = self.model.sample(y).float().cpu()
         return (x.clamp(0, 1) if self.inputs.levels is not None else x).numpy()
@@ -271,7 +271,7 @@ class TrainedModel:
                 yield
             return
         devices = [self._device] if self._device.type == "cuda" else []
-        with _LOCK, torch.no_grad(), torch.random.fork_rng(devices):
+        with RANDOM, torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             yield
 

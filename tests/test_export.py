@@ -166,7 +166,7 @@ def test_export_command_names_the_packages_that_onnx_needs(scnf: Callable[..., A
     assert outcome.code == 2 and "pip install 'scnf[onnx]'" in outcome.err
 
 
-@pytest.mark.parametrize("name", ["flow", "classifier", "binary"])
+@pytest.mark.parametrize("name", ["flow", "hybrid", "reader", "classifier", "binary"])
 def test_onnx_model_gives_the_probabilities_of_the_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -1,7 +1,9 @@
 """Training on arrays in memory: the run, its model, resume, and what is refused."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,28 @@ def test_fit_gives_the_weights_of_the_command(scnf: Callable[..., Any], tmp_path
     command = package.load("last", tmp_path / "other")
     for name, value in result.model.model.state_dict().items():
         assert torch.equal(command.model.state_dict()[name], value), name
+
+
+def test_fit_beside_other_threads_is_the_same(tmp_path: Path) -> None:
+    model, done = package.load("scnf-digits"), Event()
+    drawn = model.sample("3", 2)
+
+    def draw() -> bool:
+        while not done.is_set():
+            package.load("scnf-digits")
+            if not np.array_equal(model.sample("3", 2), drawn):
+                return False
+        return True
+
+    alone = fit(tmp_path).model.model.state_dict()
+    with ThreadPoolExecutor(4) as pool:
+        draws = [pool.submit(draw) for _ in range(2)]
+        results = list(pool.map(lambda _: fit(tmp_path), range(2)))
+        done.set()
+    assert all(each.result() for each in draws)
+    for result in results:
+        for name, value in result.model.model.state_dict().items():
+            assert torch.equal(alone[name], value), name
 
 
 def test_fit_leaves_generator_threads_and_output_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

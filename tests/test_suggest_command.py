@@ -207,7 +207,7 @@ def test_suggest_command_leaves_test_images_and_damaged_files_out(
         ("suggest last nowhere", "nowhere does not exist"),
         ("suggest last photos --num 0", "--num: it must be a whole number"),
         ("suggest last photos --by chance", "--by: invalid choice"),
-        ("suggest last photos --out a.jpg", "the picture is written as PNG: name the file a.png"),
+        ("suggest last photos --out a.npz", "--out: pictures are written as PNG: name the file a.png"),
         ("suggest last photos --labels photos/labels.csv", "would take the place of the labels of the folder photos"),
         ("suggest last done.csv", "all images of done.csv have a label: there is nothing to suggest"),
         ("suggest last photos/unlabelled --check", "holds no image with a label that the model knows"),

@@ -34,7 +34,7 @@ def evaluate(words: Sequence[str]) -> int:
         "--classes", action="store_true", help="print scores of each class, and draw the confusion matrix"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object with all numbers")
-    parser.add_argument("--out", type=options.path, help=f"picture of the confusion matrix ({_PICTURE} in the run)")
+    parser.add_argument("--out", type=options.picture, help=f"picture of the confusion matrix ({_PICTURE} in the run)")
     arguments, rest = parser.parse_known_args(words)
     files = None
     if rest and not rest[0].startswith("-"):  # an optional positional argument would take the value of a setting

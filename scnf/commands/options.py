@@ -98,6 +98,15 @@ def path(text: str) -> Path:
     return Path(expand(text))
 
 
+def picture(text: str) -> Path:
+    """Convert the text of an option to the path of a picture, which is written as PNG."""
+    result = path(text)
+    if result.suffix.lower() not in ("", ".png"):
+        name = result.with_suffix(".png").name
+        raise argparse.ArgumentTypeError(f"pictures are written as PNG: name the file {name}")
+    return result
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """Return a function that converts the text of an option to a whole number in a range."""
 

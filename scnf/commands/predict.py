@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,8 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument("--calibration", type=options.path, metavar="PATH", help="calibration.json or its directory")
     class_mix.add_options(parser)
     arguments = parser.parse_args(words)
+    if arguments.out.exists() and arguments.path.exists() and arguments.out.samefile(arguments.path):
+        raise UserError(f"predictions would replace the list of images {arguments.path}: name another file with --out")
     if arguments.out.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"predictions are written as .csv or .jsonl: name the file {arguments.out.with_suffix('.csv')}")
 
@@ -46,7 +47,7 @@ def predict(words: Sequence[str]) -> int:
     if model.calibration is not None and not sets_hold:
         print("note: prediction sets hold for the mix of classes of training, and are left out", file=sys.stderr)
     with atomic_write(arguments.out) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True, errors="backslashreplace")
         table = _Table(text, model, arguments.out.suffix.lower() == ".jsonl", sets_hold)
         for prediction in predictions:
             counts[table.write(*prediction)] += 1
@@ -120,6 +121,7 @@ def _batches(
     """Return the number of images, and an iterator over (names, rows) of batches."""
     from scnf.data.arrays import load_rows
     from scnf.data.decode import Header
+    from scnf.data.labelling import folder_of
     from scnf.data.listing import image_files
 
     try:
@@ -133,11 +135,13 @@ def _batches(
             return len(x), (
                 ([str(start + i) for i in range(len(part))], _rows(model, path, part)) for start, part in parts
             )
-        files = image_files(path)
+        files, unreadable = image_files(path)
     except InvalidArgument as error:
         raise UserError(f"{path} {error.problem}") from error
     if model.inputs.image_shape is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
+    folder = folder_of(path)
+    skipped += [(name_in(folder, place), reason) for place, reason in unreadable]
     return len(files), _decoded(model, path, files, skipped, headers)
 
 
@@ -165,8 +169,9 @@ def _decoded(
     import torch
 
     from scnf.data.decode import DamagedImage, image_header
+    from scnf.data.labelling import folder_of
 
-    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    folder = folder_of(path)
     for start in range(0, len(files), model.batch_size):
         names, rows = [], []
         for file in files[start : start + model.batch_size]:

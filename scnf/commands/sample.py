@@ -6,20 +6,15 @@ from pathlib import Path
 from scnf.commands import options
 from scnf.errors import InvalidArgument, UserError
 
-NOT_WRITTEN = (".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Suffixes of file formats other than PNG, which the command refuses."""
-
 
 def sample(words: Sequence[str]) -> int:
     """Draw samples from trained weights, and write them to a PNG file."""
     parser = options.weights_parser("sample", "Draw samples from a run, or from a directory or file of weights.")
     parser.add_argument("--label", help="class to draw, by name or number; by default all classes with one row each")
     parser.add_argument("--num", type=options.whole(1, 10_000), help="samples of a class (64 of one, or 10 of each)")
-    parser.add_argument("--out", type=options.path, default=Path("samples.png"), help="PNG file (samples.png)")
+    parser.add_argument("--out", type=options.picture, default=Path("samples.png"), help="PNG file (samples.png)")
     parser.add_argument("--sample-seed", type=options.whole(0, 2**63 - 1), default=0, help="seed of the samples (0)")
     arguments, overrides = parser.parse_known_args(words)
-    if arguments.out.suffix.lower() in NOT_WRITTEN:
-        raise UserError(f"samples are written as PNG: name the file {arguments.out.with_suffix('.png').name}")
 
     import torch
 

@@ -4,12 +4,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scnf.commands import options
-from scnf.commands.sample import NOT_WRITTEN
 from scnf.errors import InvalidArgument, UserError
 from scnf.files import name_in
 from scnf.words import counted, skipped_text
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scnf.trained import TrainedModel
 
 _COLUMNS = 10  # of a picture
+_LABELS = Path("labels.csv")
 _WIDTH = 60  # characters of a file name in a table
 
 
@@ -31,18 +32,17 @@ def suggest(words: Sequence[str]) -> int:
     parser.add_argument("--num", type=options.whole(1, 10_000), help="number of images (20, or 60 with --check)")
     parser.add_argument("--by", choices=["entropy", "margin", "diverse"], default="diverse", help="criterion (diverse)")
     parser.add_argument("--check", action="store_true", help="list labelled images whose label the model doubts")
-    parser.add_argument("--labels", type=options.path, default=Path("labels.csv"), help="CSV file to fill in")
-    parser.add_argument("--out", type=options.path, help="picture (suggestions.png, or doubts.png with --check)")
+    parser.add_argument("--labels", type=options.path, help="CSV file to fill in (labels.csv)")
+    parser.add_argument("--out", type=options.picture, help="picture (suggestions.png, or doubts.png with --check)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the model (auto)")
     arguments = parser.parse_args(words)
     picture = arguments.out or Path("doubts.png" if arguments.check else "suggestions.png")
-    if picture.suffix.lower() in NOT_WRITTEN:
-        raise UserError(f"the picture is written as PNG: name the file {picture.with_suffix('.png').name}")
 
     from scnf.trained import load
 
     model = load(arguments.weights, arguments.logs, arguments.device)
     images = _images(model, arguments.path, arguments.labels)
+    arguments.labels = arguments.labels or _LABELS
     if arguments.check:
         return _check(model, images, arguments.num or 60, picture)
     _refuse_inside(arguments.labels, arguments.path)
@@ -77,8 +77,8 @@ class _Images:
         return folder_of(self.root) / name
 
 
-def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
-    """List the images of a folder, list or array file, with its labels and those of a table."""
+def _images(model: "TrainedModel", root: Path, table: Path | None) -> _Images:
+    """List the images of a folder, list or array file, with its labels and those of a table, by default labels.csv."""
     from scnf.data.labelling import folder_of, with_labels
     from scnf.data.listing import list_images
 
@@ -90,14 +90,15 @@ def _images(model: "TrainedModel", root: Path, table: Path) -> _Images:
         raise UserError(f"{root} {error.problem}") from error
     if model.inputs.image_shape is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
-    if table.exists():
+    if (table or _LABELS).exists():
         try:
-            listed = with_labels(listed, root, table)
+            listed = with_labels(listed, root, table or _LABELS, others=table is None)
         except InvalidArgument as error:
             raise UserError(f"--labels {error.problem}") from error
     folder, files = folder_of(root), listed.files
     names = [name_in(folder, file) for file in files]
-    return _Images(root, names, listed.labels, listed.in_test, lambda row: model.inputs.read(files[row]))
+    skipped = [(name_in(folder, place), reason) for place, reason in listed.unreadable]
+    return _Images(root, names, listed.labels, listed.in_test, lambda row: model.inputs.read(files[row]), skipped)
 
 
 def _rows_of_arrays(model: "TrainedModel", path: Path) -> _Images:
@@ -161,6 +162,9 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
 
     noun = model.inputs.noun
     candidates = [row for row, label in enumerate(images.labels) if label is None and not images.in_test[row]]
+    for row in [row for row in candidates if not _is_utf8(images.names[row])]:  # which labels.csv cannot name
+        candidates.remove(row)
+        images.skipped.append((images.names[row], "its name is not UTF-8"))
     if not candidates:
         raise UserError(f"all {noun}s of {images.root} have a label: there is nothing to suggest")
     rows, posteriors, features = _answers(model, images, candidates)
@@ -183,6 +187,13 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
     captions = [f"{guess} {p:.2f}" for guess, p in zip(guesses, confidence, strict=True)]
     _draw(model, images, [rows[row] for row in chosen], captions, picture)
     return names
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check(model: "TrainedModel", images: _Images, num: int, picture: Path) -> int:
@@ -228,13 +239,17 @@ def _draw(model: "TrainedModel", images: _Images, rows: Sequence[int], captions:
     import torch
 
     from scnf.analysis import plots
+    from scnf.data.decode import DamagedImage
 
-    shown = rows[: plots.CAPTIONED]
-    pixels = torch.cat([images.read(row) for row in shown])
-    if pixels.dim() == 2:
+    pixels, texts = [], []
+    for row, caption in zip(rows[: plots.CAPTIONED], captions, strict=False):
+        with suppress(DamagedImage):  # it has vanished
+            pixels.append(images.read(row))
+            texts.append(caption)
+    if not pixels or pixels[0].dim() == 2:
         return
-    pixels = pixels.float() / ((model.inputs.levels or 256) - 1)
-    plots.captioned_grid(pixels, captions[: len(shown)], picture, _COLUMNS)
+    shades = torch.cat(pixels).float() / ((model.inputs.levels or 256) - 1)
+    plots.captioned_grid(shades, texts, picture, _COLUMNS)
     print(picture)
 
 

@@ -58,6 +58,8 @@ def load_folder(root: Path, reading: Reading | None = None) -> Dataset:
         listed = with_labels(in_folder, root, reading.labels)
     advice = "put the images of each class into a folder of its name, or list files and labels in labels.csv"
     names = _class_names(listed.class_names(), reading.classes, root, advice)
+    if reading.strict and listed.unreadable:
+        raise InvalidArgument("strict", f"is set, and {_skipped_text(listed.unreadable, root)}")
     headers = census(listed.files)
     preprocessing = resolve(headers.headers, reading.preprocessing, reading.max_side) if headers.headers else None
     if preprocessing is None or preprocessing.size is None or preprocessing.channels is None:
@@ -189,8 +191,8 @@ def _labelled_images(path: Path, inputs: Inputs) -> Labelled:
         raise InvalidArgument("path", _none_decoded(path, decoded.skipped))
     y = torch.tensor([inputs.class_names.index(label) for label in labels.values()], dtype=torch.int64)[decoded.rows]
     report = _uncounted(len(split) - len(labels), len(images.files) - len(split))
-    if decoded.skipped:
-        report.append(_skipped_text(decoded.skipped, path))
+    if skipped := images.unreadable + decoded.skipped:
+        report.append(_skipped_text(skipped, path))
     if converted := conversions(census([images.files[row] for row in labels]).headers, size, channels):
         report.append(converted)
     return Labelled(inputs.from_256_levels(decoded.images), y, tuple(report))

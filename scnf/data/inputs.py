@@ -17,6 +17,7 @@ from scnf.errors import InvalidArgument
 from scnf.words import counted
 
 _CHANNELS = (1, 3, 4)
+_FILES = (str, Path, Image.Image)
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,15 @@ class Inputs:
         Raises:
             InvalidArgument, DamagedImage: As :meth:`rows`.
         """
+        if isinstance(images, np.ndarray) and images.ndim and images.dtype.kind in "UO":  # of paths or arrays
+            images = images.tolist()
         if isinstance(images, str | Path | Image.Image):
             images = [images]
-        if isinstance(images, Sequence) and images and isinstance(images[0], str | Path | Image.Image):
+        if isinstance(images, Sequence) and images and all(isinstance(each, _FILES) for each in images):
             return self._decoded(images)
-        if isinstance(images, Sequence) and images and hasattr(images[0], "shape"):
+        if isinstance(images, Sequence) and any(isinstance(each, _FILES) or hasattr(each, "shape") for each in images):
             return torch.cat([self.read(each) for each in images])
-        array = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images.detach().cpu())
+        array = numbers(images, "images")
         if self.backbone is not None and array.dim() > 2:
             return Inputs(self.backbone.shape, 256, self.class_names, self.background).read(array)
         return self._points(array) if self.levels is None else self._grey_levels(array)
@@ -185,7 +188,7 @@ class Inputs:
 
     def _points(self, array: Tensor) -> Tensor:
         points = array[None] if array.dim() == 1 else array
-        if points.dim() != 2 or points.shape[1:] != self.shape or points.is_complex() or not len(points):
+        if points.dim() != 2 or points.shape[1:] != self.shape or points.dtype == torch.bool or not len(points):
             kinds = f"points [N, {self.shape[0]}]" + ("" if self.backbone is None else " or images [N, C, H, W]")
             raise InvalidArgument("images", f"must be {kinds}, not of shape {list(array.shape)}")
         if not bool((points.abs() <= LARGEST).all()):  # NaN is not
@@ -197,7 +200,7 @@ class Inputs:
         images = self._channels_first(array)
         if not images.numel():
             raise InvalidArgument("images", f"must hold at least one image, not {list(array.shape)}")
-        if images.dtype == torch.bool or images.is_complex():
+        if images.dtype == torch.bool:
             raise InvalidArgument("images", f"must hold whole grey levels or floats in [0, 1], not {images.dtype}")
         low, high = float(images.amin()), float(images.amax())
         limit = 1 if images.is_floating_point() else self.levels - 1
@@ -227,6 +230,35 @@ class Inputs:
         if array.dim() != 4 or array.shape[1] not in _CHANNELS:
             raise InvalidArgument("images", f"must be of shape [N, C, H, W] or [N, H, W, C], not {list(array.shape)}")
         return array
+
+
+def numbers(values: Any, argument: str) -> Tensor:
+    """Return an array, or nested lists of numbers, as a tensor on the CPU, with int64 for all large whole numbers.
+
+    Raises:
+        InvalidArgument: The values are no real numbers.
+
+    Example:
+        >>> numbers(np.array([[1, 2]], dtype=">u2")[:, ::-1], "x")
+        tensor([[2, 1]])
+    """
+    if isinstance(values, Tensor):
+        array = values.detach().cpu()
+        if array.is_complex():
+            raise InvalidArgument(argument, f"must hold real numbers, not {array.dtype}")
+        return array.long() if array.dtype in (torch.uint16, torch.uint32, torch.uint64) else array
+    try:
+        plain = np.asarray(values)
+    except ValueError as error:
+        raise InvalidArgument(argument, "must be arrays of one shape") from error
+    if plain.dtype.kind not in "buif":
+        raise InvalidArgument(argument, f"must be arrays of real numbers, files or Pillow images, not {values!r:.60}")
+    kind = plain.dtype.newbyteorder("=")
+    if kind.kind == "u" and kind.itemsize > 1:
+        kind = np.dtype(np.int64)
+    elif kind.itemsize > 8:
+        kind = np.dtype(np.float64)
+    return torch.from_numpy(np.require(plain, kind, ["C", "W"]))
 
 
 def numbered(num_classes: int) -> tuple[str, ...]:

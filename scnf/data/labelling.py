@@ -19,13 +19,15 @@ def folder_of(root: Path) -> Path:
     return root if root.is_dir() else root.parent
 
 
-def with_labels(images: ImageFiles, root: Path, table: Path) -> ImageFiles:
+def with_labels(images: ImageFiles, root: Path, table: Path, others: bool = False) -> ImageFiles:
     r"""Add the labels of a table to images, see :func:`table_labels`.
 
     Args:
         images: Images of the folder or CSV list.
         root: The folder or CSV list.
         table: CSV file with the columns file and label.
+        others: Whether the table may name files of other folders, which do not count, and whether all labels may be of
+            one class.
 
     Returns:
         The images with all labels. A label may name a class that no other image has.
@@ -47,7 +49,7 @@ def with_labels(images: ImageFiles, root: Path, table: Path) -> ImageFiles:
     """
     rows = {file: row for row, file in enumerate(images.files)}
     labels = list(images.labels)
-    for file, label in table_labels(images.files, root, table).items():
+    for file, label in table_labels(images.files, root, table, others).items():
         row = rows[file]
         if labels[row] not in (None, label):
             raise InvalidArgument(
@@ -58,13 +60,13 @@ def with_labels(images: ImageFiles, root: Path, table: Path) -> ImageFiles:
         labels[row] = label
     merged = replace(images, labels=labels, convention=f"{images.convention} and {table}")
     try:
-        check_class_names(merged.class_names())
+        check_class_names(merged.class_names(), others)
     except InvalidArgument as error:
         raise InvalidArgument("labels", f"and the folder together: {error.problem}") from error
     return merged
 
 
-def table_labels(files: Sequence[Path], root: Path, table: Path) -> dict[Path, str]:
+def table_labels(files: Sequence[Path], root: Path, table: Path, others: bool = False) -> dict[Path, str]:
     """Return the label of each image to which a table gives one.
 
     Names of files are relative to the folder of the images or to the folder of the table, or absolute. Lines without a
@@ -74,13 +76,20 @@ def table_labels(files: Sequence[Path], root: Path, table: Path) -> dict[Path, s
         files: Absolute paths of the images.
         root: The folder or CSV list of the images.
         table: CSV file with the columns file and label.
+        others: Whether the table may name other files, which do not count.
 
     Raises:
         InvalidArgument: The table cannot be read, names a file that is no image of these, or names an image twice with
             different labels; the argument is "labels".
     """
     known, labels, absent = set(files), dict[Path, str](), list[str]()
-    for line, name, label, _ in read_table(table, "labels").rows:
+    for line, name, label, split in read_table(table, "labels").rows:
+        if split:
+            raise InvalidArgument(
+                "labels",
+                f"puts {name} in the split {split!r} in line {line} of {table}, and adds labels of training images "
+                "alone: leave the column split empty",
+            )
         if not label.strip():
             continue
         paths = _places(name, root, table) & known
@@ -96,7 +105,7 @@ def table_labels(files: Sequence[Path], root: Path, table: Path) -> dict[Path, s
             raise InvalidArgument(
                 "labels", f"gives {name} the labels {labels[file]!r} and {label!r} in {table}: keep one of them"
             )
-    if absent:
+    if absent and not others:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise InvalidArgument(
             "labels",

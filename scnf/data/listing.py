@@ -41,6 +41,7 @@ _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 _VALIDATION_IS_DRAWN = "scnf draws validation rows from the training rows"
 _SHOWN = 3  # examples in a message
+_UNREADABLE = "cannot be read"
 
 _Skipped = list[tuple[Path, str]]
 
@@ -62,6 +63,11 @@ class ImageFiles:
     in_test: list[bool]
     skipped: list[tuple[Path, str]]
     convention: str
+
+    @property
+    def unreadable(self) -> list[tuple[Path, str]]:
+        """The folders that cannot be read, each with the reason."""
+        return _unreadable(self.skipped)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of all classes in natural order: "2" comes before "10"."""
@@ -117,18 +123,24 @@ def list_images(root: Path, one_class: bool = False) -> ImageFiles:
     return images
 
 
-def image_files(root: Path) -> list[Path]:
+def image_files(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """List the image files in a folder or a CSV list without their labels, or the one image file itself.
+
+    Returns:
+        The files, and the folders that cannot be read, each with the reason.
 
     Raises:
         InvalidArgument: there are no images.
     """
-    root = Path(os.path.abspath(root))
+    root, skipped = Path(os.path.abspath(root)), list[tuple[Path, str]]()
     if root.is_file() and _IMAGE.fullmatch(root.name):
-        return [root]
-    if not root.is_dir():
-        return sorted(_read_root(root, [])[0], key=_path_key)
-    return sorted(_images_below(root, [])[0], key=_path_key)
+        return [root], []
+    files = _images_below(root, skipped)[0] if root.is_dir() else _read_root(root, skipped)[0]
+    return sorted(files, key=_path_key), _unreadable(skipped)
+
+
+def _unreadable(skipped: _Skipped) -> _Skipped:
+    return [item for item in skipped if item[1].startswith(_UNREADABLE)]
 
 
 def _read_root(root: Path, skipped: _Skipped) -> tuple[_Entries, str]:
@@ -210,7 +222,7 @@ def _images_below(root: Path, skipped: _Skipped) -> tuple[list[Path], list[Path]
             with os.scandir(folder) as content:
                 children = list(content)
         except OSError as error:
-            skipped.append((folder, f"cannot be read: {error.strerror}"))
+            skipped.append((folder, f"{_UNREADABLE}: {error.strerror}"))
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above:

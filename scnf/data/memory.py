@@ -1,6 +1,6 @@
 """Turn images or vectors in memory, with labels of which some are missing, into a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scnf import UNLABELLED
 from scnf.data.class_names import check_class_names, confusable_names, natural_key
-from scnf.data.inputs import Inputs
+from scnf.data.inputs import Inputs, numbers
 from scnf.data.sources import Dataset
 from scnf.errors import InvalidArgument
 from scnf.words import counted
@@ -58,9 +58,11 @@ def labels_of(y: Any) -> tuple[Tensor, tuple[str, ...]]:
         >>> labels_of([7, -1, 3, 7])
         (tensor([ 1, -1,  0,  1]), ('3', '7'))
     """
-    if y is None or isinstance(y, str):
+    if isinstance(y, str) or not (hasattr(y, "tolist") or isinstance(y, Iterable)):
         raise InvalidArgument("y", "must hold a label for each row, or -1, None or '' for a row without one")
     values = y.tolist() if hasattr(y, "tolist") else list(y)
+    if not isinstance(values, list):
+        raise InvalidArgument("y", f"must hold a label for each row, not {values!r} alone")
     texts = [_text(value) for value in values]
     names = tuple(sorted({text for text in texts if text}, key=natural_key))
     try:
@@ -96,7 +98,7 @@ def rows_of(x: Any) -> Tensor:
     """
     if isinstance(x, Sequence) and x and hasattr(x[0], "shape"):
         x = np.stack([np.asarray(each) for each in x])
-    array = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x.detach().cpu())
+    array = numbers(x, "x")
     if array.dim() == 2:
         return Inputs((array.shape[1],), None, ("", "")).rows(array)
     channels = (1, 3)

@@ -112,8 +112,13 @@ def add_files(path: Path, files: Iterable[str]) -> int:
     end = "\r\n" if "\r\n" in table.text else "\n"
     text = io.StringIO(newline="")
     text.write(table.text + ("" if table.text.endswith(("\n", "\r")) else end))
-    writer = csv.writer(text, delimiter=table.delimiter, lineterminator=end)
-    writer.writerows([[file if name == "file" else "" for name in table.header] for file in new])
+    writers = [
+        csv.writer(text, delimiter=table.delimiter, lineterminator=end, quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    ]
+    for file in new:
+        needs_quotes = file != file.strip() or "\r" in file  # which QUOTE_MINIMAL does not see
+        writers[needs_quotes].writerow([file if name == "file" else "" for name in table.header])
     if new or not path.exists():
         mark = _BYTE_ORDER_MARK if path.exists() and read_bytes(path).startswith(_BYTE_ORDER_MARK.encode()) else ""
         write_bytes(path, (mark + text.getvalue()).encode())

@@ -17,6 +17,7 @@ from scnf.errors import InvalidArgument, UserError
 from scnf.estimators.labels import Array, copies_of, encode
 from scnf.estimators.state import pack, read, unpack, write
 from scnf.fitting.arrays import settings_for, train_in_memory
+from scnf.recipes import Recipe
 from scnf.streams import no_line, print_line
 from scnf.trained import TrainedModel
 
@@ -59,6 +60,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
     n_features_in_: int
     transduction_: Array
     model_: TrainedModel
+    _recipe: Recipe
 
     def __init__(
         self,
@@ -111,8 +113,14 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             raise ValueError(f"with warm_start the classes must stay {self.classes_.tolist()}, not {classes.tolist()}")
         dataset = _dataset(x, labels, copies, tuple(map(str, classes.tolist())))
         is_vectors, log = x.ndim == 2, print_line if self.verbose else no_line
+        recipe, options = self.recipe, self._options(is_vectors)
+        if is_warm and recipe == "auto":  # which may choose another one for more rows
+            recipe = self._recipe.name
+            options = {f"model.{name}": value for name, value in self._recipe.arguments().items()} | options
         try:
-            settings, _ = settings_for(dataset, self.recipe, self._options(is_vectors), self.steps)
+            settings, _ = settings_for(dataset, recipe, options, self.steps)
+            if is_warm and settings.model != self._recipe:
+                raise ValueError(f"with warm_start the model must stay {self._recipe}, not {settings.model}")
             model = train_in_memory(settings, dataset, self.model_.model.state_dict() if is_warm else None, log)
         except UserError as error:
             raise ValueError(str(error)) from error

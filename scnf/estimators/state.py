@@ -1,5 +1,6 @@
 """Turn the state of an estimator into arrays and JSON, and back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ def unpack(state: dict[str, Any]) -> dict[str, Any]:
         return state
     arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in packed["arguments"].items()}
     recipe, inputs = recipe_of(packed["recipe"]).from_arguments(**arguments), Inputs.from_json(packed["inputs"])
-    with torch.random.fork_rng([]):
-        model = empty_model(recipe, inputs)
+    model = empty_model(recipe, inputs)
     if inputs.levels is None:
         model.double()
     model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in packed["weights"].items()})
@@ -55,7 +55,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
     classes = state["classes_"]
     indices = np.searchsorted(classes, state["transduction_"])
     tensors["transduction"] = torch.from_numpy(indices)
-    parameters = {name: state[name] for name in _PARAMETERS}
+    parameters = {name: _plain(state[name]) for name in _PARAMETERS}
     if not isinstance(parameters["random_state"], int | np.integer | None):
         parameters["random_state"] = None
     about = {
@@ -63,10 +63,18 @@ def write(path: Path, state: dict[str, Any]) -> None:
         "parameters": parameters,
         "model": packed,
         "classes": classes.tolist(),
+        "class_type": classes.dtype.str,
         "n_features_in": state["n_features_in_"],
         "feature_names_in": state["feature_names_in_"].tolist() if "feature_names_in_" in state else None,
     }
     save_tensors(path, tensors, about)
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter without numbers of NumPy, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -76,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} holds no classifier that SemiSupervisedClassifier.save has written")
     try:
         weights = {n.removeprefix(_WEIGHTS): v.numpy() for n, v in tensors.items() if n.startswith(_WEIGHTS)}
-        classes = np.array(about["classes"])
+        classes = np.array(about["classes"], dtype=about.get("class_type"))
         state = {name: about["parameters"][name] for name in _PARAMETERS}
         state |= {
             "model_": {**about["model"], "weights": weights},

@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,10 @@ from scnf.settings import (
     setting_errors,
 )
 from scnf.streams import no_line, print_line
+from scnf.threads import RANDOM
 from scnf.trained import TrainedModel, read_usual
 from scnf.weights import Weights
 
-_LOCK = Lock()
-"""The lock of torch's generator, which a training seeds."""
 DATA = "data.npz"
 """File in a run with the arrays on which it was trained."""
 
@@ -70,7 +68,8 @@ def fit(
 
     Settings are chosen for the data. A run directory holds the weights, settings, metrics and pictures, and the data,
     so that `scnf train --resume` and `scnf evaluate` work. A signal ends the training after its step, and the run can
-    resume. torch's generator and its number of threads stay as they were.
+    resume. torch's generator and its number of threads stay as they were. Trainings and draws of samples in other
+    threads of the process wait.
 
     Args:
         x: Images [N, C, H, W], [N, H, W, C] or [N, H, W] of whole grey levels 0..255 or of floats in [0, 1], or vectors
@@ -171,7 +170,7 @@ def train_in_memory(
         UserError: The settings fit no model, or the training fails.
         KeyboardInterrupt: A signal ended the training.
     """
-    with _LOCK, torch_state(), TemporaryDirectory(prefix="scnf-") as folder:
+    with torch_state(), TemporaryDirectory(prefix="scnf-") as folder:
         experiment, subject, batches = components(settings, None, dataset, log)
         if initial is not None:
             experiment.model.load_state_dict(initial)
@@ -192,9 +191,9 @@ def model_of(training: Training) -> TrainedModel:
 
 @contextmanager
 def torch_state() -> Iterator[None]:
-    """Keep the state of torch's generators and its number of threads during a block."""
+    """Keep the state of torch's generators and its number of threads during a block, which other threads wait for."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    with RANDOM, torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
             yield
         finally:

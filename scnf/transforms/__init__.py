@@ -5,6 +5,7 @@ from scnf.transforms.composite import CompositeTransform
 from scnf.transforms.coupling import AffineCoupling, ChannelPartition, CheckerboardPartition, two_way_coupling
 from scnf.transforms.linear import (
     LINEAR,
+    FixedLinear,
     FullLinear,
     HouseholderLinear,
     InvertibleLinear,
@@ -26,6 +27,7 @@ __all__ = [
     "CheckerboardPartition",
     "CompositeTransform",
     "FactorOut",
+    "FixedLinear",
     "Flatten",
     "FullLinear",
     "GreyLevels",

@@ -51,6 +51,11 @@ class InvertibleLinear(Transform):
         """Return the scalar `log |det W|`."""
         raise NotImplementedError
 
+    def inverse_matrix(self) -> Tensor:
+        """Return the inverse of W [D, D]."""
+        inverse: Tensor = torch.linalg.inv(self.matrix())
+        return inverse
+
     def _logabsdet_per_row(self, inputs: Tensor) -> Tensor:
         return (math.prod(inputs.shape[2:]) * self.logabsdet()).expand(inputs.shape[0])
 
@@ -62,7 +67,7 @@ class InvertibleLinear(Transform):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise to data and return (outputs like `inputs`, logabsdet [N])."""
         with full_precision(inputs):
-            return mix_channels(inputs, torch.linalg.inv(self.matrix())), -self._logabsdet_per_row(inputs)
+            return mix_channels(inputs, self.inverse_matrix()), -self._logabsdet_per_row(inputs)
 
     def undo(self, outputs: Tensor, context: Tensor | None, grad_outputs: Tensor, grad_logabsdet: Tensor) -> UndoResult:
         """Return inputs and gradients from outputs, without another pass.
@@ -79,6 +84,41 @@ class InvertibleLinear(Transform):
             grad_weight = grad_columns @ columns.T + math.prod(outputs.shape[2:]) * grad_logabsdet.sum() * inverse.T
             grads = gradients([matrix], [grad_weight], self.parameters())
             return UndoResult(inputs, mix_channels(grad_outputs, weight.T), grads)
+
+
+class FixedLinear(InvertibleLinear):
+    """Mix channels as another transform does, whose matrix, inverse and log-determinant are computed once.
+
+    Args:
+        linear: Transform whose parameters change no more.
+
+    Example:
+        >>> x, linear = torch.randn(2, 3), FullLinear(3)
+        >>> torch.equal(FixedLinear(linear).inverse(x)[0], linear.inverse(x)[0])
+        True
+    """
+
+    fixed: Tensor
+    fixed_inverse: Tensor
+    fixed_logabsdet: Tensor
+
+    def __init__(self, linear: InvertibleLinear) -> None:
+        super().__init__(linear.size)
+        self.register_buffer("fixed", linear.matrix().detach().clone())
+        self.register_buffer("fixed_inverse", linear.inverse_matrix().detach().clone())
+        self.register_buffer("fixed_logabsdet", linear.logabsdet().detach().clone())
+
+    def matrix(self) -> Tensor:
+        """Return W [D, D]."""
+        return self.fixed
+
+    def inverse_matrix(self) -> Tensor:
+        """Return the inverse of W [D, D]."""
+        return self.fixed_inverse
+
+    def logabsdet(self) -> Tensor:
+        """Return the scalar `log |det W|`."""
+        return self.fixed_logabsdet
 
 
 class FullLinear(InvertibleLinear):
