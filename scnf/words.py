@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-_SHOWN = 3  # files that a message names
+_SHOWN = 10  # files that a message names
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -29,8 +29,8 @@ def skipped_text(skipped: Sequence[tuple[object, str]]) -> str:
     """Return the names of the first files that were skipped, each with the reason, and how many more there are.
 
     Example:
-        >>> skipped_text([("a.png", "it is truncated")] + 3 * [("b.png", "it is empty")])
-        'a.png: it is truncated; b.png: it is empty; b.png: it is empty; and 1 more'
+        >>> skipped_text([("a.png", "it is truncated"), ("b.png", "it is empty")])
+        'a.png: it is truncated; b.png: it is empty'
     """
     more = [f"and {len(skipped) - _SHOWN:,} more"] if len(skipped) > _SHOWN else []
     return "; ".join([f"{name}: {reason}" for name, reason in skipped[:_SHOWN]] + more)

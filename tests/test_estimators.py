@@ -240,3 +240,23 @@ def test_classifier_is_imported_when_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def test_warm_start_keeps_the_model_where_the_rows_grow() -> None:
+    x, visible, _ = blobs()
+    classifier = SemiSupervisedClassifier(steps=5, random_state=0, warm_start=True).fit(x, visible)
+    recipe = classifier._recipe
+    classifier.fit(np.tile(x, (6, 1)), np.tile(visible, 6))
+    assert classifier._recipe == recipe
+    classifier.set_params(settings={"model.steps": 3})
+    with pytest.raises(ValueError, match="with warm_start the model must stay"):
+        classifier.fit(x, visible)
+
+
+def test_saved_classifier_keeps_numbers_of_numpy_and_the_type_of_its_classes(tmp_path: Path) -> None:
+    x, visible, _ = blobs()
+    classifier = tiny(lr=np.float32(1e-2), steps=np.int64(5), settings={**SMALL, "train.weight_decay": np.float32(0.5)})
+    classifier.fit(x, visible.astype(np.int8)).save(tmp_path / "c.safetensors")
+    loaded = SemiSupervisedClassifier.load(tmp_path / "c.safetensors")
+    assert loaded.steps == 5 and loaded.settings["train.weight_decay"] == 0.5
+    assert loaded.classes_.dtype == np.int8 and loaded.transduction_.dtype == np.int8

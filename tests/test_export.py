@@ -17,7 +17,17 @@ from scnf.data.batches import dequantize
 from scnf.data.inputs import Inputs
 from scnf.data.sources import load
 from scnf.errors import InvalidArgument
-from scnf.export import METADATA, export_program, has_onnx, metadata, save_onnx, save_program
+from scnf.export import (
+    METADATA,
+    _adaptive_max_pool2d,
+    _erfinv,
+    _searchsorted,
+    export_program,
+    has_onnx,
+    metadata,
+    save_onnx,
+    save_program,
+)
 from scnf.native import library, operators
 from scnf.recipes import build
 from scnf.trained import TrainedModel
@@ -179,3 +189,21 @@ def test_onnx_model_gives_the_probabilities_of_the_model(name: str, tmp_path: Pa
         rows = rows_of(shape, number)
         (probabilities,) = session.run(None, {"images": rows})
         np.testing.assert_allclose(probabilities, model.predict_proba(rows), atol=1e-5)
+
+
+def test_operators_that_onnx_lacks_equal_those_of_torch() -> None:
+    table = torch.tensor([-1.0, 0.5, 0.5, 2.0, 7.0])
+    values = torch.tensor([[-2.0, -1.0, 0.0], [0.5, 3.0, 9.0]])
+    for right in (False, True):
+        expected = torch.searchsorted(table, values, right=right, out_int32=True)
+        assert torch.equal(_searchsorted(table, values, out_int32=True, right=right), expected)
+    for size in (1, 2, 4, 8):
+        table = torch.arange(float(size))
+        assert torch.equal(_searchsorted(table, table), torch.searchsorted(table, table))
+    images = torch.rand(2, 3, 7, 9)
+    for shape in ([4, 4], [1, 9], [7, 2]):
+        assert torch.equal(
+            _adaptive_max_pool2d(images, shape)[0], torch.nn.functional.adaptive_max_pool2d(images, shape)
+        )
+    u = torch.linspace(-0.999, 0.999, 99)
+    torch.testing.assert_close(_erfinv(u), u.erfinv(), rtol=1e-6, atol=1e-7)

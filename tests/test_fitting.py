@@ -196,3 +196,15 @@ def test_chosen_settings_take_the_number_of_steps_asked_for(rows: int, steps: in
     dataset = dataset_of(np.zeros((rows, 2)), [0, 1] * (rows // 2))
     train = settings_for(dataset, "auto", {}, steps)[0].train
     assert train.max_steps == steps and train.epochs * max(1, train.passes * len(dataset.train_x) // 48) >= steps
+
+
+def test_fit_says_which_settings_it_chose_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, verbose=True)
+    chosen = capsys.readouterr().out.splitlines()[0]
+    assert "train.lr" in chosen and "train.epochs" not in chosen and "train.max_steps" not in chosen
+
+
+@pytest.mark.parametrize("y", [3, np.int64(3), None, "cat"])
+def test_fit_refuses_labels_that_are_no_list(tmp_path: Path, y: Any) -> None:
+    with pytest.raises(InvalidArgument, match="y must hold a label for each row"):
+        package.fit(images()[0], y, root=tmp_path)

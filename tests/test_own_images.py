@@ -360,3 +360,67 @@ def test_vectors_refuse_the_augmentation_of_images(scnf: Callable[..., Any], tmp
     assert not (tmp_path / "logs").exists()
     outcome = scnf("train v.npz --augmentation affine --max_steps 2 --threads 1")
     assert outcome.code == 0 and "image" not in outcome.out, outcome.err
+
+
+def deep_folder(folder: Path) -> None:
+    """Make a folder below which nothing can be read, for its path is longer than systems take."""
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(18):
+        os.mkdir(250 * "d", dir_fd=place)
+        below = os.open(250 * "d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PATH_MAX differs")
+def test_command_names_folders_that_cannot_be_read(scnf: Callable[..., Any], photos: Path) -> None:
+    deep_folder(photos / "day")
+    message = "cannot be read: File name too long"
+    assert message in scnf("train photos", *SMALL, "--max_steps 1").out
+    for words in ("predict last photos", "evaluate last photos", "suggest last photos --num 2 --labels new.csv"):
+        outcome = scnf(words)
+        assert outcome.code == 0 and message in outcome.err, (words, outcome.err)
+    outcome = scnf("train photos --data.strict true")
+    assert outcome.code == 2 and "data.strict is set, and skipped 1 file (day/dd" in outcome.err
+
+
+def test_predict_command_takes_several_files_and_replaces_no_list(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    files = sorted((photos / "unlabelled").iterdir())[:3]
+    outcome = scnf("predict", "last", *files, files[0], photos / "day")
+    assert outcome.code == 0 and outcome.out.startswith("15 images: "), outcome.err
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open(encoding="utf-8")))
+    assert [row["file"] for row in rows[:3]] == [f"unlabelled/{file.name}" for file in files]
+    text = "file,label\n" + "".join(f"{file},\n" for file in files)
+    (tmp_path / "list.csv").write_text(text)
+    outcome = scnf("predict last list.csv --out ./list.csv")
+    assert outcome.code == 2 and "would replace the list of images" in outcome.err
+    assert (tmp_path / "list.csv").read_text() == text
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 8, 8, 3), np.uint8))
+    assert "an .npz file stands alone" in scnf("predict last a.npz photos").err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8")
+def test_predict_command_escapes_a_name_that_is_not_utf_8(
+    scnf: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    os.rename(photos / "day" / "0.png", os.fsencode(photos / "day") + b"/\xff.png")
+    for out in ("a.csv", "a.jsonl"):
+        assert scnf("predict last photos --out", out).code == 0
+        assert "day/\\udcff.png" in (tmp_path / out).read_text(encoding="utf-8")
+    outcome = scnf("suggest last", photos / "day", "--num 2 --labels new.csv")
+    assert outcome.code == 0, outcome.err
+
+
+def test_evaluate_and_calibrate_commands_warn_of_the_rows_of_the_training(
+    scnf: Callable[..., Any], photos: Path
+) -> None:
+    assert scnf("train photos", *SMALL, "--max_steps 1").code == 0
+    note = f"note: the model has learned the labels of {photos}: it is worse on new images"
+    for words in ("evaluate last", "calibrate last --labels"):
+        assert note in scnf(words, photos).err
+        assert note not in scnf(words, photos / "day").err

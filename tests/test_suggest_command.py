@@ -1,7 +1,9 @@
 """The round of labelling by commands: train, suggest, fill in labels, go on with them, check labels."""
 
 import csv
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,7 +187,8 @@ def test_suggest_command_reads_vectors_without_a_picture(scnf: Callable[..., Any
     assert outcome.code == 0 and "image" not in outcome.out and outcome.out.splitlines()[1].startswith("row ")
     assert re.match("3 of [0-9]+ vectors without a label", outcome.out)
     assert "labelled vectors that have this label" in scnf("suggest last points.npz --check").out
-    assert len(rows_of(tmp_path / "labels.csv")) == 3 and not (tmp_path / "suggestions.png").exists()
+    assert "give these rows their class in y of points.npz" in outcome.out
+    assert not (tmp_path / "labels.csv").exists() and not (tmp_path / "suggestions.png").exists()
 
 
 def test_suggest_command_leaves_test_images_and_damaged_files_out(
@@ -214,7 +217,7 @@ def test_suggest_command_leaves_test_images_and_damaged_files_out(
         ("suggest last photos --labels other.csv", "--labels names files in other.csv that are no images of photos"),
         ("train photos --labels none.csv", "data.labels cannot be read: No such file or directory: none.csv"),
         ("train photos --labels other.csv", "data.labels names files in other.csv that are no images of"),
-        ("train photos --labels new.csv --pretrained last", "knows no other: correct the label, or train without"),
+        ("train photos --labels new.csv --pretrained last", ": correct the label, or train without --pretrained"),
         ("train points.npz --labels new.csv", "data.labels has an effect with data.name folder alone"),
     ],
 )
@@ -239,3 +242,42 @@ def test_training_with_a_configuration_refuses_weights_of_other_classes(
         outcome.code == 2
         and "knows the classes day, nuit, étoilée, and the data have nuit, étoilée, day" in outcome.err
     )
+
+
+def test_suggest_command_ignores_a_default_table_of_other_images(
+    scnf: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    assert scnf("suggest last photos --num 3").code == 0
+    fill_in(tmp_path / "labels.csv", true_label)
+    folder = tmp_path / "others" / "day"
+    folder.mkdir(parents=True)
+    for row in range(3):
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(folder / f"{row}.png")
+    outcome = scnf("suggest last others --check")
+    assert outcome.code == 0, outcome.err
+    outcome = scnf("suggest last others --check --labels labels.csv")
+    assert outcome.code == 2 and "that are no images of others" in outcome.err
+
+
+def test_suggested_names_with_spaces_and_line_ends_are_read_back(
+    scnf: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    names = [" a.png", "b\r.png", "c\n.png", "d,.png"]
+    for path in (trained / "unlabelled").iterdir():
+        path.unlink()
+    for row, name in enumerate(names):
+        Image.new("RGB", (8, 8), (60 * row, 0, 0)).save(trained / "unlabelled" / name)
+    for _ in range(2):
+        assert scnf("suggest last photos --num 4").code == 0
+    rows = rows_of(tmp_path / "labels.csv")
+    assert sorted(row["file"] for row in rows) == sorted(f"unlabelled/{name}" for name in names)
+    fill_in(tmp_path / "labels.csv", lambda name: "day")
+    outcome = scnf("train photos --labels labels.csv --pretrained last --max_steps 1", *SHORT)
+    assert outcome.code == 0 and "28 labels (day 16, nuit, étoilée 12), 0 images without a label" in outcome.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8")
+def test_suggest_command_skips_a_name_that_no_table_holds(scnf: Callable[..., Any], trained: Path) -> None:
+    os.rename(trained / "unlabelled" / "7.png", os.fsencode(trained / "unlabelled") + b"/\xff.png")
+    outcome = scnf("suggest last photos --num 3")
+    assert outcome.code == 0 and "its name is not UTF-8" in outcome.err and "3 of 29 images" in outcome.out

@@ -97,10 +97,12 @@ def _labelled_rows(arguments: Any, overrides: Sequence[str]) -> "tuple[np.ndarra
     """Return log p(y | x) [N, K], labels [N] and a name of the labelled rows."""
     from scnf.experiment import load_model, load_trained
     from scnf.trained import TrainedModel
+    from scnf.weights import find_weights
 
     if arguments.labels is not None:
         model = TrainedModel(*load_model(arguments.weights, arguments.logs, overrides))
-        rows, y = options.labelled_rows(arguments.labels, model.inputs, "--labels ")
+        weights = find_weights(arguments.weights, arguments.logs)
+        rows, y = options.labelled_rows(arguments.labels, model.inputs, weights, "--labels ")
         return model.log_answers(rows)[0], y.numpy(), str(arguments.labels)
     experiment = load_trained(arguments.weights, arguments.logs, overrides)
     rows, y = experiment.rows_of("validation")

@@ -92,9 +92,10 @@ def _of_files(arguments: Any, files: Path, overrides: Sequence[str]) -> tuple[tu
     from scnf.experiment import load_model
     from scnf.settings import OTHER_WEIGHTS, not_finite_errors
     from scnf.training.metrics import NOISE_DRAWS, check_metrics, evaluate_rows
+    from scnf.weights import find_weights
 
     model, inputs = load_model(arguments.weights, arguments.logs, overrides)
-    rows, y = options.labelled_rows(files, inputs)
+    rows, y = options.labelled_rows(files, inputs, find_weights(arguments.weights, arguments.logs))
     device = next(model.parameters()).device
     evaluation = evaluate_rows(model, rows.to(device), y.to(device), inputs.levels, draws=NOISE_DRAWS)
     with not_finite_errors(OTHER_WEIGHTS):

@@ -1,6 +1,7 @@
 """Parse the options that commands share. :mod:`scnf.settings` parses the settings."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scnf.data.inputs import Inputs
+    from scnf.weights import Weights
 
 
 def extract(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
@@ -43,12 +45,13 @@ def embedded(inputs: "Inputs", rows: "Tensor") -> "Tensor":
         raise UserError(str(error)) from error
 
 
-def labelled_rows(path: Path, inputs: "Inputs", option: str = "") -> "tuple[Tensor, Tensor]":
+def labelled_rows(path: Path, inputs: "Inputs", weights: "Weights", option: str = "") -> "tuple[Tensor, Tensor]":
     """Load the rows and labels [N] of labelled files for a trained model, and print what does not count (UserError).
 
     Args:
         path: Folder, CSV list or .npz file.
         inputs: Inputs and classes of the model.
+        weights: Weights of the model, whose training may have read these files.
         option: Words before the path in a message.
     """
     from scnf.data.folder import load_labelled
@@ -59,6 +62,13 @@ def labelled_rows(path: Path, inputs: "Inputs", option: str = "") -> "tuple[Tens
         raise UserError(f"{option}{path} {error.problem}") from error
     for line in labelled.report:
         print(f"note: {line}", file=sys.stderr)
+    data = weights.settings().data
+    if (
+        not labelled.in_test
+        and data.name in ("folder", "npz")
+        and os.path.realpath(data.root) == os.path.realpath(path)
+    ):
+        print(f"note: the model has learned the labels of {path}: it is worse on new {inputs.noun}s", file=sys.stderr)
     return embedded(inputs, labelled.x), labelled.y
 
 

@@ -115,8 +115,7 @@ def _load(settings: Settings, weights: Weights | None) -> Dataset:
         if weights is None or getattr(error.__cause__, "argument", "") != "classes":
             raise
         raise UserError(
-            f"{error}. The classes are those of {weights.path}, which knows no other: correct the label, or train "
-            "without --pretrained"
+            f"{error}. The classes are those of {weights.path}: correct the label, or train without --pretrained"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 def predict(words: Sequence[str]) -> int:
     """Write the class, its posterior probability and the density of each image to a file."""
     parser = options.weights_parser("predict", "Classify images with a run, or with a directory or file of weights.")
-    parser.add_argument("path", type=options.path, metavar="IMAGES", help="folder, image, CSV list or .npz file")
+    parser.add_argument(
+        "paths", type=options.path, nargs="+", metavar="IMAGES", help="folders, images, CSV lists, or one .npz file"
+    )
     parser.add_argument("--out", type=options.path, default=Path("predictions.csv"), help=".csv or .jsonl file")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device of the model (auto)")
     parser.add_argument("--calibration", type=options.path, metavar="PATH", help="calibration.json or its directory")
     class_mix.add_options(parser)
     arguments = parser.parse_args(words)
-    if arguments.out.exists() and arguments.path.exists() and arguments.out.samefile(arguments.path):
-        raise UserError(f"predictions would replace the list of images {arguments.path}: name another file with --out")
+    if arguments.out.exists() and any(path.exists() and arguments.out.samefile(path) for path in arguments.paths):
+        raise UserError(f"predictions would replace the list of images {arguments.out}: name another file with --out")
     if arguments.out.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"predictions are written as .csv or .jsonl: name the file {arguments.out.with_suffix('.csv')}")
 
@@ -42,7 +45,7 @@ def predict(words: Sequence[str]) -> int:
     skipped: list[tuple[str, str]] = []
     headers: Counter[Header] = Counter()
     counts = dict.fromkeys(model.class_names, 0)
-    predictions = class_mix.reweighted(model, _predictions(model, arguments.path, skipped, headers), arguments)
+    predictions = class_mix.reweighted(model, _predictions(model, arguments.paths, skipped, headers), arguments)
     sets_hold = arguments.prior is None
     if model.calibration is not None and not sets_hold:
         print("note: prediction sets hold for the mix of classes of training, and are left out", file=sys.stderr)
@@ -53,7 +56,9 @@ def predict(words: Sequence[str]) -> int:
             counts[table.write(*prediction)] += 1
         text.detach()
         if not sum(counts.values()):
-            raise UserError(f"{arguments.path} holds no image that can be decoded: {skipped_text(skipped)}")
+            raise UserError(
+                f"{' '.join(map(str, arguments.paths))} holds no image that can be decoded: {skipped_text(skipped)}"
+            )
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     print(f"{counted(sum(counts.values()), model.inputs.noun)}: {listed}")
     shape = model.inputs.image_shape
@@ -98,12 +103,12 @@ class _Table:
 
 
 def _predictions(
-    model: "TrainedModel", path: Path, skipped: list[tuple[str, str]], headers: "Counter[Header]"
+    model: "TrainedModel", paths: Sequence[Path], skipped: list[tuple[str, str]], headers: "Counter[Header]"
 ) -> Iterator[class_mix.Prediction]:
     """Yield name, p(y | x) [K] and densities of each image, in batches, and count their headers."""
     from tqdm import tqdm
 
-    names, batches = _batches(model, path, skipped, headers)
+    names, batches = _batches(model, paths, skipped, headers)
     bar = tqdm(total=names, unit=model.inputs.noun, desc="predict", disable=None, leave=False, dynamic_ncols=True)
     with bar:
         for batch_names, rows in batches:
@@ -116,33 +121,45 @@ def _predictions(
 
 
 def _batches(
-    model: "TrainedModel", path: Path, skipped: list[tuple[str, str]], headers: "Counter[Header]"
+    model: "TrainedModel", paths: Sequence[Path], skipped: list[tuple[str, str]], headers: "Counter[Header]"
 ) -> tuple[int, Iterator[Any]]:
     """Return the number of images, and an iterator over (names, rows) of batches."""
-    from scnf.data.arrays import load_rows
-    from scnf.data.decode import Header
     from scnf.data.labelling import folder_of
     from scnf.data.listing import image_files
 
-    try:
-        if path.suffix.lower() == ".npz":
-            x = load_rows(path)
-            if x.dim() == 4:
-                mode = {1: "greyscale", 3: "RGB"}.get(x.shape[1], "RGBA")
-                headers[Header(mode, (x.shape[2], x.shape[3]), x.shape[1] > 1)] += len(x)
-            starts = range(0, len(x), model.batch_size)
-            parts = ((start, x[start : start + model.batch_size]) for start in starts)
-            return len(x), (
-                ([str(start + i) for i in range(len(part))], _rows(model, path, part)) for start, part in parts
-            )
-        files, unreadable = image_files(path)
-    except InvalidArgument as error:
-        raise UserError(f"{path} {error.problem}") from error
+    if any(path.suffix.lower() == ".npz" for path in paths):
+        if len(paths) > 1:
+            raise UserError("an .npz file stands alone: predict other files by another command")
+        return _of_array(model, paths[0], headers)
+    files: dict[Path, None] = {}
+    folder = Path(os.path.commonpath([folder_of(path) for path in paths]))
+    for path in paths:
+        try:
+            below, unreadable = image_files(path)
+        except InvalidArgument as error:
+            raise UserError(f"{path} {error.problem}") from error
+        files |= dict.fromkeys(below)
+        skipped += [(name_in(folder, place), reason) for place, reason in unreadable]
     if model.inputs.image_shape is None:
         raise UserError(f"the model takes vectors of {model.inputs.shape[0]} numbers, not images: give an .npz file")
-    folder = folder_of(path)
-    skipped += [(name_in(folder, place), reason) for place, reason in unreadable]
-    return len(files), _decoded(model, path, files, skipped, headers)
+    return len(files), _decoded(model, folder, list(files), skipped, headers)
+
+
+def _of_array(model: "TrainedModel", path: Path, headers: "Counter[Header]") -> tuple[int, Iterator[Any]]:
+    """Return the number of rows of an array file, and an iterator over (names, rows) of batches."""
+    from scnf.data.arrays import load_rows
+    from scnf.data.decode import Header
+
+    try:
+        x = load_rows(path)
+    except InvalidArgument as error:
+        raise UserError(f"{path} {error.problem}") from error
+    if x.dim() == 4:
+        mode = {1: "greyscale", 3: "RGB"}.get(x.shape[1], "RGBA")
+        headers[Header(mode, (x.shape[2], x.shape[3]), x.shape[1] > 1)] += len(x)
+    starts = range(0, len(x), model.batch_size)
+    parts = ((start, x[start : start + model.batch_size]) for start in starts)
+    return len(x), (([str(start + i) for i in range(len(part))], _rows(model, path, part)) for start, part in parts)
 
 
 def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
@@ -160,18 +177,16 @@ def _rows(model: "TrainedModel", path: Path, x: Any) -> Any:
 
 def _decoded(
     model: "TrainedModel",
-    path: Path,
+    folder: Path,
     files: Sequence[Path],
     skipped: list[tuple[str, str]],
     headers: "Counter[Header]",
 ) -> Iterator[tuple[list[str], Any]]:
-    """Yield names and rows of the files that can be decoded."""
+    """Yield names, relative to a folder, and rows of the files that can be decoded."""
     import torch
 
     from scnf.data.decode import DamagedImage, image_header
-    from scnf.data.labelling import folder_of
 
-    folder = folder_of(path)
     for start in range(0, len(files), model.batch_size):
         names, rows = [], []
         for file in files[start : start + model.batch_size]:

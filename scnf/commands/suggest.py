@@ -42,10 +42,9 @@ def suggest(words: Sequence[str]) -> int:
 
     model = load(arguments.weights, arguments.logs, arguments.device)
     images = _images(model, arguments.path, arguments.labels)
-    arguments.labels = arguments.labels or _LABELS
     if arguments.check:
         return _check(model, images, arguments.num or 60, picture)
-    _refuse_inside(arguments.labels, arguments.path)
+    _refuse_inside(arguments.labels or _LABELS, arguments.path)
     names = _suggest(model, images, arguments.num or 20, arguments.by, picture)
     return _write_labels(images, names, arguments)
 
@@ -258,7 +257,11 @@ def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
     from scnf.data.labelling import listed_files
     from scnf.data.tables import add_files
 
-    table, is_array = arguments.labels, images.root.suffix.lower() == ".npz"
+    is_array = images.root.suffix.lower() == ".npz"
+    if is_array and arguments.labels is None:
+        print(f"give these rows their class in y of {images.root}, and train on it again")
+        return 0
+    table = arguments.labels or _LABELS
     whole = images.root if is_array else _training_folder(images.root, images.labels, arguments)
     if whole != images.root:  # names that do not depend on the folder
         names = [str(images.path(name)) for name in names]
@@ -270,7 +273,7 @@ def _write_labels(images: _Images, names: Sequence[str], arguments: Any) -> int:
     filled = "" if added == len(names) else f", {counted(len(names) - added, 'was there', 'were there')}"
     print(f"{table}: {counted(added, 'line')} added{filled}. Fill in the column label, then go on with")
     if is_array:
-        print(f"  these rows of y in {images.root}")
+        print(f"  their class in y of {images.root}")
         return 0
     folder = "FOLDER" if whole is None else str(whole)
     words = ["scnf", "train", folder, "--labels", str(table), "--pretrained", arguments.weights]

@@ -125,11 +125,13 @@ class Labelled:
         x: Rows as :meth:`scnf.data.inputs.Inputs.read` returns them.
         y: Labels [N] of the model.
         report: Lines for people on rows that do not count.
+        in_test: Whether these are the rows of a test split.
     """
 
     x: Tensor
     y: Tensor
     report: tuple[str, ...]
+    in_test: bool
 
 
 def load_labelled(path: Path, inputs: Inputs) -> Labelled:
@@ -168,7 +170,7 @@ def _labelled_arrays(path: Path, inputs: Inputs) -> Labelled:
     order = torch.tensor([inputs.class_names.index(name) for name in arrays.class_names])
     report = _uncounted(int((~known).sum()), len(arrays.x) if has_test else 0)
     try:
-        return Labelled(inputs.read_array(x[known]), order[y[known]], tuple(report))
+        return Labelled(inputs.read_array(x[known]), order[y[known]], tuple(report), has_test)
     except DamagedImage as error:
         raise InvalidArgument("path", f"holds {inputs.noun}s that the model does not take: {error}") from error
 
@@ -195,7 +197,7 @@ def _labelled_images(path: Path, inputs: Inputs) -> Labelled:
         report.append(_skipped_text(skipped, path))
     if converted := conversions(census([images.files[row] for row in labels]).headers, size, channels):
         report.append(converted)
-    return Labelled(inputs.from_256_levels(decoded.images), y, tuple(report))
+    return Labelled(inputs.from_256_levels(decoded.images), y, tuple(report), has_test)
 
 
 def _check_classes(present: Iterable[str], inputs: Inputs) -> None:
@@ -234,7 +236,9 @@ def _class_names(present: tuple[str, ...], classes: tuple[str, ...] | None, root
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise InvalidArgument("classes", f"must name two classes or more, each once, not {', '.join(classes)}")
     if other := [name for name in present if name not in classes]:
-        raise InvalidArgument("classes", f"must hold every class of {root}: add {', '.join(map(repr, other[:_SHOWN]))}")
+        raise InvalidArgument(
+            "classes", f"must hold every class of {root}, such as {', '.join(map(repr, other[:_SHOWN]))}"
+        )
     return classes
 
 

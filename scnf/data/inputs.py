@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scnf.checks import LARGEST
 from scnf.data.backbone import Backbone
-from scnf.data.decode import decode
+from scnf.data.decode import DamagedImage, decode
 from scnf.errors import InvalidArgument
 from scnf.words import counted
 
@@ -174,7 +174,13 @@ class Inputs:
         if self.image_shape is None:
             raise InvalidArgument("images", f"must be points of {self.shape[0]} numbers, for the model knows no images")
         channels, height, width = self.image_shape
-        pixels = [decode(image, (height, width), channels, self.background) for image in images]
+        pixels = []
+        for image in images:
+            try:
+                pixels.append(decode(image, (height, width), channels, self.background))
+            except DamagedImage as error:
+                error.add_note(f"image: {image}")
+                raise
         return self.from_256_levels(torch.from_numpy(np.stack(pixels)))
 
     def from_256_levels(self, pixels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from scnf.data.class_names import check_class_names
 from scnf.data.listing import ImageFiles
 from scnf.data.tables import read_table
 from scnf.errors import InvalidArgument
+from scnf.files import name_in
 
 _SHOWN = 3  # examples in a message
 
@@ -54,15 +55,15 @@ def with_labels(images: ImageFiles, root: Path, table: Path, others: bool = Fals
         if labels[row] not in (None, label):
             raise InvalidArgument(
                 "labels",
-                f"has the label {label!r} for {file.name} in {table}, and {folder_of(root)} has {labels[row]!r}: move "
-                "the image to the class that is right, or remove the line",
+                f"has the label {label!r} for {name_in(folder_of(root), file)} in {table}, and {folder_of(root)} has "
+                f"{labels[row]!r}: move the image to the class that is right, or remove the line",
             )
         labels[row] = label
     merged = replace(images, labels=labels, convention=f"{images.convention} and {table}")
     try:
         check_class_names(merged.class_names(), others)
     except InvalidArgument as error:
-        raise InvalidArgument("labels", f"and the folder together: {error.problem}") from error
+        raise InvalidArgument("labels", f"in {table}, together with the folder, {error.problem}") from error
     return merged
 
 

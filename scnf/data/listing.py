@@ -273,7 +273,7 @@ def _read_folder(
     folder_labels = {path: top for path, top in tops.items() if top.casefold() not in _UNLABELLED}
     numbers = {path: match[1].lstrip("0") or "0" for path in images if (match := _PREFIX.fullmatch(path.name))}
     loose = {path: number for path, number in numbers.items() if path not in tops}
-    labels, convention = loose, "labels in file names" if loose else "no labels"
+    labels, convention = loose, "file names" if loose else "no labels"
     if folder_labels:
         _check_class_folders(sorted(set(folder_labels.values()), key=natural_key), loose)
         labels, convention = folder_labels, "class folders"

@@ -128,7 +128,7 @@ def settings_for(
         steps: Number of optimiser steps; None chooses it.
 
     Returns:
-        All settings, and those that were chosen, by name.
+        All settings, and those that were chosen and are in force, by name.
 
     Raises:
         UserError: A setting is unknown or wrong.
@@ -152,7 +152,9 @@ def settings_for(
         raise UserError(str(error).removeprefix("command line: ")) from error
     if resolved.data.features is not None:
         raise InvalidArgument("settings", "must leave data.features out: give the embeddings as x")
-    return resolved, chosen
+    return resolved, {
+        name: value for name, value in chosen.items() if not {name, name.rpartition(".")[2]} & settings.keys()
+    }
 
 
 def train_in_memory(

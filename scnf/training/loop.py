@@ -355,7 +355,8 @@ def _epoch_line(
     metrics: Mapping[str, float],
     noun: str,
 ) -> str:
-    remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * (total_steps - progress.total_step)
+    steps = max(total_steps - progress.total_step, 0)  # a resume may ask for fewer steps than there were
+    remaining = progress.train_seconds / 60 / max(progress.total_step, 1) * steps
     return (
         f"epoch {progress.epoch + (progress.step > 0):>3}/{epochs}  loss {means['train.loss']:.2f}  "
         f"{_validation_text(metrics)}  "

@@ -223,8 +223,8 @@ def test_strict_names_the_damaged_files(damaged: list[Path], tmp_path: Path) -> 
             decode_all(damaged, SHAPE, strict=True, cache=tmp_path / "cache")
         assert str(caught.value) == (
             f"strict is set, and 4 of 30 images cannot be decoded: {damaged[1]}: {REASONS[0]}; {damaged[3]}: "
-            f"{REASONS[1]}; {damaged[4]}: {REASONS[2]}; and 1 more. Repair or remove these files, or unset strict to "
-            "skip them"
+            f"{REASONS[1]}; {damaged[4]}: {REASONS[2]}; {damaged[5]}: it is a directory. Repair or remove these files, "
+            "or unset strict to skip them"
         )
 
 

@@ -119,7 +119,7 @@ def _empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reading", "message"),
     [
-        (lambda folder: None, Reading(classes=("cat", "cow")), "classes must hold every class of .*: add 'dog'"),
+        (lambda folder: None, Reading(classes=("cat", "cow")), "classes must hold every class of .*, such as 'dog'"),
         (lambda folder: None, Reading(classes=("cat", "cat")), "classes must name two classes or more, each once"),
         (_empty, Reading(), "root holds no image that can be decoded"),
     ],

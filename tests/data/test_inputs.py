@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scnf.data.decode import DamagedImage
 from scnf.data.inputs import Inputs, numbered
 from scnf.errors import InvalidArgument
 
@@ -107,3 +108,43 @@ def test_inputs_know_a_class_by_name_or_label() -> None:
     for name in ("cow", 2, -1, True, 1.0):
         with pytest.raises(InvalidArgument, match="label must be one of the classes cat, dog"):
             GREY.label_of(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        PIXELS.astype(">u2"),
+        PIXELS.astype(np.uint64),
+        PIXELS.astype(np.longdouble) / 255,
+        np.ascontiguousarray(PIXELS[:, ::-1])[:, ::-1],
+        torch.from_numpy(PIXELS.astype(np.uint16)),
+        np.array([PIXELS, None], dtype=object)[:1],
+    ],
+)
+def test_inputs_take_numbers_in_any_layout(images: Any) -> None:
+    assert torch.equal(COLOUR.rows(images), torch.from_numpy(PIXELS)[None])
+
+
+def test_inputs_take_paths_beside_arrays_and_name_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS.transpose(1, 2, 0)).save(path)
+    for images in ([path, PIXELS], [PIXELS, str(path)], np.array([str(path), str(path)])):
+        assert torch.equal(COLOUR.rows(images), torch.from_numpy(np.stack([PIXELS, PIXELS])))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DamagedImage) as caught:
+        COLOUR.rows([path])
+    assert caught.value.__notes__ == [f"image: {path}"]
+
+
+@pytest.mark.parametrize("images", [None, b"abc", iter([PIXELS]), [None], np.zeros(3, complex), {"x": 1}])
+def test_inputs_refuse_what_is_no_image(images: Any) -> None:
+    for inputs in (COLOUR, POINTS):
+        with pytest.raises(InvalidArgument, match="images must"):
+            inputs.rows(images)
+
+
+def test_inputs_refuse_the_rows_of_an_array_file_of_another_kind() -> None:
+    with pytest.raises(InvalidArgument, match="must hold images, as the model takes, not vectors of 3 numbers"):
+        COLOUR.read_array(torch.rand(5, 3))
+    with pytest.raises(InvalidArgument, match="must hold vectors of 2 numbers, as the model takes, not images"):
+        POINTS.read_array(torch.rand(5, 1, 8, 8))

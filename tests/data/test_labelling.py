@@ -79,18 +79,18 @@ def test_dataset_of_a_folder_holds_the_labels_of_the_table_and_reports_new_class
     assert dataset.train_y.tolist() == [2, 0, 1, 1, UNLABELLED]
     report = "\n".join(dataset.report)
     assert f"labels from class folders and {path}" in report and f"note: {path} adds the classes 'fox'" in report
-    with pytest.raises(InvalidArgument, match=r"classes must hold every class of .*: add 'fox'"):
+    with pytest.raises(InvalidArgument, match=r"classes must hold every class of .*, such as 'fox'"):
         load_folder(root, Reading(labels=path, classes=("cat", "dog")))
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["cat/1.png,dog"], r"has the label 'dog' for 1\.png in .*, and .* has 'cat': move the image"),
+        (["cat/1.png,dog"], r"has the label 'dog' for cat/1\.png in .*, and .* has 'cat': move the image"),
         (["6.png,dog", "7.png,cat"], r"names files in .* that are no images of .*: 6\.png, 7\.png\. Names are"),
         (["../labels.csv,dog"], "that are no images of"),
         (["5.png,dog", "5.png,cat"], r"gives 5\.png the labels 'dog' and 'cat'"),
-        (["5.png,Cat"], "and the folder together: has classes 'Cat' and 'cat', which are easily confused"),
+        (["5.png,Cat"], "together with the folder, has classes 'Cat' and 'cat', which are easily confused"),
         (["5.png,dog,x"], "has a bad line 2"),
     ],
 )
@@ -114,3 +114,10 @@ def test_name_of_two_images_is_refused_until_it_is_a_full_path(root: Path) -> No
         with_labels(list_images(root), root, path)
     table(path, f"{root / '3.png'},dog")
     assert labels_by_name(root, path)["3.png"] == "dog"
+
+
+def test_table_with_a_split_is_refused(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("file,label,split\n5.png,dog,\n3.png,dog,Test\n")
+    with pytest.raises(InvalidArgument, match=r"puts 3\.png in the split 'test' in line 3 of .*: leave the column"):
+        load_folder(root, Reading(labels=path))

@@ -54,7 +54,7 @@ GOOD: dict[str, tuple[Files, str, list[str], str]] = {
     ),
     "labels in file names": (
         ["10_a.png", "2_b.tiff", "002_c.webp", "x_1.bmp", "5.png", "unlabelled/3_d.png", "0_e.tif"],
-        "labels in file names",
+        "file names",
         [
             *["0_e.tif 0", "2_b.tiff 2", "002_c.webp 2", "5.png None", "10_a.png 10", "unlabelled/3_d.png None"],
             "x_1.bmp None",
@@ -93,11 +93,11 @@ GOOD: dict[str, tuple[Files, str, list[str], str]] = {
     ),
     "train and test of other layouts": (
         {"Training/1_a.png": "", "Training/2_a.png": "", "testing/labels.csv": LIST + "a.png,1\n", "testing/a.png": ""},
-        "Training/ with labels in file names, testing/ with labels.csv",
+        "Training/ with file names, testing/ with labels.csv",
         ["Training/1_a.png 1", "Training/2_a.png 2", "testing/a.png 1 test"],
         "1 2",
     ),
-    "train alone": (["train/1_a.png", "train/2_a.png", "val/"], "train/ with labels in file names",
+    "train alone": (["train/1_a.png", "train/2_a.png", "val/"], "train/ with file names",
                     ["train/1_a.png 1", "train/2_a.png 2"], "1 2"),
     "a class called train": (["train/a.png", "plane/a.png"], "class folders",
                              ["plane/a.png plane", "train/a.png train"], "plane train"),
