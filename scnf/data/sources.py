@@ -153,6 +153,7 @@ def with_embeddings(dataset: Dataset, embeddings: str) -> Dataset:
         parts = [part for part in (dataset.train_x, dataset.test_x) if len(part)]
         x = torch.cat([backbone.embed_once(part) for part in parts])
     line = f"{x.shape[1]:,} numbers from {name} stand for each image"
+    line += "" if backbone else ", in the order of the paths: after a file has moved, compute them anew"
     report = (*dataset.report, line) if dataset.report else ()
     embedded = replace(dataset, train_x=x[:num], test_x=x[num:], levels=None, backbone=backbone, report=report)
     check_dataset(embedded)
