@@ -170,6 +170,7 @@ USABLE: dict[str, tuple[dict[str, str | bytes | tuple[int, int]], str]] = {
         | {f"{i}.png": (8, 8) for i in range(6)},
         "note: 0, 1, 2, 3, 4, 5 have fewer than two labels",
     ),
+    "a class with a line end": ({"a\nb/0.png": (8, 8)}, r"25 labels (a\nb 1, day 12, nuit, étoilée 12)"),
     "damaged files": ({"day/broken.png": b"\x89PNG"}, "skipped 1 file (day/broken.png: it is not an image of a known"),
 }
 

@@ -173,7 +173,8 @@ def _open(path: Path, use: Callable[[Any], T]) -> T:
                 "with .astype(str)",
             ) from error
         kind = ".npy" if path.suffix.lower() == ".npy" else ".npz"
-        raise InvalidArgument("root", f"cannot be read as an {kind} file: {path}: {error}") from error
+        reason = "it is no such file" if "pickle" in str(error) else error  # NumPy would advise to unpickle it
+        raise InvalidArgument("root", f"cannot be read as an {kind} file: {path}: {reason}") from error
 
 
 def _choose(file: Mapping[str, _Array], path: Path, required: tuple[str, ...]) -> dict[str, _Array]:

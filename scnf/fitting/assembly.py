@@ -29,7 +29,7 @@ from scnf.settings import (
     setting_errors,
     to_yaml,
 )
-from scnf.streams import no_line, print_line
+from scnf.streams import no_line, print_line, printable
 from scnf.training.state import Checkpoint, load_checkpoint
 from scnf.training.subject import ClassConditionalPart, WholeModel
 from scnf.transforms import CompositeTransform
@@ -134,7 +134,7 @@ def components(
     """
     experiment, train_settings = prepare(settings, run_directory, dataset), settings.train
     for line in experiment.dataset.report:
-        log(line)
+        log(printable(line))
     experiment.check_views()
     if experiment.dataset.levels is None:
         if train_settings.baseline:
