@@ -46,6 +46,13 @@ def test_baseline_is_scored_on_validation_and_test_rows(
     assert "on validation" in before and "on test" not in before and "% on test (a network" in after
 
 
+def test_training_that_is_worse_than_its_baseline_says_so(scnf: Callable[..., Any], photos: Path) -> None:
+    note = "note: labels alone were better on validation, so the unlabelled images did harm: try"
+    words = [*SMALL, "--num_validation", "8", "--select", "accuracy"]
+    assert note in scnf("train photos", *words, "--lr 1e-9 --optimizer adam").out
+    assert note not in scnf("train photos", *words, "--baseline false").out
+
+
 def test_baseline_leaves_the_training_as_it_is_and_is_kept_by_a_resume(
     scnf: Callable[..., Any], photos: Path, last_run: Callable[[], Run]
 ) -> None:

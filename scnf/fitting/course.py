@@ -269,8 +269,14 @@ def _finish(training: Training, summary: dict[str, Any]) -> None:
 def _log_summary(run: Run, summary: dict[str, Any], log: Log, noun: str) -> None:
     for split in ("validation", "test"):
         log(f"{split:<10}  {metrics_text(summary[split])}")
-    if summary.get("baseline", {}).get("test"):
-        log(baseline_text(summary["baseline"], "test"))
+    alone: dict[str, Any] = summary.get("baseline", {})
+    if alone.get("test"):
+        log(baseline_text(alone, "test"))
+    if alone.get("validation") and alone["validation"]["accuracy"] > summary["validation"]["accuracy"]:
+        log(
+            f"note: labels alone were better on validation, so the unlabelled {noun}s did harm: try "
+            "--consistency_weight 0 --propagations 0"
+        )
     rate = f", {summary['images_per_second']:.0f} {noun}s/s" if summary["images_per_second"] else ""
     selection = f"the weights of epoch {summary['selected_epoch']} are kept, " if summary["selected_epoch"] else ""
     minutes = summary["minutes"]
