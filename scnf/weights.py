@@ -31,7 +31,10 @@ class Weights(NamedTuple):
         """The settings file of the weights; UserError where the directory holds none."""
         path = self.directory / "config.yaml"
         if not path.is_file():
-            raise UserError(f"{self.directory} holds no config.yaml with the settings of the weights: restore it")
+            raise UserError(
+                f"{self.directory} holds no config.yaml with the settings of {self.path.name}: give a run or the "
+                "weights of one, and what an estimator has saved to SemiSupervisedClassifier.load"
+            )
         return path
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
