@@ -105,7 +105,9 @@ class FixedLinear(InvertibleLinear):
     def __init__(self, linear: InvertibleLinear) -> None:
         super().__init__(linear.size)
         self.register_buffer("fixed", linear.matrix().detach().clone())
-        self.register_buffer("fixed_inverse", linear.inverse_matrix().detach().clone())
+        self.register_buffer(
+            "fixed_inverse", linear.inverse_matrix().detach().clone(memory_format=torch.contiguous_format)
+        )
         self.register_buffer("fixed_logabsdet", linear.logabsdet().detach().clone())
 
     def matrix(self) -> Tensor:
