@@ -22,7 +22,9 @@ class ReaderFlow(SemiConditionalFlow):
     rule. With a uniform prior it is the softmax of r(x'), plus noise of standard deviation 1 / gain that comes from e.
 
     In a training step, cross-entropies train the network r alone, and the likelihood trains everything else. The
-    likelihood does not bend the network, which classifies, and the labels do not bend the density. Where a batch has
+    likelihood does not bend the network, which classifies, and the labels do not bend the density. For f, these K - 1
+    numbers of e are standard Gaussian, while p(z_f | y) is fitted to z_f as it is. Else f would scale them up, for then
+    the logits cost less density, and their noise would hide the logits. Where a batch has
     moved rows, the rows themselves are in no cross-entropy, and the network takes no gradient of them.
 
     Args:
@@ -83,8 +85,11 @@ class ReaderFlow(SemiConditionalFlow):
         with torch.set_grad_enabled(grad and batch.moved is None):
             logits = self._logits(z_aux, e)
         assert self.auxiliary is not None
-        common = logabsdet + self.auxiliary.log_prob(z_aux)
-        table = common.unsqueeze(1) + self._by_class(self.conditional.move(e, logits.detach()))
+        eta, rest = e.tensor_split([self.conditional.used], dim=1)
+        gaussian = -0.5 * eta.square().sum(dim=1)  # whose gradient eta takes, while all values stay
+        common = logabsdet + self.auxiliary.log_prob(z_aux) + (gaussian - gaussian.detach())
+        z_f = self.conditional.move(torch.cat([eta.detach(), rest], dim=1), logits.detach())
+        table = common.unsqueeze(1) + self._by_class(z_f)
         if len(more_e):
             logits = torch.cat([logits, self._logits(more_z_aux, more_e)])
         z_f = self.conditional.move(torch.cat([e.detach(), more_e]), logits)

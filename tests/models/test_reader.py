@@ -96,6 +96,21 @@ def test_reader_flow_likelihood_trains_all_but_the_reader_and_cross_entropies_no
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_reader_flow_trains_its_noise_as_a_standard_gaussian_and_the_density_of_classes_as_it_is() -> None:
+    model, x = started().eval(), images(4)
+    transform, classes = list(model.transform.parameters()), list(model.conditional.parameters())
+    gradients = torch.autograd.grad(model(Batch.unlabelled(x)).log_likelihood.sum(), [*transform, *classes])
+    z_aux, e, logabsdet = super(ReaderFlow, model).latents(x)
+    eta, rest = e.tensor_split([model.conditional.used], dim=1)
+    assert model.auxiliary is not None
+    density = logabsdet + model.auxiliary.log_prob(z_aux) + model.conditional.rest.log_prob(rest)
+    density = density - 0.5 * eta.square().sum(dim=1)
+    expected = torch.autograd.grad(density.sum(), transform)
+    expected += torch.autograd.grad(model.log_joint(x).logsumexp(1).sum(), classes)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted)
+
+
 def test_reader_flow_takes_no_gradient_of_rows_beside_moved_ones() -> None:
     model = started()
     for views, with_gradient in ((True, [False, True]), (False, [True])):
