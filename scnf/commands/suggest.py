@@ -161,9 +161,9 @@ def _suggest(model: "TrainedModel", images: _Images, num: int, by: str, picture:
 
     noun = model.inputs.noun
     candidates = [row for row, label in enumerate(images.labels) if label is None and not images.in_test[row]]
-    for row in [row for row in candidates if not _is_utf8(images.names[row])]:  # which labels.csv cannot name
-        candidates.remove(row)
-        images.skipped.append((images.names[row], "its name is not UTF-8"))
+    nameless = [row for row in candidates if not _is_utf8(images.names[row])]  # which labels.csv cannot name
+    images.skipped += [(images.names[row], "its name is not UTF-8") for row in nameless]
+    candidates = sorted(set(candidates) - set(nameless))
     if not candidates:
         raise UserError(f"all {noun}s of {images.root} have a label: there is nothing to suggest")
     rows, posteriors, features = _answers(model, images, candidates)

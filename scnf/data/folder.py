@@ -272,7 +272,8 @@ def _none_decoded(root: Path, skipped: Sequence[tuple[Path, str]]) -> str:
 
 
 def _skipped_text(skipped: Sequence[tuple[Path, str]], root: Path) -> str:
-    names = [(name_in(folder_of(root), path), reason) for path, reason in skipped]
+    folder = folder_of(root)
+    names = [(name_in(folder, path), reason) for path, reason in skipped]
     return f"skipped {counted(len(skipped), 'file')} ({skipped_text(names)})"
 
 
